@@ -8,13 +8,8 @@ import torch
 from erclip.batches import Sample, make_batch
 from erclip.errors import UserError
 from erclip.records import Grade, Prompt
-from erclip.sampling import (
-    SamplingSettings,
-    TransformersSampler,
-    encode_prompt,
-    nucleus,
-    sample_token,
-)
+from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
+from erclip.sampling.draw import nucleus, sample_token
 
 
 def sampler(policy, batch_size=64):

@@ -9,47 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from erclip.errors import UserError
 from erclip.records import Prompt, Response
-
-
-class SamplingSettings(NamedTuple):
-    """How one call samples; lengths in tokens."""
-
-    responses: int
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_prompt_tokens: int = 4096
-
-
-class Sampler(Protocol):
-    """Whatever turns prompts into responses: transformers here, an inference engine elsewhere."""
-
-    def sample(
-        self, prompts: Sequence[Prompt], settings: SamplingSettings, seed: int
-    ) -> list[list[Response]]:
-        """`settings.responses` responses per prompt, in the prompts' order."""
-        ...
-
-
-def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt: through the chat template if the tokenizer has one."""
-    if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in prompt.messages],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-    return tokenizer("\n".join(message["content"] for message in prompt.messages))["input_ids"]
+from erclip.sampling.base import SamplingSettings, encode_prompts, end_ids, make_response
+from erclip.sampling.draw import sample_token
 
 
 @dataclass
@@ -62,24 +30,17 @@ class TransformersSampler:
 
     def __post_init__(self) -> None:
         """Read the ids that end a response."""
-        ends = self.model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        self.end_ids = sorted({i for i in (*ends, self.tokenizer.eos_token_id) if i is not None})
-        if not self.end_ids:
-            raise UserError("The model has no end-of-sequence token; set one in its tokenizer.")
+        self.end_ids = end_ids(self.model.generation_config, self.tokenizer)
+
+    def update_weights(self) -> None:
+        """Nothing to do: the sampler reads the trained model itself."""
 
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[Prompt], settings: SamplingSettings, seed: int
     ) -> list[list[Response]]:
         """See `Sampler.sample`; the same seed, weights and batch size give the same responses."""
-        encoded = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
-        for prompt, ids in zip(prompts, encoded, strict=True):
-            if len(ids) > settings.max_prompt_tokens:
-                raise UserError(
-                    f"Prompt {prompt.id} has {len(ids)} tokens, more than max_prompt_tokens = "
-                    f"{settings.max_prompt_tokens}; raise the limit or drop the row."
-                )
+        encoded = encode_prompts(self.tokenizer, prompts, settings.max_prompt_tokens)
         self.model.eval()  # training mode with gradient checkpointing has no cache
         generator = torch.Generator(self.model.device).manual_seed(seed)
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
@@ -90,22 +51,11 @@ class TransformersSampler:
             rows = self._decode([encoded[i] for i in chosen], settings, generator)
             for index, i in enumerate(chosen):
                 own = rows[index * settings.responses : (index + 1) * settings.responses]
-                results[i] = [self._response(prompts[i], encoded[i], *row) for row in own]
+                results[i] = [
+                    make_response(self.tokenizer, self.end_ids, prompts[i], encoded[i], *row)
+                    for row in own
+                ]
         return results
-
-    def _response(
-        self, prompt: Prompt, prompt_ids: list[int], token_ids: list[int], logprobs: list[float]
-    ) -> Response:
-        finished = token_ids[-1] in self.end_ids
-        body = token_ids[:-1] if finished else token_ids
-        return Response(
-            prompt=prompt,
-            prompt_ids=tuple(prompt_ids),
-            token_ids=tuple(token_ids),
-            text=self.tokenizer.decode(body, skip_special_tokens=True),
-            truncated=not finished,
-            logprobs=tuple(logprobs),
-        )
 
     def _decode(
         self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator
@@ -156,30 +106,6 @@ class TransformersSampler:
             logits_to_keep=1,
         )
         return out.logits[:, -1].float()
-
-
-def sample_token(
-    logits: Float[Tensor, "B V"], temperature: float, top_p: float, generator: torch.Generator
-) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
-    """Draw a token per row; its log-prob (nats) is at the temperature, before the nucleus cut."""
-    logprobs = torch.log_softmax(logits / temperature, dim=-1)
-    probs = logprobs.exp()
-    if top_p < 1:
-        probs = nucleus(probs, top_p)
-    token = torch.multinomial(probs, 1, generator=generator)
-    return token.squeeze(1), logprobs.gather(1, token).squeeze(1)
-
-
-def nucleus(probs: Float[Tensor, "B V"], top_p: float) -> Float[Tensor, "B V"]:
-    """Zero all but the smallest set of most likely tokens whose mass reaches top_p (1904.09751).
-
-    >>> nucleus(torch.tensor([[0.5, 0.3, 0.2]]), 0.6).tolist()
-    [[0.5, 0.30000001192092896, 0.0]]
-    """
-    ordered, index = probs.sort(dim=-1, descending=True)
-    before = ordered.cumsum(-1) - ordered
-    ordered = torch.where(before < top_p, ordered, 0.0)
-    return torch.zeros_like(probs).scatter(-1, index, ordered)
 
 
 def _pad_left(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
