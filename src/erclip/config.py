@@ -56,7 +56,7 @@ class DataConfig(Section):
     path: str = Field(
         "countdown",
         description='"countdown", a local JSONL or Parquet file, a hub data set id '
-        '(owner/name[:config]), or "reasoning-gym:TASK"',
+        '(owner/name[:config]), "reasoning-gym:TASK", or a task that a package installed',
     )
     test_path: str | None = Field(None, description="held-out rows; None splits `path` by hash")
     split: str = Field("train", description="split of a hub data set")
@@ -151,6 +151,23 @@ class RewardConfig(Section):
     overlong: OverlongConfig | None = Field(
         None, description="soft overlong punishment; None = off"
     )
+    function: Annotated[str, Field(pattern=r".+\.py:\w+$")] | None = Field(
+        None,
+        description='"file.py:name" of fn(response, grade) → float; replaces correct, wrong and '
+        "missing_think, the overlong punishment is still added",
+    )
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> RewardConfig:
+        if self.function is not None:
+            for name in ("correct", "wrong", "missing_think"):
+                value, default = getattr(self, name), RewardConfig.model_fields[name].default
+                if value != default:
+                    raise ValueError(
+                        f"reward.{name} = {value} has no effect beside reward.function: "
+                        f"leave it at its default ({default})"
+                    )
+        return self
 
 
 class PpoClip(Section):

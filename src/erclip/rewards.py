@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 from erclip.config import RewardConfig
+from erclip.errors import UserError
 from erclip.records import Grade, Response
+
+RewardFunction = Callable[[Response, Grade], float]
 
 
 def reward(response: Response, grade: Grade, config: RewardConfig) -> float:
-    """correct or wrong, overridden by missing_think, plus the soft overlong punishment (≤ 0)."""
-    value = config.correct if grade.correct else config.wrong
-    if config.missing_think is not None and "</think>" not in response.text:
+    """correct or wrong, overridden by missing_think, plus the soft overlong punishment (≤ 0).
+
+    With `config.function` its value stands in the place of the first three.
+    """
+    if config.function is not None:
+        value = _checked(config.function, response, grade)
+    elif config.missing_think is not None and "</think>" not in response.text:
         value = config.missing_think
+    else:
+        value = config.correct if grade.correct else config.wrong
     if config.overlong is not None:
         value += overlong_punishment(
             len(response.token_ids), config.overlong.max_length, config.overlong.cache
@@ -30,3 +47,49 @@ def overlong_punishment(length: int, max_length: int, cache: int) -> float:
     if length <= free:
         return 0.0
     return -1.0 if length > max_length else (free - length) / cache
+
+
+@cache
+def load_function(source: str) -> RewardFunction:
+    """The function that "file.py:name" names; the file runs once, as a module of its own."""
+    file, _, name = source.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"reward.function = {source!r}: there is no file {file!r}.")
+    module_name = f"erclip_reward_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"reward.function = {source!r}: {file!r} is not a Python file.")
+    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may raise anything; the sentence says what
+        raise UserError(
+            f"reward.function = {source!r}: the file fails with {_say(error)}."
+        ) from error
+    function: Any = getattr(module, name, None)
+    if not callable(function):
+        raise UserError(f"reward.function = {source!r}: {file!r} defines no function {name!r}.")
+    return function
+
+
+def _checked(source: str, response: Response, grade: Grade) -> float:
+    """The function's value; whatever is no finite number ends the run in one sentence."""
+    function = load_function(source)
+    where = f"reward.function = {source!r} on a response to prompt {response.prompt.id}"
+    try:
+        value = function(response, grade)
+    except Exception as error:  # see load_function
+        raise UserError(f"{where}: it fails with {_say(error)}.") from error
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{where}: it returned {value!r}, which is no finite number.")
+    return number
+
+
+def _say(error: Exception) -> str:
+    """The error in one line."""
+    return f"{type(error).__name__} ({' '.join(str(error).split())})"

@@ -1,6 +1,6 @@
-"""Where prompts come from: the embedded task, files and hub data sets, reasoning-gym."""
+"""Where prompts come from: the embedded task, files, hub data sets, reasoning-gym, plugins."""
 
-from erclip.tasks.base import Task
+from erclip.tasks.base import Task, Wording, hash_split
 from erclip.tasks.load import load_task
 
-__all__ = ["Task", "load_task"]
+__all__ = ["Task", "Wording", "hash_split", "load_task"]

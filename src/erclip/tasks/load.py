@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from erclip.errors import UserError
@@ -12,6 +13,7 @@ from erclip.tasks.base import GradeFn, Task, Wording
 from erclip.tasks.countdown import countdown
 from erclip.tasks.files import Source, file_task
 from erclip.tasks.gym import PREFIX, gym_task
+from erclip.tasks.plugins import installed_tasks, plugin_task
 
 
 def load_task(
@@ -29,14 +31,16 @@ def load_task(
 ) -> Task:
     """The task that `path` names; the arguments are the keys of a recipe's `data` section.
 
-    path: "countdown", "reasoning-gym:NAME", a .jsonl, .json or .parquet file, or a hub id
+    path: "countdown", "reasoning-gym:NAME", a task that another package installed (the entry
+        point group `erclip.tasks`), a .jsonl, .json or .parquet file, or a hub id
         `owner/name[:config]`; `split` and `test_split` are for hub ids.
     A setting that would have no effect on that kind of task is refused.
 
     >>> load_task("countdown").name
     'countdown'
     """
-    generated = path == "countdown" or path.startswith(PREFIX)
+    plugins = installed_tasks()
+    generated = path == "countdown" or path.startswith(PREFIX) or path in plugins
     wording = Wording(instruction, system_prompt)
     if generated:
         files_only = {"test_path": test_path, "test_split": test_split, "last_number": last_number}
@@ -44,6 +48,9 @@ def load_task(
     if path == "countdown":
         _refuse(path, {"after_think": after_think})
         return countdown(options, test_fraction=test_fraction, wording=wording)
+    if path in plugins:
+        _refuse(path, {"after_think": after_think})
+        return plugin_task(plugins[path], options, test_fraction, wording)
     if generated:
         return gym_task(
             path.removeprefix(PREFIX),
@@ -51,6 +58,12 @@ def load_task(
             test_fraction=test_fraction,
             wording=wording,
             after_think=after_think,
+        )
+    if _is_bare_name(path):
+        known = ("countdown", f"{PREFIX}NAME", *sorted(plugins))
+        raise UserError(
+            f"There is no task {path!r}: installed are {', '.join(known)}; "
+            "a data file ends in .jsonl, .json or .parquet, a hub id is owner/name."
         )
     _refuse(path, {"options": options})
     test = None
@@ -78,6 +91,11 @@ def math_grader(after_think: bool = False, last_number: bool = False) -> GradeFn
         )
 
     return grade
+
+
+def _is_bare_name(path: str) -> bool:
+    """A word that is neither a file nor owner/name: most likely a task's name, mistyped."""
+    return path.replace("-", "_").isidentifier() and not Path(path).exists()
 
 
 def _refuse(path: str, settings: Mapping[str, object]) -> None:
