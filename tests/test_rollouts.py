@@ -22,8 +22,8 @@ class ScriptedSampler:
     def __init__(self):
         self.calls = []
 
-    def sample(self, prompts, settings, seed):
-        self.calls.append((len(prompts), seed))
+    def sample(self, prompts, settings, seeds):
+        self.calls.append((len(prompts), tuple(seeds)))
         return [
             [
                 Response(
@@ -74,7 +74,8 @@ def test_refill_samples_until_the_batch_is_full():
     rollout, sampler = run("refill")
     assert len(rollout.kept) == 4 == len(useful(rollout.kept))
     assert len(sampler.calls) >= 2
-    assert len({seed for _, seed in sampler.calls}) == len(sampler.calls)
+    seeds = [seed for _, seeds in sampler.calls for seed in seeds]
+    assert len(set(seeds)) == len(seeds) == sum(count for count, _ in sampler.calls)
 
 
 def test_refill_gives_up_after_its_rounds():

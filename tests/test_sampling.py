@@ -9,7 +9,7 @@ from erclip.batches import Sample, make_batch
 from erclip.errors import UserError
 from erclip.records import Grade, Prompt
 from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
-from erclip.sampling.draw import nucleus, sample_token
+from erclip.sampling.draw import nucleus, sample_token, uniforms
 
 
 def sampler(policy, batch_size=64):
@@ -18,7 +18,7 @@ def sampler(policy, batch_size=64):
 
 def test_at_low_temperature_it_is_greedy_generate(policy, countdown):
     prompts = list(countdown.test[:16])
-    ours = sampler(policy).sample(prompts, SamplingSettings(1, 24, temperature=1e-6), seed=0)
+    ours = sampler(policy).sample(prompts, SamplingSettings(1, 24, temperature=1e-6), range(16))
     for prompt, (response,) in zip(prompts, ours, strict=True):
         ids = torch.tensor([encode_prompt(policy.tokenizer, prompt)])
         theirs = policy.model.generate(ids, do_sample=False, max_new_tokens=24)
@@ -41,7 +41,7 @@ def test_logprobs_are_the_trainers(policy, responses):
 
 def test_every_prompt_gets_its_own_responses_in_order(policy, countdown):
     prompts = list(countdown.train[:7])
-    groups = sampler(policy, batch_size=6).sample(prompts, SamplingSettings(3, 24), seed=0)
+    groups = sampler(policy, batch_size=6).sample(prompts, SamplingSettings(3, 24), range(7))
     assert [[r.prompt.id for r in group] for group in groups] == [[p.id] * 3 for p in prompts]
     for group in groups:
         for response in group:
@@ -55,13 +55,34 @@ def test_every_prompt_gets_its_own_responses_in_order(policy, countdown):
 
 def test_same_seed_same_responses(policy, countdown):
     prompts = list(countdown.train[:8])
-    runs = [sampler(policy).sample(prompts, SamplingSettings(4, 24), seed) for seed in (3, 3, 4)]
+    runs = [
+        sampler(policy).sample(prompts, SamplingSettings(4, 24), range(first, first + 8))
+        for first in (3, 3, 30)
+    ]
     texts = [[r.text for group in run for r in group] for run in runs]
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_a_response_depends_on_its_own_seed_only(policy, countdown):
+    """Alone, among others and in another order: the same tokens."""
+    prompts, seeds = list(countdown.train[:8]), list(range(50, 58))
+    settings = SamplingSettings(4, 24, temperature=1.3)
+    together = sampler(policy).sample(prompts, settings, seeds)
+    for i in (5, 2):
+        (alone,) = sampler(policy).sample([prompts[i]], settings, [seeds[i]])
+        assert [r.token_ids for r in alone] == [r.token_ids for r in together[i]]
+
+
+def test_a_token_of_probability_zero_is_never_drawn():
+    logits = torch.tensor([[-float("inf"), 0.0, -float("inf"), 0.0, -float("inf")]]).expand(5, 5)
+    uniform = torch.tensor([0.0, 0.4999, 0.5, 0.9, 1 - 2**-53], dtype=torch.float64)
+    token, logprob = sample_token(logits, 1.0, 1.0, uniform)
+    assert token.tolist() == [1, 1, 3, 3, 3]
+    assert torch.allclose(logprob, torch.full((5,), 0.5).log())
+
+
 def test_responses_are_cut_at_max_tokens(policy, countdown):
-    groups = sampler(policy).sample(list(countdown.train[:8]), SamplingSettings(2, 3), seed=0)
+    groups = sampler(policy).sample(list(countdown.train[:8]), SamplingSettings(2, 3), range(8))
     assert {len(r.token_ids) for group in groups for r in group} == {3}
     assert all(r.truncated for group in groups for r in group)
 
@@ -69,8 +90,7 @@ def test_responses_are_cut_at_max_tokens(policy, countdown):
 def test_tokens_follow_the_distribution():
     """20,000 draws from one row: each frequency within five standard errors of its probability."""
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20_000, 4)
-    generator = torch.Generator().manual_seed(0)
-    token, logprob = sample_token(logits, 0.7, 1.0, generator)
+    token, logprob = sample_token(logits, 0.7, 1.0, uniforms(range(100), 200, 1)[:, 0])
     expected = torch.softmax(logits[0] / 0.7, 0)
     frequency = torch.bincount(token, minlength=4) / 20_000
     error = (expected * (1 - expected) / 20_000).sqrt()
@@ -90,4 +110,4 @@ def test_a_prompt_that_is_too_long_is_named(policy):
     prompt = Prompt(id="long one", messages=({"role": "user", "content": "1 2 3=6"},), gold=None)
     settings = SamplingSettings(2, 4, max_prompt_tokens=5)
     with pytest.raises(UserError, match=r"long one has 8 tokens.*max_prompt_tokens = 5"):
-        sampler(policy).sample([prompt], settings, seed=0)
+        sampler(policy).sample([prompt], settings, [0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Sequence
@@ -17,13 +16,8 @@ from erclip.errors import UserError
 from erclip.records import Prompt, Response
 from erclip.rewards import reward
 from erclip.sampling import Sampler, SamplingSettings
+from erclip.seeds import derive_seed, prompt_seeds
 from erclip.tasks import Task
-
-
-def derive_seed(*parts: object) -> int:
-    """A seed from names and numbers, so that no two uses of randomness share a stream."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:7], "big")
 
 
 class PromptStream:
@@ -109,7 +103,7 @@ def _sample_groups(
         max_prompt_tokens=config.sampler.max_prompt_tokens,
     )
     started = time.perf_counter()
-    responses = sampler.sample(prompts, settings, derive_seed(*seed))
+    responses = sampler.sample(prompts, settings, prompt_seeds(len(prompts), *seed))
     sampled = time.perf_counter()
     groups = _grade(responses, task, config)
     rollout.sample_s += sampled - started

@@ -18,9 +18,10 @@ from erclip.evaluation.training import evaluate
 from erclip.metrics import Pool
 from erclip.policy import load_policy
 from erclip.recipes import Recipe
-from erclip.rollouts import PromptStream, Rollout, collect, derive_seed
+from erclip.rollouts import PromptStream, Rollout, collect
 from erclip.run_dir import RunDir
 from erclip.sampling import TransformersSampler
+from erclip.seeds import derive_seed
 from erclip.tasks import Task, load_task
 from erclip.updates import ScoredBatch, Updater, score_old
 

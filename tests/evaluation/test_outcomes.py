@@ -9,6 +9,7 @@ from erclip.evaluation.outcomes import Outcome, answer_key, summarise
 from erclip.evaluation.statistics import mean_interval
 from erclip.evaluation.training import evaluate
 from erclip.records import Prompt, Response
+from erclip.seeds import prompt_seeds
 from erclip.tasks.base import Task
 from erclip.tasks.countdown import Problem, grade
 
@@ -75,8 +76,8 @@ class Scripted:
     def __init__(self, texts):
         self.texts = texts
 
-    def sample(self, prompts, settings, seed):
-        self.asked = (settings, seed)
+    def sample(self, prompts, settings, seeds):
+        self.asked = (settings, seeds)
         return [
             [
                 Response(p, (1,), (2,) * len(text), text, text.endswith("="), (0.0,) * len(text))
@@ -102,6 +103,6 @@ def test_metrics_during_training():
         "eval/toy/response_length": 4.5,
         "eval/toy/truncated_frac": 0.5,
     }
-    settings, seed = sampler.asked
+    settings, seeds = sampler.asked
     assert (settings.responses, settings.max_tokens, settings.temperature) == (2, 9, 0.5)
-    assert (settings.top_p, seed) == (0.9, 7)
+    assert (settings.top_p, seeds) == (0.9, prompt_seeds(len(prompts), 7))

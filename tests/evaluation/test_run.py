@@ -86,7 +86,7 @@ def test_entropies_are_those_of_the_model(policy, countdown):
     """Against a plain softmax over all logits, one response at a time."""
     policy.temperature = 0.6
     sampler = TransformersSampler(policy.model, policy.tokenizer)
-    groups = sampler.sample(list(countdown.test[:5]), SamplingSettings(2, 24, 0.6, 0.95), seed=0)
+    groups = sampler.sample(list(countdown.test[:5]), SamplingSettings(2, 24, 0.6, 0.95), range(5))
     responses = [response for group in groups for response in group]
     for response, entropy in zip(responses, mean_entropies(policy, responses), strict=True):
         ids = torch.tensor([response.prompt_ids + response.token_ids])

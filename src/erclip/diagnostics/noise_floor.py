@@ -27,6 +27,7 @@ from erclip.losses import entropy_ratio
 from erclip.policy import Policy, load_policy
 from erclip.records import Response
 from erclip.sampling import SamplingSettings, TransformersSampler
+from erclip.seeds import prompt_seeds
 
 NUDGE = 1e-3  # relative change of the weights by `update`, as a standard deviation
 SUPPORTED_GAP = 0.05  # nats in float32: a layout that is off by more is not supported by the model
@@ -128,7 +129,8 @@ def sample(path: str, data: DataConfig, plan: Plan) -> list[Response]:
     sampler = TransformersSampler(policy.model, policy.tokenizer)
     limit = Config().sampler.max_prompt_tokens
     settings = SamplingSettings(plan.responses, plan.max_tokens, max_prompt_tokens=limit)
-    return [response for group in sampler.sample(prompts, settings, seed=0) for response in group]
+    groups = sampler.sample(prompts, settings, prompt_seeds(len(prompts), 0))
+    return [response for group in groups for response in group]
 
 
 @torch.no_grad()

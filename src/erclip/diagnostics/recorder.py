@@ -20,8 +20,8 @@ from erclip.diagnostics.ledger import FLAGS, FOLDER, check_pyarrow, write_update
 from erclip.diagnostics.pieces import Pieces
 from erclip.losses import LossOutput
 from erclip.policy import Scores
-from erclip.rollouts import derive_seed
 from erclip.run_dir import sample_line
+from erclip.seeds import derive_seed
 from erclip.updates import ScoredBatch, Watch
 
 Line = dict[str, Any]

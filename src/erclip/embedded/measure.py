@@ -7,6 +7,7 @@ from typing import Any
 
 from erclip.records import Prompt
 from erclip.sampling import SamplingSettings, TransformersSampler
+from erclip.seeds import prompt_seeds
 from erclip.tasks.base import Task
 
 MAX_TOKENS = 24
@@ -24,6 +25,8 @@ def sampled_accuracy(
     """Share of correct answers, `samples` per prompt at temperature 1, under a fixed seed."""
     model.eval()
     sampler = TransformersSampler(model, tokenizer, batch_size=1024)
-    groups = sampler.sample(prompts, SamplingSettings(samples, MAX_TOKENS), seed)
+    groups = sampler.sample(
+        prompts, SamplingSettings(samples, MAX_TOKENS), prompt_seeds(len(prompts), seed)
+    )
     grades = task.grade([response for group in groups for response in group])
     return sum(grade.correct for grade in grades) / len(grades)

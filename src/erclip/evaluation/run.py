@@ -24,9 +24,9 @@ from erclip.evaluation.settings import EvaluationSettings
 from erclip.evaluation.statistics import mean_of_sets
 from erclip.policy import Policy, load_policy
 from erclip.records import Grade, Response
-from erclip.rollouts import derive_seed
 from erclip.run_dir import circumstances
 from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
+from erclip.seeds import derive_seed
 from erclip.tasks.base import Wording
 
 MAX_TOKENS = 4096
@@ -166,8 +166,11 @@ class _Runner:
         drawing = SamplingSettings(
             chunk.responses, self.max_tokens, settings.temperature, settings.top_p, 1 << 30
         )
-        seed = derive_seed(settings.seed, benchmark.name, chunk.prompts[0].id, chunk.first)
-        groups = self.sampler.sample(chunk.prompts, drawing, seed)
+        seeds = [
+            derive_seed(settings.seed, benchmark.name, prompt.id, chunk.first)
+            for prompt in chunk.prompts
+        ]
+        groups = self.sampler.sample(chunk.prompts, drawing, seeds)
         responses = [response for group in groups for response in group]
         grades = benchmark.grade(responses)
         entropies: Sequence[float | None] = [None] * len(responses)

@@ -8,6 +8,7 @@ from erclip.config import Config
 from erclip.evaluation.outcomes import Outcome, summarise
 from erclip.records import Prompt
 from erclip.sampling import Sampler, SamplingSettings
+from erclip.seeds import prompt_seeds
 from erclip.tasks import Task
 
 
@@ -22,7 +23,7 @@ def evaluate(
         top_p=config.eval.top_p,
         max_prompt_tokens=config.sampler.max_prompt_tokens,
     )
-    groups = sampler.sample(prompts, settings, seed)
+    groups = sampler.sample(prompts, settings, prompt_seeds(len(prompts), seed))
     grades = iter(task.grade([response for group in groups for response in group]))
     outcomes = [[Outcome.of(response, next(grades)) for response in group] for group in groups]
     numbers = summarise(outcomes)

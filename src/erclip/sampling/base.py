@@ -23,9 +23,12 @@ class Sampler(Protocol):
     """Whatever turns prompts into responses: transformers here, an inference engine elsewhere."""
 
     def sample(
-        self, prompts: Sequence[Prompt], settings: SamplingSettings, seed: int
+        self, prompts: Sequence[Prompt], settings: SamplingSettings, seeds: Sequence[int]
     ) -> list[list[Response]]:
-        """`settings.responses` responses per prompt, in the prompts' order."""
+        """`settings.responses` responses per prompt, in the prompts' order.
+
+        Each prompt has a seed of its own: its responses do not depend on the prompts beside it.
+        """
         ...
 
     def update_weights(self) -> None:

@@ -1,24 +1,46 @@
-"""Logits → tokens: one draw per row.
+"""Logits → tokens: one draw per row, from a uniform number that belongs to that row alone.
 
-Letters: B sequences, V vocabulary.
+A token is read off the cumulative distribution where it passes the row's uniform number. So a
+response depends on its own seed and its own logits, never on what else is in the batch, and a step
+costs one random number per row instead of one per row and vocabulary entry.
+
+Letters: B sequences, V vocabulary, T longest response.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+def uniforms(seeds: Sequence[int], responses: int, length: int) -> Float[Tensor, "B T"]:
+    """Numbers in [0, 1): row i·responses + g is the g-th stream of seeds[i]; float64.
+
+    >>> several, one = uniforms([7, 8], 3, 4), uniforms([8], 3, 4)
+    >>> bool((several[3:] == one).all())
+    True
+    """
+    streams = [np.random.default_rng([seed, g]) for seed in seeds for g in range(responses)]
+    return torch.from_numpy(np.stack([stream.random(length) for stream in streams]))
+
+
 def sample_token(
-    logits: Float[Tensor, "B V"], temperature: float, top_p: float, generator: torch.Generator
+    logits: Float[Tensor, "B V"], temperature: float, top_p: float, uniform: Float[Tensor, " B"]
 ) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
-    """Draw a token per row; its log-prob (nats) is at the temperature, before the nucleus cut."""
+    """Draw a token per row; its log-prob (nats) is at the temperature, before the nucleus cut.
+
+    token = min {v : Σ_{w ≤ v} p_w > u · Σ p}, so a token of probability zero is never drawn.
+    """
     logprobs = torch.log_softmax(logits / temperature, dim=-1)
     probs = logprobs.exp()
     if top_p < 1:
         probs = nucleus(probs, top_p)
-    token = torch.multinomial(probs, 1, generator=generator)
+    mass = probs.cumsum(-1, dtype=torch.float64)
+    token = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True)
     return token.squeeze(1), logprobs.gather(1, token).squeeze(1)
 
 

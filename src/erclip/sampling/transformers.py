@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
 
 from erclip.records import Prompt, Response
 from erclip.sampling.base import SamplingSettings, encode_prompts, end_ids, make_response
-from erclip.sampling.draw import sample_token
+from erclip.sampling.cache import growing_cache
+from erclip.sampling.draw import sample_token, uniforms
 
 
 @dataclass
@@ -37,18 +38,18 @@ class TransformersSampler:
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[Prompt], settings: SamplingSettings, seed: int
+        self, prompts: Sequence[Prompt], settings: SamplingSettings, seeds: Sequence[int]
     ) -> list[list[Response]]:
-        """See `Sampler.sample`; the same seed, weights and batch size give the same responses."""
+        """See `Sampler.sample`; same seeds, weights and batch size give the same responses."""
         encoded = encode_prompts(self.tokenizer, prompts, settings.max_prompt_tokens)
         self.model.eval()  # training mode with gradient checkpointing has no cache
-        generator = torch.Generator(self.model.device).manual_seed(seed)
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         per_batch = max(1, self.batch_size // settings.responses)
         results: list[list[Response]] = [[] for _ in prompts]
         for start in range(0, len(order), per_batch):
             chosen = order[start : start + per_batch]
-            rows = self._decode([encoded[i] for i in chosen], settings, generator)
+            draws = uniforms([seeds[i] for i in chosen], settings.responses, settings.max_tokens)
+            rows = self._decode([encoded[i] for i in chosen], settings, draws)
             for index, i in enumerate(chosen):
                 own = rows[index * settings.responses : (index + 1) * settings.responses]
                 results[i] = [
@@ -58,24 +59,27 @@ class TransformersSampler:
         return results
 
     def _decode(
-        self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator
+        self, prompts: list[list[int]], settings: SamplingSettings, draws: Tensor
     ) -> list[tuple[list[int], list[float]]]:
         """(token ids, log-probs) of each of the B sequences, responses to a prompt adjacent."""
         device = self.model.device
         ids, attention = _pad_left(prompts, self.end_ids[0], device)
-        cache = DynamicCache(config=self.model.config)
+        cache = growing_cache(self.model.config)
         logits = self._forward(ids, attention, cache)
         if settings.responses > 1:
             cache.batch_repeat_interleave(settings.responses)
             attention = attention.repeat_interleave(settings.responses, 0)
             logits = logits.repeat_interleave(settings.responses, 0)
+        draws = draws.to(device)
         rows = torch.arange(len(attention), device=device)  # which sequence each live row is
         ends = torch.tensor(self.end_ids, device=device)
         live = torch.ones(len(rows), dtype=torch.bool, device=device)
         tokens = torch.full((len(rows), settings.max_tokens), -1, device=device)
         logprobs = torch.zeros(tokens.shape, device=device)
         for step in range(settings.max_tokens):
-            token, logprob = sample_token(logits, settings.temperature, settings.top_p, generator)
+            token, logprob = sample_token(
+                logits, settings.temperature, settings.top_p, draws[rows, step]
+            )
             tokens[rows[live], step] = token[live]
             logprobs[rows[live], step] = logprob[live]
             live &= ~torch.isin(token, ends)
@@ -94,7 +98,7 @@ class TransformersSampler:
             for row, values, n in zip(tokens.tolist(), logprobs.tolist(), lengths, strict=True)
         ]
 
-    def _forward(self, ids: Tensor, attention: Tensor, cache: DynamicCache) -> Tensor:
+    def _forward(self, ids: Tensor, attention: Tensor, cache: Cache) -> Tensor:
         """Logits of the last position, float32 [B V]."""
         positions = (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         out = self.model(
