@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from erclip.records import Grade, Response
+from erclip.records import Grade, Prompt, Response
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,29 @@ def micro_batches(samples: Iterable[Sample], token_budget: int) -> list[list[Sam
         else:
             batches.append([sample])
     return batches
+
+
+def deal(samples: Sequence[Sample], shares: int) -> list[list[Sample]]:
+    """Shares of about the same number of tokens, one per process; a single one keeps the order.
+
+    Longest first, each to the share that has the least so far.
+    """
+    if shares == 1:
+        return [list(samples)]
+    dealt: list[list[Sample]] = [[] for _ in range(shares)]
+    loads = [0] * shares
+    for sample in sorted(samples, key=_length, reverse=True):
+        lightest = loads.index(min(loads))
+        dealt[lightest].append(sample)
+        loads[lightest] += _length(sample)
+    return dealt
+
+
+def empty_batch(*, pad_id: int, device: torch.device) -> TokenBatch:
+    """One position and no token to score: keeps a process in step that has nothing left to do."""
+    nothing = Response(Prompt("", (), None), (pad_id,), (pad_id,), "", True, (0.0,))
+    sample = Sample(nothing, Grade(False, None, "truncated"), 0.0, 0.0)
+    return make_batch([sample], pad_id=pad_id, device=device, mask_truncated=True)
 
 
 def _length(sample: Sample) -> int:

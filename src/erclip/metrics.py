@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from erclip.distributed import World
 from erclip.losses import LossOutput
 
 Reduction = Literal["mean", "sum", "last", "quantile"]
@@ -98,9 +99,11 @@ class Pool:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self.count += count
 
-    def means(self) -> dict[str, float]:
-        """Sum over count of every name."""
-        return {name: (total / max(self.count, 1)).item() for name, total in self._sums.items()}
+    def means(self, world: World | None = None) -> dict[str, float]:
+        """Sum over count of every name; over all processes of `world`."""
+        totals = (world or World()).sums({**self._sums, "": torch.tensor(float(self.count))})
+        count = max(int(totals.pop("")), 1)
+        return {name: (total / count).item() for name, total in totals.items()}
 
 
 def token_sums(out: LossOutput, entropies: Tensor, mask: Tensor) -> dict[str, Tensor]:

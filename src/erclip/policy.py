@@ -7,6 +7,8 @@ so that at equal weights every ratio is exactly 1.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from erclip.batches import TokenBatch
 from erclip.config import ModelConfig
+from erclip.distributed import World
 from erclip.embedded import embedded_model_dir
 from erclip.errors import UserError
 from erclip.ops import LogprobEntropy, linear_logprob_entropy
 from erclip.ops.reference import scores_from_logits
+from erclip.sharding import gathered, shard
 
 PROBE_TOLERANCE = 1e-3  # nats; a scaled or capped head that we do not know is off by far more
 
@@ -53,6 +57,7 @@ class Policy:
         self.tokenizer = tokenizer
         self.temperature = temperature
         self.head = head
+        self._sharded = False
         text_config = model.config.get_text_config()
         self.softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
         if head == "op":
@@ -69,11 +74,26 @@ class Policy:
         pad = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
 
+    def shard(self, world: World) -> None:
+        """Keep only this process's slice of every parameter; nothing with one process."""
+        if world.size > 1:
+            shard(self.model, world)
+            self._sharded = True
+
+    @contextmanager
+    def gathered(self) -> Generator[None]:
+        """Whole parameters, for sampling: no forward pass in here waits for another process."""
+        if not self._sharded:
+            yield
+            return
+        with gathered(self.model):
+            yield
+
     def score(self, batch: TokenBatch, *, slopes: bool = False) -> Scores:
         """log π and H of every token in the batch's mask; gradient flows through log π."""
         # transformers checkpoints activations in training mode only; there is no dropout to turn on
         self.model.train(self.checkpointing and torch.is_grad_enabled())
-        out = self._score_tokens(batch, slopes)
+        out = self._within(lambda: self._score_tokens(batch, slopes))
         shape = batch.mask.shape
 
         def place(values: Tensor) -> Tensor:
@@ -85,6 +105,9 @@ class Policy:
             place(out.entropies.detach()),
             None if out.slopes is None else place(out.slopes),
         )
+
+    def _within(self, work: Callable[[], LogprobEntropy]) -> LogprobEntropy:
+        return self.model.within(work) if self._sharded else work()
 
     def _score_tokens(self, batch: TokenBatch, slopes: bool) -> LogprobEntropy:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

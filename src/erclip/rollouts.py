@@ -6,12 +6,15 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
 from erclip.advantages import group_advantages, has_signal
 from erclip.batches import Group, Sample
 from erclip.config import Config
+from erclip.distributed import World, interleave
 from erclip.errors import UserError
 from erclip.records import Prompt, Response
 from erclip.rewards import reward
@@ -70,15 +73,30 @@ class Rollout:
 
 
 def collect(
-    stream: PromptStream, task: Task, sampler: Sampler, config: Config, seed: int
+    stream: PromptStream,
+    task: Task,
+    sampler: Sampler,
+    config: Config,
+    seed: int,
+    world: World | None = None,
 ) -> Rollout:
-    """Sample until dynamic sampling is content; `seed` fixes every draw."""
+    """Sample until dynamic sampling is content; `seed` fixes every draw.
+
+    The processes of `world` share the prompts out and then hold all groups, so that each decides
+    alike what is kept and whether another round is needed.
+    """
+    world = world or World()
     plan = config.rollout.dynamic_sampling
     target = config.rollout.prompts
     asked = round(target * plan.factor) if plan.kind == "oversample" else target
     rollout = Rollout()
     for round_ in range(plan.max_rounds if plan.kind == "refill" else 1):
-        groups = _sample_groups(stream.take(asked), task, sampler, config, (seed, round_), rollout)
+        prompts = world.share(stream.take(asked))
+        seeds = world.share(prompt_seeds(asked, seed, round_))
+        parts = world.gather(partial(_sample_groups, prompts, task, sampler, config, seeds))
+        groups = interleave([part.groups for part in parts])
+        rollout.sample_s += max(part.sample_s for part in parts)
+        rollout.grade_s += max(part.grade_s for part in parts)
         rollout.sampled += groups
         rollout.kept += groups if plan.kind == "off" else filter(_differ, groups)
         if len(rollout.kept) >= target:
@@ -87,14 +105,23 @@ def collect(
     return rollout
 
 
+class _Part(NamedTuple):
+    """What one process sampled, and how long it took."""
+
+    groups: list[Group]
+    sample_s: float
+    grade_s: float
+
+
 def _sample_groups(
-    prompts: list[Prompt],
+    prompts: Sequence[Prompt],
     task: Task,
     sampler: Sampler,
     config: Config,
-    seed: tuple[int, int],
-    rollout: Rollout,
-) -> list[Group]:
+    seeds: Sequence[int],
+) -> _Part:
+    if not prompts:
+        return _Part([], 0.0, 0.0)
     settings = SamplingSettings(
         responses=config.rollout.responses,
         max_tokens=config.sampler.max_tokens,
@@ -103,12 +130,10 @@ def _sample_groups(
         max_prompt_tokens=config.sampler.max_prompt_tokens,
     )
     started = time.perf_counter()
-    responses = sampler.sample(prompts, settings, prompt_seeds(len(prompts), *seed))
+    responses = sampler.sample(prompts, settings, seeds)
     sampled = time.perf_counter()
     groups = _grade(responses, task, config)
-    rollout.sample_s += sampled - started
-    rollout.grade_s += time.perf_counter() - sampled
-    return groups
+    return _Part(groups, sampled - started, time.perf_counter() - sampled)
 
 
 def _grade(responses: list[list[Response]], task: Task, config: Config) -> list[Group]:

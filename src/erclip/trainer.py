@@ -6,14 +6,24 @@ import itertools
 import random
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from erclip.batches import Group, make_batch, micro_batches, mini_batches
+from erclip.batches import (
+    Group,
+    TokenBatch,
+    deal,
+    empty_batch,
+    make_batch,
+    micro_batches,
+    mini_batches,
+)
 from erclip.config import Config, DataConfig, EntropyRatioClip
 from erclip.diagnostics.recorder import Recorder
+from erclip.distributed import World
 from erclip.evaluation.training import evaluate
 from erclip.metrics import Pool
 from erclip.policy import load_policy
@@ -37,13 +47,19 @@ class Observer(Protocol):
 class Trainer:
     """One run, set up: policy, task, sampler, optimiser, run directory."""
 
-    def __init__(self, recipe: Recipe, out: Path, observer: Observer | None = None):
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        observer: Observer | None = None,
+        world: World | None = None,
+    ):
         config = recipe.config
-        self.config, self.observer = config, observer
+        self.config, self.observer, self.world = config, observer, world or World()
         self.task = task_from(config.data)
         self.policy = load_policy(config.model, config.sampler.temperature)
-        torch.manual_seed(config.trainer.seed)
-        self.updater = Updater(self.policy, config)
+        self.policy.shard(self.world)
+        self.updater = Updater(self.policy, config, self.world)
         self.sampler = TransformersSampler(
             self.policy.model, self.policy.tokenizer, config.sampler.batch_size
         )
@@ -71,7 +87,8 @@ class Trainer:
         """Sample, score with the policy as it now is, update K × E times."""
         started = time.perf_counter()
         seed = derive_seed(self.config.trainer.seed, "rollout", number)
-        rollout = collect(self.stream, self.task, self.sampler, self.config, seed)
+        with self.policy.gathered():
+            rollout = collect(self.stream, self.task, self.sampler, self.config, seed, self.world)
         self._save_samples(number, rollout)
         collected = time.perf_counter()
         mini = self._mini_batches(rollout.kept, random.Random(seed))
@@ -97,23 +114,29 @@ class Trainer:
         if len(prompts):
             seed = derive_seed(self.config.trainer.seed, "eval")
             started = time.perf_counter()
-            metrics = evaluate(self.task, prompts, self.sampler, self.config, seed)
+            with self.policy.gathered():
+                metrics = evaluate(self.task, prompts, self.sampler, self.config, seed, self.world)
             metrics["time/eval_s"] = time.perf_counter() - started
             self._log("eval", rollout, metrics)
 
-    def _mini_batches(self, groups: list[Group], rng: random.Random) -> Iterator[list]:
-        """K lists of micro-batches; a batch is built when it is asked for."""
+    def _mini_batches(self, groups: list[Group], rng: random.Random) -> Iterator[list[TokenBatch]]:
+        """K lists of this process's micro-batches; a batch is built when it is asked for.
+
+        Every process gets as many as the one with the most: sharded layers work in step.
+        """
+        pad_id, device = self.policy.pad_id, self.policy.device
+        mask_truncated = self.config.loss.mask_truncated
+        make = partial(make_batch, pad_id=pad_id, device=device, mask_truncated=mask_truncated)
         for mini in mini_batches(groups, self.config.trainer.updates_per_rollout, rng):
             samples = [sample for group in mini for sample in group.samples]
-            yield [
-                make_batch(
-                    micro,
-                    pad_id=self.policy.pad_id,
-                    device=self.policy.device,
-                    mask_truncated=self.config.loss.mask_truncated,
-                )
-                for micro in micro_batches(samples, self.config.trainer.token_budget)
+            splits = [
+                micro_batches(share, self.config.trainer.token_budget)
+                for share in deal(samples, self.world.size)
             ]
+            own = splits[self.world.rank]
+            batches = [make(micro) for micro in own]
+            missing = max(map(len, splits)) - len(own)
+            yield batches + [empty_batch(pad_id=pad_id, device=device) for _ in range(missing)]
 
     def _updates(
         self, number: int, scored: list[list[ScoredBatch]], rng: random.Random
@@ -127,6 +150,7 @@ class Trainer:
                 rng.shuffle(order)
             for i in order:
                 index += 1
+                torch.manual_seed(self._seed("update", self.updates + 1))  # for random_mask
                 with self.recorder.update(self.updates + 1, index) as watch:
                     metrics = self.updater.update(scored[i], watch)
                 self.updates += 1
@@ -135,6 +159,11 @@ class Trainer:
                 counters = {"update": self.updates, "update_in_rollout": index}
                 self._log("update", number, {**counters, **metrics})
         return noise
+
+    def _seed(self, *names: object) -> int:
+        """A seed for one use of randomness in this process; counters are all a resume needs."""
+        rank = [self.world.rank] if self.world.size > 1 else []
+        return derive_seed(self.config.trainer.seed, *names, *rank)
 
     def _save_samples(self, number: int, rollout: Rollout) -> None:
         samples = [sample for group in rollout.sampled for sample in group.samples]

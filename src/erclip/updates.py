@@ -12,10 +12,12 @@ from torch import Tensor
 import erclip.losses
 from erclip.batches import TokenBatch
 from erclip.config import Config, EntropyRatioClip, LossConfig
+from erclip.distributed import World
 from erclip.errors import UserError
 from erclip.losses import LossOutput, policy_loss, positive_nll
 from erclip.metrics import Pool, ratio_quantiles, token_sums
 from erclip.policy import Policy, Scores
+from erclip.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ def score_old(policy: Policy, batch: TokenBatch) -> ScoredBatch:
 class Updater:
     """The optimiser and its schedule, applied to one mini-batch at a time."""
 
-    def __init__(self, policy: Policy, config: Config):
-        self.policy, self.config = policy, config
+    def __init__(self, policy: Policy, config: Config, world: World | None = None):
+        self.policy, self.config, self.world = policy, config, world or World()
         trainer = config.trainer
         self.loss_fn = build_loss(config.loss)
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
@@ -79,35 +81,42 @@ class Updater:
     ) -> dict[str, float]:
         """One optimiser step on the micro-batches of one mini-batch; its metrics.
 
-        The denominator N counts the whole mini-batch's tokens. A gradient that is not finite skips
-        the step and is counted. `watch` sees every micro-batch, with slopes.
+        `mini_batch` is this process's part of it; the denominator N counts the tokens of all. A
+        loss or gradient that is not finite skips the step and is counted, on every process alike
+        because both are sums over all of them. `watch` sees every micro-batch, with slopes.
         """
-        num_tokens = sum(scored.batch.num_tokens for scored in mini_batch)
-        num_correct = 0
-        if self.config.loss.positive_nll:  # counting waits for the device
-            num_correct = sum(int(_correct_tokens(scored.batch).sum()) for scored in mini_batch)
+        num_tokens, num_correct = self._counts(mini_batch)
         pool, rhos, losses = Pool(), [], []
         for scored in mini_batch:
             loss, rho = self._backward(scored, num_tokens, num_correct, pool, watch)
             losses.append(loss)
             rhos.append(rho)
+        loss = float(self.world.sum(torch.stack(losses).sum()))
         limit = self.config.trainer.grad_clip
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, limit)))
         learning_rate = float(self.scheduler.get_last_lr()[0])
-        finite = math.isfinite(norm)
+        finite = math.isfinite(norm) and math.isfinite(loss)
         if finite:
             self.optimizer.step()
             self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {
-            "loss/policy": float(torch.stack(losses).sum()),
+            "loss/policy": loss,
             "grad/norm": norm,
             "grad/skipped": float(not finite),
-            **pool.means(),
-            **(ratio_quantiles(torch.cat(rhos)) if num_tokens else {}),
+            **pool.means(self.world),
+            **(ratio_quantiles(self.world.concatenate(torch.cat(rhos))) if num_tokens else {}),
             "train/learning_rate": learning_rate,
             "train/tokens": float(num_tokens),
         }
+
+    def _counts(self, mini_batch: Sequence[ScoredBatch]) -> tuple[int, int]:
+        """Tokens, and tokens of correct responses, in the whole mini-batch."""
+        counts = [sum(scored.batch.num_tokens for scored in mini_batch), 0]
+        if self.config.loss.positive_nll:  # counting waits for the device
+            counts[1] = sum(int(_correct_tokens(scored.batch).sum()) for scored in mini_batch)
+        num_tokens, num_correct = self.world.sum(torch.tensor(counts)).tolist()
+        return num_tokens, num_correct
 
     def _backward(
         self,
@@ -134,7 +143,7 @@ class Updater:
         if num_correct:
             nll = positive_nll(new.logprobs, _correct_tokens(batch), num_correct)
             loss = loss + self.config.loss.positive_nll * nll
-        if batch.num_tokens:
+        if batch.num_tokens or self.world.size > 1:  # sharded layers are gathered by all or none
             loss.backward()
         pool.add(token_sums(out, new.entropies, batch.mask), batch.num_tokens)
         if watch is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from erclip.config import Config
+from erclip.distributed import World, interleave
 from erclip.evaluation.outcomes import Outcome, summarise
 from erclip.records import Prompt
 from erclip.sampling import Sampler, SamplingSettings
@@ -13,9 +14,18 @@ from erclip.tasks import Task
 
 
 def evaluate(
-    task: Task, prompts: Sequence[Prompt], sampler: Sampler, config: Config, seed: int
+    task: Task,
+    prompts: Sequence[Prompt],
+    sampler: Sampler,
+    config: Config,
+    seed: int,
+    world: World | None = None,
 ) -> dict[str, float]:
-    """`eval/<task>/…` metrics; the same seed asks the same questions with the same draws."""
+    """`eval/<task>/…` metrics; the same seed asks the same questions with the same draws.
+
+    The processes of `world` share the prompts and all get the numbers of all.
+    """
+    world = world or World()
     settings = SamplingSettings(
         responses=config.eval.responses,
         max_tokens=config.eval.max_tokens or config.sampler.max_tokens,
@@ -23,10 +33,9 @@ def evaluate(
         top_p=config.eval.top_p,
         max_prompt_tokens=config.sampler.max_prompt_tokens,
     )
-    groups = sampler.sample(prompts, settings, prompt_seeds(len(prompts), seed))
-    grades = iter(task.grade([response for group in groups for response in group]))
-    outcomes = [[Outcome.of(response, next(grades)) for response in group] for group in groups]
-    numbers = summarise(outcomes)
+    own, seeds = world.share(prompts), world.share(prompt_seeds(len(prompts), seed))
+    parts = world.gather(lambda: _outcomes(task, own, sampler, settings, seeds))
+    numbers = summarise(interleave(parts))
     k, average = settings.responses, numbers["avg_at_k"]
     values = {
         f"avg_at_{k}": average["mean"],
@@ -37,3 +46,17 @@ def evaluate(
         "truncated_frac": numbers["truncated_frac"],
     }
     return {f"eval/{task.name}/{name}": value for name, value in values.items()}
+
+
+def _outcomes(
+    task: Task,
+    prompts: Sequence[Prompt],
+    sampler: Sampler,
+    settings: SamplingSettings,
+    seeds: Sequence[int],
+) -> list[list[Outcome]]:
+    if not prompts:
+        return []
+    groups = sampler.sample(prompts, settings, seeds)
+    grades = iter(task.grade([response for group in groups for response in group]))
+    return [[Outcome.of(response, next(grades)) for response in group] for group in groups]
