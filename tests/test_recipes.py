@@ -62,7 +62,7 @@ def test_the_papers_values(name):
 
 
 def sections_with_a_factory():
-    for union in (config.SurrogateConfig, config.ConstraintConfig):
+    for union in (config.SurrogateConfig, config.ConstraintConfig, config.ImportanceConfig):
         yield from typing.get_args(typing.get_args(union)[0])
 
 

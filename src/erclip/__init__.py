@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         entropy_ratio_clip,
         gppo_clip,
         gspo_clip,
+        masked_importance,
         policy_loss,
         positive_nll,
         ppo_clip,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         reinforce,
         sapo,
         token_mean,
+        truncated_importance,
     )
 
 try:
@@ -43,6 +45,7 @@ __all__ = [
     "entropy_ratio_clip",
     "gppo_clip",
     "gspo_clip",
+    "masked_importance",
     "policy_loss",
     "positive_nll",
     "ppo_clip",
@@ -50,6 +53,7 @@ __all__ = [
     "reinforce",
     "sapo",
     "token_mean",
+    "truncated_importance",
 ]
 
 

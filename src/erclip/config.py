@@ -246,6 +246,20 @@ class RandomMask(Section):
     rate: Fraction
 
 
+class TruncatedImportance(Section):
+    """Weights min(π_old/π_sampler, cap)."""
+
+    kind: Literal["truncated_importance"] = "truncated_importance"
+    cap: Annotated[float, Field(ge=1)] = 2.0
+
+
+class MaskedImportance(Section):
+    """Weights π_old/π_sampler, 0 outside [1/cap, cap]."""
+
+    kind: Literal["masked_importance"] = "masked_importance"
+    cap: Annotated[float, Field(ge=1)] = 2.0
+
+
 SurrogateConfig = Annotated[
     PpoClip | GppoClip | CeGppoClip | CispoClip | GspoClip | Sapo | Reinforce,
     Field(discriminator="kind"),
@@ -255,12 +269,19 @@ ConstraintConfig = Annotated[
     EntropyRatioClip | RandomMask, Field(discriminator="kind"), BeforeValidator(_kind)
 ]
 
+ImportanceConfig = Annotated[
+    TruncatedImportance | MaskedImportance, Field(discriminator="kind"), BeforeValidator(_kind)
+]
+
 
 class LossConfig(Section):
-    """surrogate × constraints, and what is added to them."""
+    """surrogate × importance × constraints, and what is added to them."""
 
     surrogate: SurrogateConfig = PpoClip()
     constraints: Annotated[tuple[ConstraintConfig, ...], BeforeValidator(_tuple)] = ()
+    importance: ImportanceConfig | None = Field(
+        None, description="weight for tokens that an inference engine drew; None = 1"
+    )
     positive_nll: NonNegative = Field(
         0.0, description="weight of the mean negative log-likelihood of correct responses"
     )

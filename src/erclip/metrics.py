@@ -6,7 +6,7 @@ micro-batch size never changes a number. Counts are of response tokens inside th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from erclip.distributed import World
 from erclip.losses import LossOutput
 
-Reduction = Literal["mean", "sum", "last", "quantile"]
+Reduction = Literal["mean", "sum", "last", "quantile", "max"]
 
 
 class Metric(NamedTuple):
@@ -36,6 +36,14 @@ METRICS: dict[str, Metric] = {
     "train/groups_kept_frac": Metric("fraction", "mean", "groups whose rewards differ"),
     "train/responses": Metric("responses", "sum", "responses sampled"),
     "sampler/logprob_diff": Metric("nats", "mean", "|sampler − trainer| log-prob of a token"),
+    "sampler/kl": Metric("nats/token", "mean", "KL(sampler‖trainer), estimated by w − 1 − log w"),
+    "sampler/ratio_mean": Metric("1", "mean", "w = π_old/π_sampler of the sampled tokens"),
+    "sampler/ratio_q01": Metric("1", "quantile", "1 % quantile of w"),
+    "sampler/ratio_q99": Metric("1", "quantile", "99 % quantile of w"),
+    "sampler/ratio_max": Metric("1", "max", "largest w of the rollout"),
+    "sampler/effective_frac": Metric(
+        "fraction", "mean", "(Σw)²/(N Σw²): share of the tokens that their weights leave"
+    ),
     "erc/noise_frac": Metric(
         "fraction",
         "mean",
@@ -125,14 +133,40 @@ def token_sums(out: LossOutput, entropies: Tensor, mask: Tensor) -> dict[str, Te
 
 
 def ratio_quantiles(entropy_ratios: Tensor) -> dict[str, float]:
-    """Quantiles of all entropy ratios of an update [N]; linear interpolation, any N ≥ 1."""
-    ordered = entropy_ratios.flatten().double().sort().values
+    """Quantiles of all entropy ratios of an update [N], any N ≥ 1."""
+    values = _quantiles(entropy_ratios, QUANTILES)
+    return {f"erc/ratio_q{q:02d}": value for q, value in values.items()}
+
+
+def sampler_mismatch(log_ratios: Tensor) -> dict[str, float]:
+    """How far the sampler's policy was from the trainer's: log π_old − log π_sampler [N], N ≥ 1.
+
+    Taken over the tokens that the sampler drew, so that the mean of w − 1 − log w estimates
+    KL(sampler‖trainer) and w has mean 1 where the two are the same policy.
+    """
+    log_w = log_ratios.double()
+    w = log_w.exp()
+    quantiles = _quantiles(w, (1, 99))
+    return {
+        "sampler/logprob_diff": log_w.abs().mean().item(),
+        "sampler/kl": (w - 1 - log_w).mean().item(),
+        "sampler/ratio_mean": w.mean().item(),
+        "sampler/ratio_q01": quantiles[1],
+        "sampler/ratio_q99": quantiles[99],
+        "sampler/ratio_max": w.max().item(),
+        "sampler/effective_frac": (w.sum() ** 2 / (len(w) * (w * w).sum())).item(),
+    }
+
+
+def _quantiles(values: Tensor, percents: Sequence[int]) -> dict[int, float]:
+    """Quantiles with linear interpolation; torch.quantile refuses more than 2^24 values."""
+    ordered = values.flatten().double().sort().values
     last = len(ordered) - 1
     result = {}
-    for q in QUANTILES:
+    for q in percents:
         position = q / 100 * last
         low = int(position)
         high = min(low + 1, last)
         value = ordered[low] + (position - low) * (ordered[high] - ordered[low])
-        result[f"erc/ratio_q{q:02d}"] = value.item()
+        result[q] = value.item()
     return result

@@ -25,7 +25,7 @@ from erclip.config import Config, DataConfig, EntropyRatioClip
 from erclip.diagnostics.recorder import Recorder
 from erclip.distributed import World
 from erclip.evaluation.training import evaluate
-from erclip.metrics import Pool
+from erclip.metrics import Pool, sampler_mismatch
 from erclip.policy import load_policy
 from erclip.recipes import Recipe
 from erclip.rollouts import PromptStream, Rollout, collect
@@ -194,12 +194,10 @@ def _due(rollout: int, every: int) -> bool:
 def _old_metrics(scored: list[list[ScoredBatch]]) -> dict[str, float]:
     """Entropy of the old policy, and how far the sampler's log-probs were from the trainer's."""
     pool = Pool()
+    log_ratios = []
     for item in (item for mini in scored for item in mini):
         mask, old = item.batch.mask, item.old
-        gap = (item.batch.sampler_logprobs - old.logprobs).abs()
-        sums = {
-            "policy/entropy": old.entropies.where(mask, 0.0).sum(),
-            "sampler/logprob_diff": gap.where(mask, 0.0).sum(),
-        }
-        pool.add(sums, item.batch.num_tokens)
-    return pool.means()
+        log_ratios.append((old.logprobs - item.batch.sampler_logprobs)[mask])
+        pool.add({"policy/entropy": old.entropies.where(mask, 0.0).sum()}, item.batch.num_tokens)
+    mismatch = sampler_mismatch(torch.cat(log_ratios)) if pool.count else {}
+    return {**pool.means(), **mismatch}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,13 +36,15 @@ Watch = Callable[[ScoredBatch, Scores, LossOutput], None]
 def build_loss(config: LossConfig) -> Callable[..., LossOutput]:
     """The composition that a recipe describes: each `kind` is a factory in `erclip.losses`."""
     try:
-        surrogate, *constraints = (
-            getattr(erclip.losses, part.kind)(**part.model_dump(exclude={"kind"}))
-            for part in (config.surrogate, *config.constraints)
-        )
+        surrogate, *constraints = (_build(part) for part in (config.surrogate, *config.constraints))
+        importance = None if config.importance is None else _build(config.importance)
     except ValueError as error:
         raise UserError(f"loss: {error}") from None
-    return policy_loss(surrogate, constraints)
+    return policy_loss(surrogate, constraints, importance=importance)
+
+
+def _build(part: Any) -> Callable[..., Any]:
+    return getattr(erclip.losses, part.kind)(**part.model_dump(exclude={"kind"}))
 
 
 def needs_slopes(config: LossConfig) -> bool:
@@ -137,6 +140,7 @@ class Updater:
             entropies=new.entropies,
             old_entropies=old.entropies,
             entropy_slopes=new.slopes,
+            sampler_logprobs=batch.sampler_logprobs,
             num_tokens=max(num_tokens, 1),
         )
         loss = out.loss

@@ -117,6 +117,41 @@ ROWS = [
 ]
 
 
+def importances(factories):
+    """The weights that the importance rows name."""
+    return {
+        "truncated": factories.truncated_importance(cap=2.0),
+        "masked": factories.masked_importance(cap=4.0),
+    }
+
+
+IMPORTANCES = importances(erclip)
+
+
+class ImportanceRow(NamedTuple):
+    why: str
+    importance: str
+    sampler_ratio: float
+    advantage: float
+    ratio: float
+    value: float
+    gradient: float
+
+
+# π_old/π_sampler, A and r = π/π_old; PPO-clip with clip-higher, w times its value and gradient.
+IMPORTANCE_ROWS = [
+    ImportanceRow("below the cap: w = ratio", "truncated", 1.5, 2.0, 1.1, 3.3, 3.3),
+    ImportanceRow("… however small", "truncated", 0.25, 2.0, 1.1, 0.55, 0.55),
+    ImportanceRow("above the cap: w = cap", "truncated", 8.0, 2.0, 1.1, 4.4, 4.4),
+    ImportanceRow("A < 0 is weighted alike", "truncated", 8.0, -2.0, 0.9, -3.6, -3.6),
+    ImportanceRow("a clipped token stays clipped", "truncated", 1.5, 2.0, 2.0, 3.84, 0.0),
+    ImportanceRow("inside [1/cap, cap]", "masked", 3.0, 2.0, 1.1, 6.6, 6.6),
+    ImportanceRow("inside, below 1", "masked", 0.5, -2.0, 0.9, -0.9, -0.9),
+    ImportanceRow("above the cap: nothing", "masked", 4.5, 2.0, 1.1, 0.0, 0.0),
+    ImportanceRow("below 1/cap: nothing", "masked", 0.2, 2.0, 1.1, 0.0, 0.0),
+]
+
+
 class ErcRow(NamedTuple):
     why: str
     rule: str

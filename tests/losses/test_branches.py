@@ -8,7 +8,14 @@ import pytest
 import torch
 
 import erclip
-from losses.branches import CONSTRAINTS, ERC_ROWS, ROWS, SURROGATES
+from losses.branches import (
+    CONSTRAINTS,
+    ERC_ROWS,
+    IMPORTANCE_ROWS,
+    IMPORTANCES,
+    ROWS,
+    SURROGATES,
+)
 
 FLAGS = ("ppo_low", "ppo_high", "dual", "erc_low", "erc_high", "random")
 
@@ -54,6 +61,31 @@ def test_entropy_ratio_clip(row):
     assert value == pytest.approx(1.1 * row.advantage, abs=1e-12)  # a clipped token still counts
     assert gradient == pytest.approx(1.1 * row.advantage if row.kept else 0.0, abs=1e-12)
     assert fired == row.fired
+
+
+@pytest.mark.parametrize("row", IMPORTANCE_ROWS, ids=lambda row: f"{row.importance}: {row.why}")
+def test_importance(row):
+    loss_fn = erclip.policy_loss(erclip.ppo_clip(), importance=IMPORTANCES[row.importance])
+    value, gradient, _ = run(
+        loss_fn,
+        math.log(row.ratio),
+        row.advantage,
+        sampler_logprobs=-math.log(row.sampler_ratio),  # log π_old = 0
+    )
+    assert value == pytest.approx(row.value, abs=1e-12)
+    assert gradient == pytest.approx(row.gradient, abs=1e-12)
+
+
+def test_importance_acts_with_a_constraint_and_needs_the_samplers_logprobs():
+    """A token that ERC clips keeps its weighted value and loses its gradient."""
+    loss_fn = erclip.policy_loss(
+        erclip.ppo_clip(), [CONSTRAINTS["paper"]], importance=IMPORTANCES["truncated"]
+    )
+    entropies = {"entropies": 1.6, "old_entropies": 1.0}
+    value, gradient, fired = run(loss_fn, 0.0, 1.0, sampler_logprobs=-math.log(1.5), **entropies)
+    assert (value, gradient, fired) == (pytest.approx(1.5), 0.0, {"erc_high"})
+    with pytest.raises(ValueError, match="need `sampler_logprobs`"):
+        run(loss_fn, 0.0, 1.0, **entropies)
 
 
 def test_log_ratio_is_clamped_at_20():

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 import erclip.losses.constraints
+import erclip.losses.importance
 import erclip.losses.policy
 import erclip.losses.surrogates
 from losses import branches, test_branches
 
-SURROGATES, CONSTRAINTS, POLICY = (
+SURROGATES, CONSTRAINTS, IMPORTANCE, POLICY = (
     erclip.losses.surrogates,
     erclip.losses.constraints,
+    erclip.losses.importance,
     erclip.losses.policy,
 )
 
@@ -46,6 +48,13 @@ MUTANTS = [
     (CONSTRAINTS, "erc_high & ~(entropy_gain <= 0)", "erc_high"),
     (CONSTRAINTS, "inputs.advantages * inputs.entropy_slopes", "inputs.entropy_slopes"),
     (CONSTRAINTS, ".abs() < min_entropy_change", ".abs() > min_entropy_change"),
+    (IMPORTANCE, ".clamp(max=cap)", ""),
+    (IMPORTANCE, ".clamp(max=cap)", ".clamp(min=1 / cap, max=cap)"),
+    (IMPORTANCE, "(ratio <= cap)", "(ratio > 0)"),
+    (IMPORTANCE, "(ratio >= 1 / cap)", "(ratio > 0)"),
+    (IMPORTANCE, "inputs.old_logprobs - inputs", "inputs.logprobs - inputs"),
+    (IMPORTANCE, "inputs.old_logprobs - inputs", "inputs.old_logprobs + inputs"),
+    (POLICY, "importance(inputs) * objective", "objective"),
     (
         POLICY,
         "return -torch.where(mask, objective, 0.0)",
@@ -72,6 +81,7 @@ def table_fails():
     checks = [
         *((test_branches.test_surrogate, row) for row in branches.ROWS),
         *((test_branches.test_entropy_ratio_clip, row) for row in branches.ERC_ROWS),
+        *((test_branches.test_importance, row) for row in branches.IMPORTANCE_ROWS),
         (lambda _: test_branches.test_log_ratio_is_clamped_at_20(), None),
     ]
     for check, row in checks:
@@ -89,6 +99,7 @@ def test_the_table_kills_every_mutant(module, before, after, monkeypatch):
     factories = types.SimpleNamespace(**made)
     monkeypatch.setattr(test_branches, "SURROGATES", branches.surrogates(factories))
     monkeypatch.setattr(test_branches, "CONSTRAINTS", branches.constraints(factories))
+    monkeypatch.setattr(test_branches, "IMPORTANCES", branches.importances(factories))
     monkeypatch.setattr(test_branches.erclip, "policy_loss", made["policy_loss"])
     assert table_fails(), "no row of the table notices this bug"
 

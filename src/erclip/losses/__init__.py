@@ -1,6 +1,7 @@
-"""Policy losses as compositions: surrogate × constraints × aggregation. Needs torch alone."""
+"""Policy losses as compositions: surrogate × importance × constraints. Needs torch alone."""
 
 from erclip.losses.constraints import entropy_ratio, entropy_ratio_clip, random_mask
+from erclip.losses.importance import masked_importance, truncated_importance
 from erclip.losses.policy import policy_loss, token_mean
 from erclip.losses.surrogates import (
     ce_gppo_clip,
@@ -30,6 +31,7 @@ __all__ = [
     "entropy_ratio_clip",
     "gppo_clip",
     "gspo_clip",
+    "masked_importance",
     "policy_loss",
     "positive_nll",
     "ppo_clip",
@@ -37,4 +39,5 @@ __all__ = [
     "reinforce",
     "sapo",
     "token_mean",
+    "truncated_importance",
 ]

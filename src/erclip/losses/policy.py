@@ -1,4 +1,4 @@
-"""policy_loss: surrogate × constraints × aggregation, composed into one function."""
+"""policy_loss: surrogate × importance × constraints × aggregation, as one function."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from erclip.losses.types import (
     Aggregate,
     Constraint,
     Flags,
+    Importance,
     LossInputs,
     LossOutput,
     Surrogate,
@@ -37,11 +38,14 @@ def policy_loss(
     surrogate: Surrogate,
     constraints: Sequence[Constraint] = (),
     aggregate: Aggregate = token_mean,
+    importance: Importance | None = None,
 ) -> Callable[..., LossOutput]:
-    """L = −Σ_t keep_t · surrogate_t / N: any surrogate under any set of constraints.
+    """L = −Σ_t keep_t · w_t · surrogate_t / N: any surrogate under any set of constraints.
+
+    `importance` says w, the weight for tokens that another policy drew; without it w = 1.
 
     Returns `loss_fn(*, logprobs, old_logprobs, advantages, mask, entropies=None,
-    old_entropies=None, entropy_slopes=None, num_tokens=None) → LossOutput`; see `compute_loss`.
+    old_entropies=None, entropy_slopes=None, sampler_logprobs=None, num_tokens=None) → LossOutput`.
 
     >>> erc_gppo = policy_loss(gppo_clip(0.2, 0.2), constraints=[entropy_ratio_clip(0.05, 0.05)])
     >>> one = torch.ones(1, 2)
@@ -60,19 +64,24 @@ def policy_loss(
         entropies: Float[Tensor, "B T"] | None = None,
         old_entropies: Float[Tensor, "B T"] | None = None,
         entropy_slopes: Float[Tensor, "B T"] | None = None,
+        sampler_logprobs: Float[Tensor, "B T"] | None = None,
         num_tokens: float | Tensor | None = None,
     ) -> LossOutput:
         """Loss of one (micro-)batch; `num_tokens` is the mini-batch's count, None this batch's own.
 
         Losses and gradients of micro-batches that share `num_tokens` add up to the mini-batch's.
         What lies outside `mask` is never read, NaN included. Raises ValueError for mismatched
-        shapes, low-precision log-probs, and entropies that a constraint needs and does not get.
+        shapes, low-precision log-probs, and tensors that a part needs and does not get.
         """
-        inputs = _prepare(
-            logprobs, old_logprobs, advantages, mask, entropies, old_entropies, entropy_slopes
-        )
+        optional = {
+            "entropies": entropies,
+            "old_entropies": old_entropies,
+            "entropy_slopes": entropy_slopes,
+            "sampler_logprobs": sampler_logprobs,
+        }
+        inputs = _prepare(logprobs, old_logprobs, advantages, mask, optional)
         denominator = mask.sum().clamp(min=1) if num_tokens is None else num_tokens
-        return _evaluate(inputs, surrogate, constraints, aggregate, denominator)
+        return _evaluate(inputs, surrogate, importance, constraints, aggregate, denominator)
 
     return loss_fn
 
@@ -82,9 +91,7 @@ def _prepare(
     old_logprobs: Tensor,
     advantages: Tensor,
     mask: Tensor,
-    entropies: Tensor | None,
-    old_entropies: Tensor | None,
-    entropy_slopes: Tensor | None,
+    optional: dict[str, Tensor | None],
 ) -> LossInputs:
     """Check shapes and dtypes, blank out what lies outside the mask, form the ratio."""
     if mask.dtype != torch.bool:
@@ -107,9 +114,6 @@ def _prepare(
             )
         return torch.where(mask, tensor, 0.0)
 
-    def blank_optional(name: str, tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else blank(name, tensor.detach())
-
     logprobs = blank("logprobs", logprobs)
     old_logprobs = blank("old_logprobs", old_logprobs.detach())
     return LossInputs(
@@ -118,20 +122,24 @@ def _prepare(
         ratio=(logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(),
         advantages=blank("advantages", advantages),
         mask=mask,
-        entropies=blank_optional("entropies", entropies),
-        old_entropies=blank_optional("old_entropies", old_entropies),
-        entropy_slopes=blank_optional("entropy_slopes", entropy_slopes),
+        **{
+            name: None if tensor is None else blank(name, tensor.detach())
+            for name, tensor in optional.items()
+        },
     )
 
 
 def _evaluate(
     inputs: LossInputs,
     surrogate: Surrogate,
+    importance: Importance | None,
     constraints: Sequence[Constraint],
     aggregate: Aggregate,
     num_tokens: float | Tensor,
 ) -> LossOutput:
     objective, ppo_low, ppo_high, dual = surrogate(inputs)
+    if importance is not None:
+        objective = importance(inputs) * objective
     none = torch.zeros_like(inputs.mask)
     fired = {"erc_low": none, "erc_high": none, "random": none}
     for constraint in constraints:

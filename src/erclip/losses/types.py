@@ -1,4 +1,4 @@
-"""The records that flow through a policy loss, and the three roles a part can play in it.
+"""The records that flow through a policy loss, and the four roles a part can play in it.
 
 Letters: B responses (rows), T token positions. Index t scores token t of the response.
 """
@@ -22,7 +22,8 @@ class LossInputs:
 
     Log-probabilities and entropies are in nats. Only `logprobs` and `ratio` carry gradient.
     `entropy_slopes` is ⟨∇_z log π(a_t), ∇_z H⟩: its sign times the advantage's is the direction in
-    which an update on this token moves this position's entropy.
+    which an update on this token moves this position's entropy. `sampler_logprobs` are those of
+    whoever drew the tokens, where that was not the trainer's own old policy.
     """
 
     logprobs: Tokens
@@ -33,6 +34,7 @@ class LossInputs:
     entropies: Tokens | None = None
     old_entropies: Tokens | None = None
     entropy_slopes: Tokens | None = None
+    sampler_logprobs: Tokens | None = None
 
 
 class SurrogateOutput(NamedTuple):
@@ -54,6 +56,7 @@ class ConstraintOutput(NamedTuple):
 
 Surrogate = Callable[[LossInputs], SurrogateOutput]
 Constraint = Callable[[LossInputs], ConstraintOutput]
+Importance = Callable[[LossInputs], Tokens]
 Aggregate = Callable[[Tokens, Flags, "float | Tensor"], Tensor]
 
 
