@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart test test-slow bench-op format clean
+.PHONY: setup quickstart test test-slow test-trackers docs bench-op format clean
 
 setup: $(VENV)/.ready
 
@@ -29,6 +29,17 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
+
+# The trackers against their own packages, which pin what the rest does not: an environment of its own.
+test-trackers:
+	test -x .venv-trackers/bin/python || $(PYTHON) -m venv .venv-trackers
+	.venv-trackers/bin/python -m pip install -q $(TORCH)
+	.venv-trackers/bin/python -m pip install -q -e '.[dev,trackio,wandb,tensorboard,mlflow]'
+	.venv-trackers/bin/python -m pytest -q tests/trackers
+
+# The pages that are made from code.
+docs: setup
+	$(BIN)/python docs/metrics.py
 
 # The head against its peers; they live in the extra `bench`.
 bench-op: setup

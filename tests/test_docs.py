@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from erclip.config import Config
+from erclip.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,3 +46,10 @@ def test_the_readme_is_short_and_starts_with_a_command():
     commands = [i for i, line in enumerate(lines) if line.startswith("$ make")]
     assert commands[0] < 40
     assert commands[1] < 40
+
+
+def test_the_page_on_metrics_has_every_metric_as_it_is_declared():
+    page = runpy.run_path(str(ROOT / "docs" / "metrics.py"))
+    text = page["PAGE"].read_text()
+    assert page["filled"](text) == text, "run `make docs`"
+    assert sorted(re.findall(r"^\| `(.+?)`", text, re.M)) == sorted(METRICS)

@@ -42,14 +42,16 @@ def train(
     from erclip.progress import ProgressDisplay
     from erclip.report import build_report
     from erclip.run_dir import default_path
+    from erclip.trackers import Observers, Tracking
     from erclip.trainer import Trainer
 
     folder = out or default_path(loaded.name)
     display = ProgressDisplay(loaded.config, console)
-    trainer = Trainer(loaded, folder, display)
+    tracking = Tracking(loaded.config.trackers, folder, display.warn)
+    trainer = Trainer(loaded, folder, Observers(display, tracking))
     console.print(f"{loaded.name}: {loaded.config.description}\nwriting to {folder}")
     try:
-        with display:
+        with display, tracking:
             trainer.train()
     except KeyboardInterrupt:
         console.print("Interrupted: what was written up to here is kept.")

@@ -328,6 +328,52 @@ class LedgerConfig(Section):
     )
 
 
+class TrackioTracker(Section):
+    """trackio, local or in a Space on the hub."""
+
+    kind: Literal["trackio"] = "trackio"
+    project: str = "erclip"
+    name: str | None = Field(None, description="None = the run folder's name")
+    space_id: str | None = Field(None, description="owner/space; None = local files")
+
+
+class WandbTracker(Section):
+    """Weights & Biases."""
+
+    kind: Literal["wandb"] = "wandb"
+    project: str = "erclip"
+    name: str | None = Field(None, description="None = the run folder's name")
+    entity: str | None = None
+    mode: Literal["online", "offline"] | None = Field(
+        None, description="None = WANDB_MODE, else online"
+    )
+
+
+class TensorboardTracker(Section):
+    """TensorBoard's event files."""
+
+    kind: Literal["tensorboard"] = "tensorboard"
+    folder: str | None = Field(None, description="None = tensorboard/ in the run folder")
+
+
+class MlflowTracker(Section):
+    """MLflow."""
+
+    kind: Literal["mlflow"] = "mlflow"
+    experiment: str = "erclip"
+    name: str | None = Field(None, description="None = the run folder's name")
+    tracking_uri: str | None = Field(
+        None, description="None = MLFLOW_TRACKING_URI, else mlflow.db in the run folder"
+    )
+
+
+TrackerConfig = Annotated[
+    TrackioTracker | WandbTracker | TensorboardTracker | MlflowTracker,
+    Field(discriminator="kind"),
+    BeforeValidator(_kind),
+]
+
+
 class Config(Section):
     """One run. Every section has defaults; a recipe names what differs."""
 
@@ -341,6 +387,9 @@ class Config(Section):
     trainer: TrainerConfig = TrainerConfig()
     eval: EvalConfig = EvalConfig()
     ledger: LedgerConfig = LedgerConfig()
+    trackers: Annotated[tuple[TrackerConfig, ...], BeforeValidator(_tuple)] = Field(
+        (), description='["wandb"], or tables: trackio, wandb, tensorboard, mlflow'
+    )
 
     @model_validator(mode="after")
     def _settings_that_need_each_other(self) -> Config:

@@ -6,6 +6,7 @@ micro-batch size never changes a number. Counts are of response tokens inside th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -82,6 +83,20 @@ METRICS: dict[str, Metric] = {
     "response_length": Metric("tokens", "mean", "length of a response"),
     "truncated_frac": Metric("fraction", "mean", "responses cut at max_tokens"),
 }
+
+_AT_K = re.compile(r"_at_\d+(_low|_high)?$")
+
+
+def find_metric(name: str) -> Metric | None:
+    """The declaration of a name in metrics.jsonl; `eval/<set>/<name>` is declared by <name>.
+
+    >>> find_metric("eval/countdown/avg_at_4_low").unit, find_metric("kind")
+    ('fraction', None)
+    """
+    if name.startswith("eval/"):
+        name = _AT_K.sub("_at_k", name.rpartition("/")[2])
+    return METRICS.get(name)
+
 
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)
 

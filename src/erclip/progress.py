@@ -66,9 +66,13 @@ class ProgressDisplay:
         warning = noise_warning(noise, clipped)
         if warning and not self._warned:
             self._warned = True
-            self._progress.console.print(
-                f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True
-            )
+            self.warn(warning)
+
+    def warn(self, text: str) -> None:
+        """A warning above the bar; any thread may call it."""
+        self._progress.console.print(
+            f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
 
     def summary(self) -> Table | None:
         """Accuracy before and after, with intervals; None without an evaluation."""
