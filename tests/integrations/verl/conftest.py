@@ -1,0 +1,45 @@
+"""verl on the CPU platform of `verl_cpu`, in this process and in those that it starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+if find_spec("verl") is None:  # only `make test-verl` has it
+    collect_ignore = [path.name for path in HERE.glob("test_*.py") if path.name != "test_checks.py"]
+else:
+    os.environ.update(
+        VERL_USE_EXTERNAL_MODULES="verl_cpu",
+        VERL_PLATFORM="cpu",
+        VERL_ENGINE_DEVICE="cuda",  # under which verl registers its FSDP engine
+        TOKENIZERS_PARALLELISM="false",
+        OMP_NUM_THREADS="1",
+        PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+    )
+    sys.path.insert(0, str(HERE))
+
+
+@pytest.fixture
+def actor_config():
+    """verl's dataclass for the actor, with our policy-loss section."""
+    from verl.workers.config import FSDPActorConfig
+
+    from erclip.integrations.verl.settings import ERCPolicyLossConfig
+
+    def build(loss_mode, **settings):
+        kl = {k: settings.pop(k) for k in ("use_kl_loss", "kl_loss_coef") if k in settings}
+        return FSDPActorConfig(
+            strategy="fsdp2",
+            rollout_n=2,
+            use_dynamic_bsz=True,
+            policy_loss=ERCPolicyLossConfig(loss_mode=loss_mode, **settings),
+            **kl,
+        )
+
+    return build

@@ -1,0 +1,199 @@
+"""`actor.policy_loss`, the recipes and the hooks of verl that the adapter hangs on."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from erclip.config import Config, EntropyRatioClip, LossConfig, PpoClip
+from erclip.errors import UserError
+from erclip.integrations.verl.launch import compose, recipes
+from erclip.integrations.verl.settings import MODES, ERCPolicyLossConfig, loss_config
+
+pytestmark = pytest.mark.verl
+
+ACTOR = "actor_rollout_ref.actor"
+
+
+def test_every_mode_is_a_composition():
+    for name, mode in MODES.items():
+        config = loss_config(ERCPolicyLossConfig(loss_mode=name))
+        assert config.surrogate.kind == mode.surrogate
+        assert config.constraints == ((EntropyRatioClip(),) if mode.erc else ())
+
+
+def test_keys_reach_the_factories():
+    section = ERCPolicyLossConfig(
+        clip_low=0.1, clip_high=0.3, dual=10, erc_low=0.02, erc_high=0.07,
+        erc_rule="directional", min_entropy_change=1e-3, random_mask_rate=0.25,
+    )  # fmt: skip
+    config = loss_config(section)
+    assert config.surrogate == PpoClip(low=0.1, high=0.3, dual=10)
+    band, mask = config.constraints
+    assert (band.low, band.high, band.rule) == (0.02, 0.07, "directional")
+    assert band.min_entropy_change == 1e-3
+    assert mask.rate == 0.25
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"loss_mode": "erc_dpao"}, "loss_mode = 'erc_dpao' is none of dapo"),
+        ({"loss_mode": "gppo", "erc_low": 0.1}, "erc_low = 0.1 has no effect with loss_mode = gppo"),
+        ({"beta_low": 0.5}, "beta_low has no effect with loss_mode = erc_dapo"),
+        ({"loss_mode": "erc_sapo", "clip_high": 0.2}, "clip_high has no effect"),
+        ({"erc_high": -0.1}, "erc_high = -0.1: input should be greater than or equal to 0"),
+        ({"erc_rule": "both"}, "erc_rule = 'both'"),
+        ({"random_mask_rate": 2.0}, "random_mask_rate = 2.0"),
+    ],
+)
+def test_a_wrong_key_is_named_as_it_was_written(settings, sentence):
+    with pytest.raises(UserError, match="actor_rollout_ref.actor.policy_loss") as error:
+        loss_config(ERCPolicyLossConfig(**settings))
+    assert sentence in str(error.value)
+
+
+def test_the_command_line_reaches_our_keys():
+    config = compose("base", [f"{ACTOR}.policy_loss.clip_high=0.3", "trainer.nnodes=2"])
+    assert loss_config(config.actor_rollout_ref.actor.policy_loss) == LossConfig(
+        surrogate=PpoClip(high=0.3), constraints=(EntropyRatioClip(),)
+    )
+    assert config.trainer.nnodes == 2
+
+
+def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="no_such_key"):
+        compose("base", [f"{ACTOR}.policy_loss.no_such_key=1"])
+    with pytest.raises(UserError, match="erc_low has no effect|erc_low = 0.1 has no effect"):
+        compose("base", [f"{ACTOR}.policy_loss.loss_mode=gppo", f"{ACTOR}.policy_loss.erc_low=0.1"])
+    with pytest.raises(UserError, match="No verl recipe 'nope'.*base"):
+        compose("nope", [])
+
+
+def test_a_recipe_of_ones_own_starts_from_ours(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("defaults: [base, _self_]\ndata: {train_batch_size: 24}\n")
+    config = compose(str(mine), [])
+    assert config.data.train_batch_size == 24
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "erc_dapo"
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_shipped_recipes_pass_their_own_checks(name):
+    config = compose(name, [])
+    assert config.trainer.v1.trainer_mode == "sync"
+
+
+# --- the hooks: each of these failing means that verl moved something we hold on to
+
+
+def test_ppo_loss_calls_the_registered_loss_by_these_keywords():
+    from verl.workers.utils import losses
+
+    text = inspect.getsource(losses.ppo_loss)
+    call = text[text.index("policy_loss_fn(\n") :].split(")")[0]
+    for keyword in (
+        "old_log_prob", "log_prob", "advantages", "response_mask", "loss_agg_mode", "config",
+        "rollout_is_weights",
+    ):  # fmt: skip
+        assert f"{keyword}=" in call, keyword
+    assert list(inspect.signature(losses.ppo_loss).parameters)[:3] == [
+        "config", "model_output", "data",
+    ]  # fmt: skip
+
+
+def test_the_task_runner_prepares_its_agent_loops_between_setup_and_training():
+    from erclip.integrations.verl.runner import _TaskRunner
+
+    text = inspect.getsource(_TaskRunner.__bases__[0].run)
+    order = [text.index(step) for step in (
+        "self.trainer.init()", "self.init_agent_loop_manager()", "self.trainer.fit(",
+    )]  # fmt: skip
+    assert order == sorted(order)
+
+
+def test_the_engine_overrides_what_verl_calls():
+    from verl.workers.engine import BaseEngine
+    from verl.workers.engine.fsdp import transformer_impl as fsdp
+
+    engine = fsdp.FSDPEngineWithLMHead
+    assert inspect.signature(engine._build_module).parameters.keys() == {"self"}
+    assert list(inspect.signature(engine._build_fsdp_module).parameters) == ["self", "module"]
+    assert list(inspect.signature(engine.prepare_model_inputs).parameters) == [
+        "self", "micro_batch",
+    ]  # fmt: skip
+    assert list(inspect.signature(engine.prepare_model_outputs).parameters) == [
+        "self", "output", "output_args", "micro_batch", "logits_processor_func",
+    ]  # fmt: skip
+    assert list(inspect.signature(BaseEngine.train_batch).parameters) == [
+        "self", "data", "loss_function",
+    ]  # fmt: skip
+    source = inspect.getsource(engine.prepare_model_inputs)
+    assert 'output_args["input_ids_rmpad_rolled"] = ' in source
+    assert 'output_args["pad_size"] = ' in source
+    assert hasattr(engine, "_gather_and_unpad_packed")
+
+
+def test_the_trainer_scores_the_rollout_with_entropies_and_keeps_them():
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    text = inspect.getsource(PPOTrainer._compute_old_log_prob)
+    assert '"calculate_entropy": True' in text
+    assert 'data.select("old_log_probs", "entropy")' in text
+
+
+def test_workers_can_be_given_a_loss_and_import_our_module():
+    from verl.workers.config import HFModelConfig
+    from verl.workers.engine_workers import ActorRolloutRefWorker
+
+    assert list(inspect.signature(ActorRolloutRefWorker.set_loss_fn).parameters)[1] == "loss_fn"
+    text = inspect.getsource(HFModelConfig.__post_init__)
+    assert text.split("\n")[1].strip() == "import_external_libs(self.external_lib)"
+
+
+def test_our_engine_is_the_one_that_workers_get():
+    from verl.workers.engine import EngineRegistry
+
+    from erclip.integrations.verl import worker  # noqa: F401
+    from erclip.integrations.verl.engine import ERCEngine
+
+    for strategy in ("fsdp", "fsdp2"):
+        assert EngineRegistry.get_engine_cls("language_model", strategy) is ERCEngine
+        assert EngineRegistry.get_engine_cls("value_model", strategy) is not ERCEngine
+
+
+def test_recipes_say_what_the_toml_recipes_say():
+    """The paper's settings exist twice; they must not drift apart."""
+    from erclip.recipes import load_recipe
+
+    for size in ("1.5b", "7b"):
+        ours: Config = load_recipe(f"paper-{size}-erc-dapo").config
+        theirs = compose(f"paper-{size}-8x8", [])
+        actor, rollout = theirs.actor_rollout_ref.actor, theirs.actor_rollout_ref.rollout
+        found = loss_config(actor.policy_loss)
+        assert found.surrogate == ours.loss.surrogate
+        assert found.constraints == ours.loss.constraints
+        assert theirs.actor_rollout_ref.model.path == ours.model.path
+        assert rollout.n == ours.rollout.responses
+        assert theirs.data.train_batch_size == ours.rollout.prompts
+        assert (
+            actor.ppo_mini_batch_size * ours.trainer.updates_per_rollout
+            == theirs.data.train_batch_size
+        )
+        assert theirs.data.max_response_length == ours.sampler.max_tokens
+        assert theirs.data.max_prompt_length == ours.sampler.max_prompt_tokens
+        assert actor.optim.lr == ours.trainer.learning_rate
+        assert actor.optim.weight_decay == ours.trainer.weight_decay
+        assert tuple(actor.optim.betas) == ours.trainer.betas
+        assert actor.optim.clip_grad == ours.trainer.grad_clip
+        assert actor.optim.lr_warmup_steps == ours.trainer.warmup_updates
+        assert actor.ppo_epochs == ours.trainer.epochs
+        assert rollout.val_kwargs.temperature == ours.eval.temperature
+        assert rollout.val_kwargs.top_p == ours.eval.top_p
+        assert rollout.val_kwargs.n == ours.eval.responses
+        reward = theirs.reward.custom_reward_function.reward_kwargs
+        assert (reward.correct, reward.wrong, reward.missing_think) == (
+            ours.reward.correct, ours.reward.wrong, ours.reward.missing_think,
+        )  # fmt: skip
+        assert reward.after_think == ours.data.after_think
