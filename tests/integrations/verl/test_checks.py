@@ -1,4 +1,4 @@
-"""Settings that verl would accept and ERC cannot live with: one sentence each, before Ray starts."""
+"""Settings that verl accepts and ERC cannot live with: one sentence each, before Ray starts."""
 
 from __future__ import annotations
 

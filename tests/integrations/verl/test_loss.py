@@ -48,8 +48,7 @@ class Batch:
         ]
         self.old_entropies = [row.abs() + 0.1 for row in rows(1.0)]
         self.entropies = [
-            old * (1 + change)
-            for old, change in zip(self.old_entropies, rows(0.06), strict=True)
+            old * (1 + change) for old, change in zip(self.old_entropies, rows(0.06), strict=True)
         ]
         self.slopes = rows(1.0)
         signs = (-1.0, 1.0, 0.7, 0.0)
@@ -179,9 +178,7 @@ def test_a_mini_batch_without_any_token_is_zero(actor_config):
     batch = Batch()
     data = batch.data(slice(3, 4))
     tu.assign_non_tensor(data, batch_num_tokens=0)
-    loss, metrics = adapter.ERCLoss(actor_config("erc_dapo"))(
-        batch.model_output(slice(3, 4)), data
-    )
+    loss, metrics = adapter.ERCLoss(actor_config("erc_dapo"))(batch.model_output(slice(3, 4)), data)
     loss.backward()
     assert loss.item() == 0
     assert all(value(metrics, name) == 0 for name in metrics)
@@ -191,9 +188,7 @@ def test_importance_weights_scale_tokens(actor_config):
     config = actor_config("erc_dapo")
     batch = Batch()
     weights = [torch.linspace(0.5, 1.5, n) for n in RESPONSES]
-    loss, _ = adapter.ERCLoss(config)(
-        batch.model_output(), batch.data(rollout_is_weights=weights)
-    )
+    loss, _ = adapter.ERCLoss(config)(batch.model_output(), batch.data(rollout_is_weights=weights))
     loss.backward()
     scaled = [a * w for a, w in zip(batch.advantages, weights, strict=True)]
     ours = batch.ours(loss_config(config.policy_loss), advantages=scaled)
@@ -205,7 +200,9 @@ def test_verls_kl_term_is_still_there(actor_config):
     batch, plain = Batch(), Batch()
     reference = [row + 0.1 for row in batch.old_logprobs]
     config = actor_config("erc_dapo", use_kl_loss=True, kl_loss_coef=0.5)
-    loss, metrics = adapter.ERCLoss(config)(batch.model_output(), batch.data(ref_log_prob=reference))
+    loss, metrics = adapter.ERCLoss(config)(
+        batch.model_output(), batch.data(ref_log_prob=reference)
+    )
     without, _ = adapter.ERCLoss(actor_config("erc_dapo"))(plain.model_output(), plain.data())
     gap = padded(reference) - padded(batch.logprobs)
     kl = torch.where(padded(batch.mask), gap.exp() - gap - 1, 0.0).clamp(-10, 10).sum() / N

@@ -40,7 +40,10 @@ def test_keys_reach_the_factories():
     ("settings", "sentence"),
     [
         ({"loss_mode": "erc_dpao"}, "loss_mode = 'erc_dpao' is none of dapo"),
-        ({"loss_mode": "gppo", "erc_low": 0.1}, "erc_low = 0.1 has no effect with loss_mode = gppo"),
+        (
+            {"loss_mode": "gppo", "erc_low": 0.1},
+            "erc_low = 0.1 has no effect with loss_mode = gppo",
+        ),
         ({"beta_low": 0.5}, "beta_low has no effect with loss_mode = erc_dapo"),
         ({"loss_mode": "erc_sapo", "clip_high": 0.2}, "clip_high has no effect"),
         ({"erc_high": -0.1}, "erc_high = -0.1: input should be greater than or equal to 0"),
@@ -49,7 +52,7 @@ def test_keys_reach_the_factories():
     ],
 )
 def test_a_wrong_key_is_named_as_it_was_written(settings, sentence):
-    with pytest.raises(UserError, match="actor_rollout_ref.actor.policy_loss") as error:
+    with pytest.raises(UserError, match=r"actor_rollout_ref\.actor\.policy_loss") as error:
         loss_config(ERCPolicyLossConfig(**settings))
     assert sentence in str(error.value)
 
@@ -65,9 +68,9 @@ def test_the_command_line_reaches_our_keys():
 def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no_such_key"):
         compose("base", [f"{ACTOR}.policy_loss.no_such_key=1"])
-    with pytest.raises(UserError, match="erc_low has no effect|erc_low = 0.1 has no effect"):
+    with pytest.raises(UserError, match=r"erc_low = 0\.1 has no effect"):
         compose("base", [f"{ACTOR}.policy_loss.loss_mode=gppo", f"{ACTOR}.policy_loss.erc_low=0.1"])
-    with pytest.raises(UserError, match="No verl recipe 'nope'.*base"):
+    with pytest.raises(UserError, match=r"No verl recipe 'nope'.*base"):
         compose("nope", [])
 
 

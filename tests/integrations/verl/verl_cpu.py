@@ -1,7 +1,7 @@
 """verl on a machine without an accelerator: a platform, a rollout engine, a probe. Tests only.
 
-verl imports this module in each of its processes: VERL_USE_EXTERNAL_MODULES=verl_cpu. Ray is told of
-GPUs that do not exist, so that verl's placement works as it is; everything runs on the CPU over gloo.
+verl imports this module in each of its processes: VERL_USE_EXTERNAL_MODULES=verl_cpu. Ray is told
+of GPUs that do not exist, so that verl's placement works as it is; all runs on the CPU over gloo.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import functools
 import types
 from contextlib import contextmanager
 
-import torch
 import verl.utils.distributed
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 

@@ -60,7 +60,8 @@ class ScoringHead(LogprobEntropyHead):
         columns = [out.logprobs, out.entropies.detach()]
         if out.slopes is not None:
             columns.append(out.slopes)
-        self.scores = torch.stack(columns, -1).unflatten(0, targets.shape)
+        columns = [column.unflatten(0, targets.shape) for column in columns]
+        self.scores = torch.stack(columns, -1)  # not a view, to which FSDP2 objects
         return self.scores
 
     def take(self, logits: Tensor) -> Float[Tensor, "R L K"]:

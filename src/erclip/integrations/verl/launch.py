@@ -32,8 +32,9 @@ def compose(recipe: str, overrides: Sequence[str]) -> Any:
 
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else _folder() / f"{recipe}.yaml"
     if not path.is_file():
-        raise UserError(f"No verl recipe {recipe!r}: it is neither a file nor one of "
-                        f"{', '.join(recipes())}.")
+        raise UserError(
+            f"No verl recipe {recipe!r}: it is neither a file nor one of {', '.join(recipes())}."
+        )
     search = f"hydra.searchpath=[file://{_folder()},pkg://verl.trainer.config]"
     try:
         with initialize_config_dir(str(path.parent.resolve()), version_base=None):

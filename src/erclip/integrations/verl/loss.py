@@ -164,7 +164,7 @@ def _policy_loss(
 
 
 def _pooled(call: _Call, data: Any) -> dict[str, Metric]:
-    """This micro-batch's share of each metric: verl sums over micro-batches, averages over ranks."""
+    """This micro-batch's share of each metric; verl adds micro-batches up and averages ranks."""
     assert call.out is not None
     assert call.mask is not None
     sums = token_sums(call.out, call.entropies, call.mask)

@@ -1,4 +1,4 @@
-"""`actor.policy_loss`: which of our losses, with which bands. Runs wherever verl reads its config."""
+"""`actor.policy_loss`: which of our losses, with which bands, in verl's own configuration."""
 
 from __future__ import annotations
 

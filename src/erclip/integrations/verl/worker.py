@@ -1,4 +1,4 @@
-"""What every verl process of a run imports: `actor_rollout_ref.model.external_lib` names this module.
+"""What verl's workers import, because `actor_rollout_ref.model.external_lib` names this module.
 
 verl imports it before it builds an engine, and an error here ends the run, whereas an error in one
 of verl's plugin entry points is logged at DEBUG and forgotten.
