@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart test test-slow test-trackers docs bench-op format clean
+.PHONY: setup quickstart test test-slow test-trackers test-verl docs bench-op format clean
 
 setup: $(VENV)/.ready
 
@@ -36,6 +36,13 @@ test-trackers:
 	.venv-trackers/bin/python -m pip install -q $(TORCH)
 	.venv-trackers/bin/python -m pip install -q -e '.[dev,trackio,wandb,tensorboard,mlflow]'
 	.venv-trackers/bin/python -m pytest -q tests/trackers
+
+# The verl adapter, whole runs included, on CPUs; verl pins what the rest does not.
+test-verl:
+	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install -q -c constraints-verl.txt $(TORCH)
+	.venv-verl/bin/python -m pip install -q -c constraints-verl.txt -e '.[verl]' pytest-timeout
+	.venv-verl/bin/python -m pytest -q -m verl --timeout 1200 tests/integrations/verl
 
 # The pages that are made from code.
 docs: setup

@@ -253,6 +253,24 @@ def fetch_model(
     console.print(f"model: {out}", soft_wrap=True)
 
 
+@app.command("verl")
+def verl(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides of verl's configuration.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="base, paper-7b-8x8, …, or a YAML file.")] = "base",
+    dry_run: Annotated[bool, typer.Option(help="Check and print the configuration only.")] = False,
+) -> None:
+    """Train with verl on many machines (extra `verl`): its trainer, our losses and entropies."""
+    from erclip.integrations.verl.launch import as_yaml, compose, launch
+
+    config = compose(recipe, overrides or [])
+    if dry_run:
+        console.print(as_yaml(config), soft_wrap=True, markup=False, highlight=False)
+    else:
+        launch(config)
+
+
 def main() -> None:
     """Entry point of the command."""
     try:

@@ -46,6 +46,13 @@ def compose(recipe: str, overrides: Sequence[str]) -> Any:
     return config
 
 
+def as_yaml(config: Any) -> str:
+    """The whole configuration, as verl will see it."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(config, resolve=False)
+
+
 def launch(config: Any) -> None:
     """What `python -m verl.trainer.main_ppo` does, with our TaskRunner."""
     import ray

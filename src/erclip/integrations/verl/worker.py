@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+import verl  # noqa: F401
+
 from erclip.integrations.verl import require_verl
 
 require_verl()
