@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart test test-slow test-trackers test-verl docs bench-op format clean
+.PHONY: setup quickstart test test-slow test-trackers test-trl test-verl docs bench-op format clean
 
 setup: $(VENV)/.ready
 
@@ -47,6 +47,21 @@ test-verl:
 # The pages that are made from code.
 docs: setup
 	$(BIN)/python docs/metrics.py
+
+# TRL's adapter on the newest and the oldest TRL that it supports, each in an environment of its own.
+TRL_NEW := 1.16.0
+TRL_OLD := 1.10.0
+test-trl: .venv-trl-$(TRL_OLD)/.ready .venv-trl-$(TRL_NEW)/.ready
+	for trl in $(TRL_OLD) $(TRL_NEW); do \
+	  OMP_NUM_THREADS=1 .venv-trl-$$trl/bin/python -m pytest -q -m trl tests/integrations/trl tests/test_docs.py || exit 1; \
+	done
+
+.venv-trl-%/.ready: pyproject.toml constraints.txt
+	test -x .venv-trl-$*/bin/python || $(PYTHON) -m venv .venv-trl-$*
+	nvidia-smi >/dev/null 2>&1 || .venv-trl-$*/bin/python -m pip install -q --no-deps --retries 0 --index-url $(CPU_INDEX) $(TORCH) 2>/dev/null || true
+	.venv-trl-$*/bin/python -m pip install -q -c constraints.txt $(TORCH)
+	.venv-trl-$*/bin/python -m pip install -q -c constraints.txt -e '.[dev,trl]' trl==$*
+	touch $@
 
 # The head against its peers; they live in the extra `bench`.
 bench-op: setup
