@@ -127,6 +127,6 @@ def test_ctrl_c_leaves_a_readable_run_and_a_report(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130, stderr
-    assert "Interrupted" in stdout
+    assert "Stopped by SIGINT; go on with: erclip train --resume" in stdout
     assert "Traceback" not in stderr
     assert "<html" in (out / "report.html").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,41 +27,34 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or a shipped recipe's name.")] = (
-        "quickstart"
-    ),
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A recipe file, or a shipped recipe's name.  [default: quickstart]"),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="key.path=value, as often as needed.")
     ] = None,
     out: Out = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Go on with the run in this folder.")
+    ] = None,
 ) -> None:
     """Train a model by a recipe; writes a run directory with a report."""
     from erclip.recipes import load_recipe
+    from erclip.resuming import resumed_recipe
 
-    loaded = load_recipe(recipe, overrides or [])  # before what takes seconds to import
+    if resume is None:
+        loaded = load_recipe(recipe or "quickstart", overrides or [])
+    elif recipe is None and out is None:
+        loaded = resumed_recipe(resume, overrides or [])
+    else:
+        raise UserError("--resume goes on with a run's own recipe, in its folder; give neither")
 
-    from erclip.progress import ProgressDisplay
-    from erclip.report import build_report
-    from erclip.run_dir import default_path
-    from erclip.trackers import Observers, Tracking
-    from erclip.trainer import Trainer
+    from erclip.launch import run_training  # takes seconds to import
 
-    folder = out or default_path(loaded.name)
-    display = ProgressDisplay(loaded.config, console)
-    tracking = Tracking(loaded.config.trackers, folder, display.warn)
-    trainer = Trainer(loaded, folder, Observers(display, tracking))
-    console.print(f"{loaded.name}: {loaded.config.description}\nwriting to {folder}")
-    try:
-        with display, tracking:
-            trainer.train()
-    except KeyboardInterrupt:
-        console.print("Interrupted: what was written up to here is kept.")
-        raise typer.Exit(130) from None
-    finally:
-        console.print(f"report: {build_report([folder])}", soft_wrap=True)
-    summary = display.summary()
-    if summary is not None:
-        console.print(summary)
+    code = run_training(loaded, resume or out, console, resume=resume is not None)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -276,5 +270,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        errors.print(f"erclip: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
+            errors.print(
+                f"erclip: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+            )
         sys.exit(2)

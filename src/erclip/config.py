@@ -305,7 +305,6 @@ class TrainerConfig(Section):
         16_384, description="largest micro-batch, in padded tokens; changes memory, not results"
     )
     seed: int = 0
-    checkpoint_every: CountOrZero = Field(0, description="in rollouts; 0 = only after the last")
     saved_samples: CountOrZero = Field(16, description="responses of each rollout kept for reading")
 
 
@@ -318,6 +317,26 @@ class EvalConfig(Section):
     temperature: Positive = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: Count | None = Field(None, description="None = the sampler's")
+
+
+class CheckpointConfig(Section):
+    """When to save what a run needs to go on, and how many of these folders to keep.
+
+    There is always one after the last rollout.
+    """
+
+    every: CountOrZero = Field(0, description="in rollouts; 0 = only after the last")
+    every_updates: CountOrZero = Field(
+        0, description="in updates, within a rollout too; 0 = none. For rollouts that take hours"
+    )
+    keep_last: Count = Field(
+        2, description="newest ones kept; a damaged one falls back to the one before"
+    )
+    keep_best: CountOrZero = Field(
+        1,
+        description="kept besides, by held-out avg@k; an evaluation in between that is the best so "
+        "far is saved too",
+    )
 
 
 class LedgerConfig(Section):
@@ -386,6 +405,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     trainer: TrainerConfig = TrainerConfig()
     eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     ledger: LedgerConfig = LedgerConfig()
     trackers: Annotated[tuple[TrackerConfig, ...], BeforeValidator(_tuple)] = Field(
         (), description='["wandb"], or tables: trackio, wandb, tensorboard, mlflow'

@@ -25,6 +25,10 @@ T = TypeVar("T")
 PATIENCE = timedelta(hours=2)  # the slowest process may still be sampling long responses
 
 
+class AllFailed(UserError):
+    """A UserError that every process raises, so that one of them may tell it."""
+
+
 @dataclass(frozen=True)
 class World:
     """This process's rank among `size` processes."""
@@ -58,16 +62,26 @@ class World:
         dist.all_gather_object(results, result)
         for found in results:
             if isinstance(found, UserError):
-                raise found
+                raise AllFailed(str(found)) from (result if isinstance(result, UserError) else None)
         return results
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do it on every process, each for itself; one's UserError is raised on all of them."""
+        kept: list[T] = []
+        self.gather(lambda: kept.append(work()))
+        return kept[0]
 
     def from_first(self, work: Callable[[], T]) -> T:
         """Do it on the first process only; its result (or UserError) on all."""
         return self.gather(lambda: work() if self.first else None)[0]  # ty: ignore[invalid-explicit-return]
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is so on some process."""
-        return any(self.gather(lambda: flag))
+    def to_first(self, work: Callable[[], T]) -> list[T]:
+        """Like `gather`, for the first process only; nothing on the others."""
+        if self.size == 1:
+            return [work()]
+        results: list[Any] | None = [None] * self.size if self.first else None
+        dist.gather_object(work(), results)
+        return results or []
 
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over all processes."""

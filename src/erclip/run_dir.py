@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -17,27 +16,58 @@ from typing import Any
 import torch
 
 from erclip.batches import Sample
+from erclip.checkpoints import write_json
 from erclip.errors import UserError
-from erclip.policy import Policy
 from erclip.recipes import Recipe
 
 PACKAGES = ("erclip", "torch", "transformers", "tokenizers", "math-verify", "numpy")
+
+
+LINES = ("metrics.jsonl", "samples.jsonl", "tokens.jsonl")
 
 
 class RunDir:
     """Everything a run writes. Lines are flushed as they come; a killed run stays readable."""
 
     def __init__(self, path: Path, recipe: Recipe):
-        self.path = path
         _claim(path)
-        self._started = time.perf_counter()
-        _write_json(path / "config.json", describe(recipe))
+        write_json(path / "config.json", describe(recipe))
+        self._open(path, 0.0)
+
+    @classmethod
+    def reopen(cls, path: Path, recipe: Recipe, state: Mapping[str, Any]) -> RunDir:
+        """Go back to what the files held when the checkpoint with this `state` was written.
+
+        Without a checkpoint (an empty `state`) that is nothing.
+        """
+        sizes = state.get("files", {})
+        for name in LINES:
+            if (path / name).exists():
+                size = (path / name).stat().st_size  # someone may have emptied it since
+                os.truncate(path / name, min(size, sizes.get(name, 0)))
+        for file in (path / "ledger").glob("update_*"):
+            if not file.stem.removeprefix("update_").isdigit() or (
+                int(file.stem.removeprefix("update_")) > state.get("updates", 0)
+            ):
+                file.unlink()
+        described = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        described["config"] = describe(recipe)["config"]
+        resumed = {**circumstances(), "updates": state.get("updates", 0)}
+        described["resumed"] = [*described.get("resumed", []), resumed]
+        write_json(path / "config.json", described)
+        run = cls.__new__(cls)
+        run._open(path, state.get("time_s", 0.0))
+        return run
+
+    def _open(self, path: Path, time_s: float) -> None:
+        self.path = path
+        self._started = time.perf_counter() - time_s
         self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
         self._samples = (path / "samples.jsonl").open("a", encoding="utf-8")
 
     def log(self, kind: str, rollout: int, metrics: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl: `kind` is rollout, update or eval."""
-        time_s = round(time.perf_counter() - self._started, 3)
+        time_s = round(self.time_s, 3)
         line = {"kind": kind, "rollout": rollout, "time_s": time_s, **metrics}
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
@@ -48,15 +78,27 @@ class RunDir:
             self._samples.write(json.dumps(sample_line(rollout, sample)) + "\n")
         self._samples.flush()
 
-    def save_checkpoint(self, policy: Policy, rollout: int) -> Path:
-        """An ordinary model folder, written under another name and then renamed."""
-        target = self.path / "checkpoints" / f"rollout_{rollout:05d}"
-        scratch = target.with_suffix(".partial")
-        shutil.rmtree(scratch, ignore_errors=True)
-        policy.model.save_pretrained(scratch)
-        policy.tokenizer.save_pretrained(scratch)
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
+    @property
+    def time_s(self) -> float:
+        """Seconds that the run has taken, those before a resume included."""
+        return time.perf_counter() - self._started
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file of lines, which are on the disk when this returns."""
+        found = {}
+        for name in LINES:
+            if (self.path / name).exists():
+                with (self.path / name).open("ab") as file:
+                    os.fsync(file.fileno())
+                    found[name] = file.tell()
+        return found
+
+    def log_accident(self, update: int, lines: Iterable[str]) -> Path:
+        """The batch of an update that went wrong."""
+        folder = self.path / "accidents"
+        folder.mkdir(exist_ok=True)
+        target = folder / f"update_{update:06d}.jsonl"
+        target.write_text("".join(lines), encoding="utf-8")
         return target
 
     def close(self) -> None:
@@ -122,10 +164,6 @@ def sample_line(rollout: int, sample: Sample) -> dict[str, Any]:
         "truncated": response.truncated,
         "tokens": len(response.token_ids),
     }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _versions() -> dict[str, str]:

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from erclip.batches import (
-    Group,
-    TokenBatch,
-    deal,
-    empty_batch,
-    make_batch,
-    micro_batches,
-    mini_batches,
-)
+from erclip.checkpoints import Checkpoints, read_state
 from erclip.config import Config, DataConfig, EntropyRatioClip
 from erclip.diagnostics.recorder import Recorder
 from erclip.distributed import World
+from erclip.errors import UserError
 from erclip.evaluation.training import evaluate
+from erclip.flight import Flight, group_lines, plan_updates, score
+from erclip.interrupts import Interrupts, Stopped
 from erclip.metrics import Pool, sampler_mismatch
 from erclip.policy import load_policy
 from erclip.recipes import Recipe
-from erclip.rollouts import PromptStream, Rollout, collect
+from erclip.rollouts import PromptStream, collect
 from erclip.run_dir import RunDir
+from erclip.run_state import RunState, check_settings
 from erclip.sampling import TransformersSampler
 from erclip.seeds import derive_seed
 from erclip.tasks import Task, load_task
-from erclip.updates import ScoredBatch, Updater, score_old
+from erclip.training_state import weights_are_finite
+from erclip.updates import ScoredBatch, Updater
+
+ACCIDENTS = 5  # updates skipped in a row before the run gives up
 
 
 class Observer(Protocol):
@@ -45,134 +42,216 @@ class Observer(Protocol):
 
 
 class Trainer:
-    """One run, set up: policy, task, sampler, optimiser, run directory."""
+    """One run, set up: policy, task, sampler, optimiser, run directory.
+
+    With `resume`, `out` is a run that goes on from its newest sound checkpoint; `say` gets a
+    sentence about each damaged one.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
         out: Path,
         observer: Observer | None = None,
+        *,
         world: World | None = None,
+        resume: bool = False,
+        say: Callable[[str], None] = lambda text: None,
     ):
         config = recipe.config
         self.config, self.observer, self.world = config, observer, world or World()
-        self.task = task_from(config.data)
-        self.policy = load_policy(config.model, config.sampler.temperature)
+        self.checkpoints = Checkpoints(out / "checkpoints")
+        saved = self.world.from_first(lambda: self._newest(say)) if resume else None
+        state = {} if saved is None else read_state(saved)
+        if saved is not None:
+            check_settings(state, config, saved)
+        self.task = self.world.together(lambda: task_from(config.data))
+        stream = PromptStream(self.task.train, config.trainer.seed)
+        source = {} if saved is None else {"path": str(saved)}
+        model = config.model.model_copy(update=source)
+        self.policy = self.world.together(lambda: load_policy(model, config.sampler.temperature))
         self.policy.shard(self.world)
         self.updater = Updater(self.policy, config, self.world)
+        self.state = RunState(config, self.world, self.policy, self.updater, stream)
         self.sampler = TransformersSampler(
             self.policy.model, self.policy.tokenizer, config.sampler.batch_size
         )
-        self.stream = PromptStream(self.task.train, config.trainer.seed)
-        self.updates = 0
-        self.run = RunDir(out, recipe)
-        self.recorder = Recorder(config, self.policy.tokenizer, out)
+        self.recorder = Recorder(config, self.policy.tokenizer, out, self.world)
+        if saved is not None:
+            self.state.restore(state, saved)
+        if self.state.flight is not None:
+            self.recorder.resume(self.state.flight, self.state.lines)
+        self.saved = saved
+        self.run: RunDir | None = None
+
+        def open_run() -> None:
+            self.run = RunDir.reopen(out, recipe, state) if resume else RunDir(out, recipe)
+
+        self.world.from_first(open_run)
+        self.interrupts = Interrupts(self.world)
 
     def train(self) -> None:
-        """The whole run; files are closed and readable however it ends."""
-        trainer = self.config.trainer
-        try:
-            self.evaluate(rollout=0)
-            for rollout in range(1, trainer.rollouts + 1):
-                self.one_rollout(rollout)
-                last = rollout == trainer.rollouts
-                if last or _due(rollout, self.config.eval.every):
-                    self.evaluate(rollout)
-                if last or _due(rollout, trainer.checkpoint_every):
-                    self.run.save_checkpoint(self.policy, rollout)
-        finally:
-            self.run.close()
+        """The whole run, or what is left of it; files are closed and readable however it ends.
 
-    def one_rollout(self, number: int) -> None:
-        """Sample, score with the policy as it now is, update K × E times."""
+        `Stopped` (Ctrl-C, SIGTERM) leaves after a checkpoint.
+        """
+        try:
+            with self.interrupts:
+                try:
+                    self._loop()
+                except Stopped:
+                    self.save()
+                    raise
+        finally:
+            if self.run is not None:
+                self.run.close()
+
+    def _loop(self) -> None:
+        counters = self.state.counters
+        while True:
+            if self.state.flight is not None:
+                self._finish_rollout(self.state.flight)
+            improved = self._evaluate_if_due()
+            last = counters.rollouts == self.config.trainer.rollouts
+            if last or improved or _due(counters.rollouts, self.config.checkpoint.every):
+                self.save()
+            if last:
+                return
+            self.interrupts.check()
+            self._begin_rollout(counters.rollouts + 1)
+            self.interrupts.check()
+
+    def save(self) -> Path:
+        """A checkpoint of this moment; on several processes, all of them take part."""
+        self.state.lines = self.recorder.lines
+        self.saved = self.state.save(self.checkpoints, self.run)
+        return self.saved
+
+    def _begin_rollout(self, number: int) -> None:
+        """Sample, and score with the policy as it now is."""
         started = time.perf_counter()
         seed = derive_seed(self.config.trainer.seed, "rollout", number)
-        with self.policy.gathered():
-            rollout = collect(self.stream, self.task, self.sampler, self.config, seed, self.world)
-        self._save_samples(number, rollout)
+        torch.manual_seed(self._seed("rollout", number))
+        first = self.state.stream.position
+        try:
+            with self.interrupts.at_once(), self.policy.gathered():
+                rollout = collect(
+                    self.state.stream, self.task, self.sampler, self.config, seed, self.world
+                )
+        except Stopped:
+            self.state.stream.position = first
+            raise
         collected = time.perf_counter()
-        mini = self._mini_batches(rollout.kept, random.Random(seed))
-        scored = [[score_old(self.policy, batch) for batch in batches] for batches in mini]
-        scored_at = time.perf_counter()
-        self.recorder.begin(number, rollout.sampled, itertools.chain(*scored))
-        noise = self._updates(number, scored, random.Random(seed + 1))
-        self.recorder.end()
-        finished = time.perf_counter()
-        metrics = {
+        minis, order = plan_updates(rollout.sampled, rollout.kept, self.config, seed)
+        flight = Flight(number, first, rollout.sampled, minis, order)
+        flight.scored = [
+            score(flight.mini_samples(mini), self.policy, self.config, self.world)
+            for mini in range(len(minis))
+        ]
+        scored = time.perf_counter()
+        flight.metrics = {
             **rollout.metrics(),
-            **_old_metrics(scored),
-            **noise,
-            "time/score_s": scored_at - collected,
-            "time/update_s": finished - scored_at,
-            "time/rollout_s": finished - started,
+            **_old_metrics(flight.scored, self.world),
+            "time/score_s": scored - collected,
+            "time/update_s": 0.0,
+            "time/rollout_s": scored - started,
         }
-        self._log("rollout", number, metrics)
+        self._save_samples(flight)
+        self.recorder.begin(flight)
+        self.state.flight = flight
 
-    def evaluate(self, rollout: int) -> None:
-        """Held-out accuracy; the same prompts and draws each time."""
+    def _finish_rollout(self, flight: Flight) -> None:
+        """The updates that are still to be made, K × E of them in all."""
+        while not flight.finished:
+            self._update(flight)
+            if not flight.finished:
+                if _due(self.state.counters.updates, self.config.checkpoint.every_updates):
+                    self.save()
+                self.interrupts.check()
+        self.recorder.end()
+        self._log("rollout", flight.number, flight.metrics)
+        self.state.counters.rollouts = flight.number
+        self.state.flight = None
+
+    def _update(self, flight: Flight) -> None:
+        """One update; what ERC clips in a rollout's first one is noise (true ρ = 1)."""
+        started = time.perf_counter()
+        counters = self.state.counters
+        update, index, mini = counters.updates + 1, flight.done + 1, flight.order[flight.done]
+        torch.manual_seed(self._seed("update", update))  # for random_mask
+        with self.recorder.update(update, index) as watch:
+            metrics = self.updater.update(flight.scored[mini], watch)
+        if index == 1 and uses_erc(self.config):
+            flight.metrics["erc/noise_frac"] = metrics["clip/erc_frac"]
+        places = {"update": update, "update_in_rollout": index}
+        self._log("update", flight.number, {**places, **metrics})
+        counters.updates, flight.done = update, index
+        for name in ("time/update_s", "time/rollout_s"):
+            flight.metrics[name] += time.perf_counter() - started
+        counters.skipped = counters.skipped + 1 if metrics["grad/skipped"] else 0
+        if counters.skipped >= ACCIDENTS:
+            self._give_up(flight, mini)
+
+    def _give_up(self, flight: Flight, mini: int) -> None:
+        """Too many updates in a row were skipped: the weights are those from before them."""
+        update = self.state.counters.updates
+        lines = group_lines(flight.mini_samples(mini))
+        batch = self.world.from_first(lambda: self.run and self.run.log_accident(update, lines))
+        sound = weights_are_finite(self.policy.model, self.world)
+        model = self.save() if sound else self.saved
+        raise UserError(
+            f"{ACCIDENTS} updates in a row, the last of them update {update}, had a loss or a "
+            f"gradient that is not finite; its batch is in {batch}; start a run from the weights "
+            f"before them with a lower learning rate: --set model.path="
+            f"{model or self.config.model.path} "
+            f"--set trainer.learning_rate={self.config.trainer.learning_rate / 3:.1g}"
+        )
+
+    def _evaluate_if_due(self) -> bool:
+        """Held-out accuracy, always of the same draws; whether it is the best so far."""
+        counters, every = self.state.counters, self.config.eval.every
+        rollout = counters.rollouts
+        due = rollout in (0, self.config.trainer.rollouts) or _due(rollout, every)
         prompts = self.task.test[: self.config.eval.prompts or None]
-        if len(prompts):
-            seed = derive_seed(self.config.trainer.seed, "eval")
-            started = time.perf_counter()
-            with self.policy.gathered():
-                metrics = evaluate(self.task, prompts, self.sampler, self.config, seed, self.world)
-            metrics["time/eval_s"] = time.perf_counter() - started
-            self._log("eval", rollout, metrics)
+        if not due or counters.evaluated >= rollout or not len(prompts):
+            return False
+        started = time.perf_counter()
+        seed = derive_seed(self.config.trainer.seed, "eval")
+        with self.interrupts.at_once(), self.policy.gathered():
+            metrics = evaluate(self.task, prompts, self.sampler, self.config, seed, self.world)
+        metrics["time/eval_s"] = time.perf_counter() - started
+        self._log("eval", rollout, metrics)
+        counters.evaluated = rollout
+        counters.score = metrics[f"eval/{self.task.name}/avg_at_{self.config.eval.responses}"]
+        if rollout == 0 or (counters.best is not None and counters.score <= counters.best):
+            return False
+        counters.best = counters.score
+        return self.config.checkpoint.keep_best > 0
 
-    def _mini_batches(self, groups: list[Group], rng: random.Random) -> Iterator[list[TokenBatch]]:
-        """K lists of this process's micro-batches; a batch is built when it is asked for.
-
-        Every process gets as many as the one with the most: sharded layers work in step.
-        """
-        pad_id, device = self.policy.pad_id, self.policy.device
-        mask_truncated = self.config.loss.mask_truncated
-        make = partial(make_batch, pad_id=pad_id, device=device, mask_truncated=mask_truncated)
-        for mini in mini_batches(groups, self.config.trainer.updates_per_rollout, rng):
-            samples = [sample for group in mini for sample in group.samples]
-            splits = [
-                micro_batches(share, self.config.trainer.token_budget)
-                for share in deal(samples, self.world.size)
-            ]
-            own = splits[self.world.rank]
-            batches = [make(micro) for micro in own]
-            missing = max(map(len, splits)) - len(own)
-            yield batches + [empty_batch(pad_id=pad_id, device=device) for _ in range(missing)]
-
-    def _updates(
-        self, number: int, scored: list[list[ScoredBatch]], rng: random.Random
-    ) -> dict[str, float]:
-        """All updates of one rollout; what ERC clipped in the first one is noise (true ρ = 1)."""
-        noise: dict[str, float] = {}
-        index = 0
-        for epoch in range(self.config.trainer.epochs):
-            order = list(range(len(scored)))
-            if epoch:
-                rng.shuffle(order)
-            for i in order:
-                index += 1
-                torch.manual_seed(self._seed("update", self.updates + 1))  # for random_mask
-                with self.recorder.update(self.updates + 1, index) as watch:
-                    metrics = self.updater.update(scored[i], watch)
-                self.updates += 1
-                if index == 1 and uses_erc(self.config):
-                    noise = {"erc/noise_frac": metrics["clip/erc_frac"]}
-                counters = {"update": self.updates, "update_in_rollout": index}
-                self._log("update", number, {**counters, **metrics})
-        return noise
+    def _newest(self, say: Callable[[str], None]) -> Path | None:
+        self.checkpoints.sweep()
+        saved, complaints = self.checkpoints.newest()
+        for complaint in complaints:
+            say(complaint)
+        if saved is None:
+            say("There is no checkpoint to go on from: the run starts again.")
+        return saved
 
     def _seed(self, *names: object) -> int:
         """A seed for one use of randomness in this process; counters are all a resume needs."""
         rank = [self.world.rank] if self.world.size > 1 else []
         return derive_seed(self.config.trainer.seed, *names, *rank)
 
-    def _save_samples(self, number: int, rollout: Rollout) -> None:
-        samples = [sample for group in rollout.sampled for sample in group.samples]
+    def _save_samples(self, flight: Flight) -> None:
+        samples = flight.samples
         count = min(self.config.trainer.saved_samples, len(samples))
-        chosen = random.Random(number).sample(range(len(samples)), count)
-        self.run.log_samples(number, (samples[i] for i in sorted(chosen)))
+        chosen = random.Random(flight.number).sample(range(len(samples)), count)
+        if self.run is not None:
+            self.run.log_samples(flight.number, (samples[i] for i in sorted(chosen)))
 
     def _log(self, kind: str, rollout: int, metrics: dict[str, float]) -> None:
-        self.run.log(kind, rollout, metrics)
+        if self.run is not None:
+            self.run.log(kind, rollout, metrics)
         if self.observer is not None:
             self.observer.on_log(kind, rollout, metrics)
 
@@ -187,11 +266,11 @@ def uses_erc(config: Config) -> bool:
     return any(isinstance(part, EntropyRatioClip) for part in config.loss.constraints)
 
 
-def _due(rollout: int, every: int) -> bool:
-    return every > 0 and rollout % every == 0
+def _due(count: int, every: int) -> bool:
+    return every > 0 and count > 0 and count % every == 0
 
 
-def _old_metrics(scored: list[list[ScoredBatch]]) -> dict[str, float]:
+def _old_metrics(scored: Sequence[Sequence[ScoredBatch]], world: World) -> dict[str, float]:
     """Entropy of the old policy, and how far the sampler's log-probs were from the trainer's."""
     pool = Pool()
     log_ratios = []
@@ -199,5 +278,7 @@ def _old_metrics(scored: list[list[ScoredBatch]]) -> dict[str, float]:
         mask, old = item.batch.mask, item.old
         log_ratios.append((old.logprobs - item.batch.sampler_logprobs)[mask])
         pool.add({"policy/entropy": old.entropies.where(mask, 0.0).sum()}, item.batch.num_tokens)
-    mismatch = sampler_mismatch(torch.cat(log_ratios)) if pool.count else {}
-    return {**pool.means(), **mismatch}
+    if not log_ratios:  # no group was kept, on any process
+        return {}
+    everywhere = world.concatenate(torch.cat(log_ratios))
+    return {**pool.means(world), **(sampler_mismatch(everywhere) if len(everywhere) else {})}

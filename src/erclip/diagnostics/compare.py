@@ -21,7 +21,8 @@ from erclip.report import names, series, tables, words
 from erclip.report.read import Run, read_runs
 from erclip.report.sheet import Sheet, Table
 
-_OWN = ("seed", "saved_samples", "checkpoint_every", "every", "description")  # change no result
+# change no result
+_OWN = ("seed", "saved_samples", "every", "every_updates", "keep_last", "keep_best", "description")
 _STEADINESS = (
     ("entropy at the end", lambda run: _last(series.by_rollout(run, names.ENTROPY).y)),
     ("largest gradient norm", lambda run: _max(series.column(run.updates, names.GRAD_NORM))),

@@ -6,7 +6,7 @@ Both are fed from the tensors of the updates that are recorded; other updates pa
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from erclip.batches import Group, Sample
+from erclip.batches import Sample
 from erclip.config import Config
 from erclip.diagnostics.ledger import FLAGS, FOLDER, check_pyarrow, write_update
 from erclip.diagnostics.pieces import Pieces
+from erclip.distributed import World
+from erclip.flight import Flight
 from erclip.losses import LossOutput
 from erclip.policy import Scores
 from erclip.run_dir import sample_line
@@ -35,24 +37,29 @@ class Recorder:
     entropies, and with the new policy's and the rules that fired if the ledger has their update.
     """
 
-    def __init__(self, config: Config, tokenizer: Any, run: Path):
+    def __init__(self, config: Config, tokenizer: Any, run: Path, world: World | None = None):
         self.every = config.ledger.every
         if self.every:
             check_pyarrow()
         self._count, self._last = config.trainer.saved_samples, config.trainer.rollouts
         self._pieces = Pieces(tokenizer)
-        self._run = run
+        self._run, self._world = run, world or World()
         self._rollout = 0
         self._numbers: dict[int, int] = {}  # id of a sample → its number among those sampled
-        self._lines: list[Line] = []
+        self.lines: list[Line] = []
 
-    def begin(self, rollout: int, sampled: Sequence[Group], scored: Iterable[ScoredBatch]) -> None:
+    def begin(self, flight: Flight) -> None:
         """Take over a rollout that has been scored and is about to be trained on."""
-        samples = [sample for group in sampled for sample in group.samples]
-        self._rollout = rollout
-        self._numbers = {id(sample): number for number, sample in enumerate(samples)}
+        self.resume(flight, [])
         if self._shown:
-            self._lines = self._choose([(s, None, None) for s in scored])
+            scored = [scored for mini in flight.scored for scored in mini]
+            self.lines = self._choose([(s, None, None) for s in scored])
+
+    def resume(self, flight: Flight, lines: Sequence[Line]) -> None:
+        """Take over a rollout in the middle of its updates, with the lines chosen before."""
+        self._rollout = flight.number
+        self._numbers = {id(sample): number for number, sample in enumerate(flight.samples)}
+        self.lines = list(lines)
 
     @contextmanager
     def update(self, update: int, update_in_rollout: int) -> Generator[Watch | None]:
@@ -65,17 +72,14 @@ class Recorder:
         places = {"update": update, "update_in_rollout": update_in_rollout}
         self._write_ledger(places, seen)
         if self._shown:
-            self._lines = [{**line, **places} for line in self._choose(seen)]
+            self.lines = [{**line, **places} for line in self._choose(seen)]
 
     def end(self) -> None:
         """Write what the report will show of this rollout."""
-        if self._lines:
+        if self.lines and self._world.first:
             with (self._run / "tokens.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in self._lines)
-        self._lines = []
-
-    def _lottery(self, sample: Sample) -> int:
-        return derive_seed("tokens", self._rollout, sample.response.prompt.id)
+                file.writelines(json.dumps(line) + "\n" for line in self.lines)
+        self.lines = []
 
     @property
     def _shown(self) -> bool:
@@ -85,47 +89,72 @@ class Recorder:
     def _write_ledger(
         self, places: dict[str, int], seen: Sequence[tuple[ScoredBatch, Scores, LossOutput]]
     ) -> None:
-        seen = [row for row in seen if row[0].batch.num_tokens]
-        if not seen:
+        parts = [part for own in self._world.to_first(lambda: self._columns(seen)) for part in own]
+        if not parts:
             return
-        parts = [token_columns(*row) for row in seen]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        numbers = [self._numbers[id(s)] for scored, _, _ in seen for s in scored.batch.samples]
-        columns["response"] = np.array(numbers, dtype=np.int32)[_row_numbers(seen)]
         for name, value in (*places.items(), ("rollout", self._rollout)):
             columns[name] = np.full(len(columns["response"]), value, dtype=np.int32)
         texts = {i: self._pieces.one(i) for i in np.unique(columns["token_id"]).tolist()}
         write_update(self._run / FOLDER, places["update"], columns, texts)
+
+    def _columns(
+        self, seen: Sequence[tuple[ScoredBatch, Scores, LossOutput]]
+    ) -> list[dict[str, np.ndarray]]:
+        """This process's micro-batches as the ledger's columns."""
+        parts = []
+        for scored, new, out in seen:
+            if scored.batch.num_tokens:
+                columns = token_columns(scored, new, out)
+                numbers = [self._numbers[id(sample)] for sample in scored.batch.samples]
+                columns["response"] = np.array(numbers, dtype=np.int32)[_row_numbers(scored)]
+                parts.append(columns)
+        return parts
 
     def _choose(
         self, seen: Sequence[tuple[ScoredBatch, Scores | None, LossOutput | None]]
     ) -> list[Line]:
         """Lines of one right, one wrong and one truncated response to each of some prompts.
 
-        Which prompts depends on their ids alone, so that two runs show the same ones.
+        Which prompts depends on their ids alone, so that two runs show the same ones. Each process
+        chooses among its own; the first one among what was chosen.
         """
         places = [
             (sample, row, *item)
             for item in seen
             for row, sample in enumerate(item[0].batch.samples)
+            if id(sample) in self._numbers
         ]
-        places.sort(key=lambda place: (self._lottery(place[0]), self._numbers[id(place[0])]))
-        taken: set[tuple[str, str]] = set()
-        lines = []
-        for sample, row, scored, new, out in places:
-            key = (sample.response.prompt.id, _fate(sample))
-            if key in taken or len(lines) == self._count:
-                continue
-            taken.add(key)
-            lines.append(
-                {
-                    **sample_line(self._rollout, sample),
-                    "number": self._numbers[id(sample)],
-                    "pieces": self._pieces.of(sample.response.token_ids),
-                    **_token_values(row, len(sample.response.token_ids), scored, new, out),
-                }
-            )
-        return lines
+        heads = [
+            {**sample_line(self._rollout, sample), "number": self._numbers[id(sample)], "place": i}
+            for i, (sample, *_) in enumerate(places)
+        ]
+        own = [self._line(head, *places[head.pop("place")]) for head in self._first_of(heads)]
+        return self._first_of([line for part in self._world.to_first(lambda: own) for line in part])
+
+    def _first_of(self, lines: Sequence[Line]) -> list[Line]:
+        """One line per prompt and fate, in an order drawn by lot, up to the count."""
+
+        def lot(line: Line) -> tuple[int, int]:
+            return derive_seed("tokens", self._rollout, line["prompt_id"]), line["number"]
+
+        chosen: dict[tuple[str, str], Line] = {}
+        for line in sorted(lines, key=lot):
+            chosen.setdefault((line["prompt_id"], _fate(line)), line)
+        return list(chosen.values())[: self._count]
+
+    def _line(
+        self,
+        head: Line,
+        sample: Sample,
+        row: int,
+        scored: ScoredBatch,
+        new: Scores | None,
+        out: LossOutput | None,
+    ) -> Line:
+        tokens = sample.response.token_ids
+        values = _token_values(row, len(tokens), scored, new, out)
+        return {**head, "pieces": self._pieces.of(tokens), **values}
 
 
 def token_columns(scored: ScoredBatch, new: Scores, out: LossOutput) -> dict[str, np.ndarray]:
@@ -154,9 +183,9 @@ def detached(scores: Scores) -> Scores:
     return Scores(scores.logprobs.detach(), scores.entropies, scores.slopes)
 
 
-def _row_numbers(seen: Sequence[tuple[ScoredBatch, Scores, LossOutput]]) -> np.ndarray:
-    """Which response of all micro-batches each token belongs to [N]."""
-    lengths = torch.cat([scored.batch.mask.sum(1) for scored, _, _ in seen]).cpu()
+def _row_numbers(scored: ScoredBatch) -> np.ndarray:
+    """Which response of its micro-batch each token belongs to [N]."""
+    lengths = scored.batch.mask.sum(1).cpu()
     return torch.repeat_interleave(torch.arange(len(lengths)), lengths).numpy()
 
 
@@ -181,7 +210,7 @@ def _rounded(values: torch.Tensor) -> list[float]:
     return [float(f"{value:.4g}") for value in values.tolist()]
 
 
-def _fate(sample: Sample) -> str:
-    if sample.response.truncated:
+def _fate(line: Line) -> str:
+    if line["truncated"]:
         return "truncated"
-    return "right" if sample.grade.correct else "wrong"
+    return "right" if line["correct"] else "wrong"

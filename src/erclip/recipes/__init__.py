@@ -39,13 +39,23 @@ def load_recipe(source: str = "quickstart", overrides: Sequence[str] = ()) -> Re
     3
     """
     path = _find(source)
-    table = _read(path, seen=())
-    for override in overrides:
-        table = _merge(table, _parse_override(override))
+    table = override(_read(path, seen=()), overrides)
     try:
         return Recipe(path.stem, Config.model_validate(table))
     except ValidationError as error:
         raise UserError(_one_sentence(error, path)) from None
+
+
+def override(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A table with `key.path=value` changes.
+
+    >>> override({"trainer": {"rollouts": 3, "seed": 0}}, ["trainer.rollouts=5"])
+    {'trainer': {'rollouts': 5, 'seed': 0}}
+    """
+    changed = dict(table)
+    for text in overrides:
+        changed = _merge(changed, _parse_override(text))
+    return changed
 
 
 def _find(source: str, beside: Path | None = None) -> Path:

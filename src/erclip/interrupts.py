@@ -1,0 +1,79 @@
+"""Ctrl-C and SIGTERM: the run stops where a checkpoint can be written, not wherever it is.
+
+A second signal ends the run at once, with the checkpoints that there are.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from erclip.distributed import World
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE_S = 25.0  # torchrun kills its processes 30 s after it has told them to stop
+
+
+class Stopped(BaseException):
+    """The user, or the machine, wants the run to end; not an error, so no `except Exception`."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+class Interrupts:
+    """While it is entered, signals are remembered, and raised as `Stopped` where that is exact."""
+
+    def __init__(self, world: World):
+        self._world = world
+        self._received = 0
+        self._at_once = False
+        self._before: dict[int, Any] = {}
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def check(self) -> None:
+        """Raise `Stopped` on every process if one of them was told to stop."""
+        received = max(self._world.gather(lambda: self._received))
+        if received:
+            raise Stopped(received)
+
+    @contextmanager
+    def at_once(self) -> Generator[None]:
+        """Here nothing is lost if a signal breaks off what is going on (one process only)."""
+        self._at_once = self._world.size == 1
+        try:
+            if self._at_once and self._received:
+                raise Stopped(self._received)
+            yield
+        finally:
+            self._at_once = False
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if self._received and self._world.size == 1:
+            raise KeyboardInterrupt
+        self._received = number
+        if self._at_once:
+            self._at_once = False
+            raise Stopped(number)
+        if self._world.size > 1 and self._timer is None:
+            self._timer = threading.Timer(PATIENCE_S, os._exit, [128 + number])
+            self._timer.daemon = True
+            self._timer.start()

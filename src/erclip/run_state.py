@@ -1,0 +1,143 @@
+"""What a run is between two updates, and its way into a checkpoint and back.
+
+A few counters, the weights, the optimiser and the rollout in flight: every random draw derives from
+the seed and the counters, so there is no generator to save.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from erclip.checkpoints import STATE, Checkpoints, save_elsewhere, write_json
+from erclip.config import Config
+from erclip.distributed import World
+from erclip.errors import UserError
+from erclip.flight import Flight, load_flight, old_scores, save_flight
+from erclip.policy import Policy
+from erclip.resuming import settings_digest
+from erclip.rollouts import PromptStream
+from erclip.run_dir import RunDir
+from erclip.training_state import (
+    load_optimizer,
+    save_optimizer,
+    whole_optimizer,
+    whole_weights,
+)
+from erclip.updates import Updater
+
+
+@dataclass
+class Counters:
+    """Where a run is. `evaluated` is the last rollout that was, `score` its avg@k."""
+
+    rollouts: int = 0
+    updates: int = 0
+    evaluated: int = -1
+    score: float | None = None
+    best: float | None = None
+    skipped: int = 0  # updates in a row
+
+
+@dataclass
+class RunState:
+    """Everything that goes on where it was when a run is resumed."""
+
+    config: Config
+    world: World
+    policy: Policy
+    updater: Updater
+    stream: PromptStream
+    counters: Counters = field(default_factory=Counters)
+    flight: Flight | None = None
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """What the recorder has chosen of the rollout in flight."""
+
+    @property
+    def name(self) -> str:
+        """Finished rollouts, and updates if the next rollout is in flight; sorts as time goes."""
+        name = f"rollout_{self.counters.rollouts:05d}"
+        return name if self.flight is None else f"{name}_update_{self.counters.updates:06d}"
+
+    def save(self, checkpoints: Checkpoints, run: RunDir | None) -> Path:
+        """A checkpoint of this moment; a collective, written by the first process.
+
+        The folder is an ordinary model folder with some files more.
+        """
+        weights = whole_weights(self.policy.model, self.world)
+        optimizer = whole_optimizer(self.updater)
+        flight = self.flight
+        scores = [] if flight is None else self.world.to_first(lambda: old_scores(flight))
+
+        def save_model(folder: Path) -> None:
+            self.policy.model.save_pretrained(folder, state_dict=weights)
+            self.policy.tokenizer.save_pretrained(folder)
+
+        def fill(folder: Path) -> None:
+            assert run is not None
+            save_model(folder)
+            save_optimizer(optimizer, self.updater, folder)
+            in_flight = None if flight is None else save_flight(flight, scores, folder)
+            write_json(folder / STATE, {**self._numbers(run), "flight": in_flight})
+
+        def write() -> Path:
+            try:
+                path = checkpoints.write(self.name, fill)
+            except UserError as error:
+                raise UserError(f"{error}{self._rescue(save_model)}") from error
+            checkpoints.prune(self.config.checkpoint.keep_last, self.config.checkpoint.keep_best)
+            return path
+
+        return self.world.from_first(write)
+
+    def restore(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Everything but the weights, which the policy was loaded with; a collective."""
+        self.counters = Counters(**state["counters"])
+        if self.counters.rollouts > self.config.trainer.rollouts:
+            raise UserError(
+                f"trainer.rollouts = {self.config.trainer.rollouts}, but {folder} is of a run that "
+                f"has finished {self.counters.rollouts}; ask for more"
+            )
+        self.lines = state["lines"]
+        load_optimizer(self.updater, folder, self.world)
+        if state["flight"] is not None:
+            self.stream.position = state["flight"]["first_prompt"]
+            prompts = self.stream.take(state["prompts"] - self.stream.position)
+            self.flight = load_flight(
+                state["flight"], folder, prompts, self.policy, self.config, self.world
+            )
+        self.stream.position = state["prompts"]
+
+    def _numbers(self, run: RunDir) -> dict[str, Any]:
+        fresh = self.flight is None and self.counters.evaluated == self.counters.rollouts
+        return {
+            "counters": asdict(self.counters),
+            "score": self.counters.score if fresh else None,
+            "prompts": self.stream.position,
+            "settings": settings_digest(self.config),
+            "files": run.sizes(),
+            "updates": self.counters.updates,
+            "time_s": run.time_s,
+            "lines": self.lines,
+        }
+
+    def _rescue(self, save_model: Callable[[Path], None]) -> str:
+        """After the last rollout, a model that cannot be written here is written elsewhere."""
+        if self.counters.rollouts < self.config.trainer.rollouts:
+            return ""
+        folder = Path(tempfile.gettempdir()) / f"erclip-{self.name}"
+        found = save_elsewhere(save_model, folder)
+        return (
+            "; the trained model is lost" if found is None else f"; the trained model is in {found}"
+        )
+
+
+def check_settings(state: Mapping[str, Any], config: Config, folder: Path) -> None:
+    """Refuse a checkpoint of other settings: somebody edited config.json."""
+    if state["settings"] != settings_digest(config):
+        raise UserError(
+            f"{folder} was written with other settings than config.json has now; put them back"
+        )

@@ -1,0 +1,92 @@
+"""Optimiser and schedule ↔ files: tensors as safetensors, numbers as JSON, no pickle.
+
+Tensors are whole, whatever the number of processes was, so any number of processes may go on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from erclip.distributed import World
+from erclip.updates import Updater
+
+OPTIMIZER = "optimizer.safetensors"
+NUMBERS = "optimizer.json"
+
+
+def whole_weights(model: Any, world: World) -> dict[str, Any] | None:
+    """All weights on the first process, None where the model holds them itself; a collective."""
+    if world.size == 1:
+        return None
+    return get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+
+
+def whole_optimizer(updater: Updater) -> dict[str, Any]:
+    """The optimiser's state by parameter name, on the first process; a collective."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_optimizer_state_dict(updater.policy.model, updater.optimizer, options=options)
+
+
+def save_optimizer(state: dict[str, Any], updater: Updater, folder: Path) -> None:
+    """`exp_avg.<parameter>`, `step.<parameter>`, … in one file; numbers and schedule beside it."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for parameter, values in state["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{key}.{parameter}"] = value.contiguous()
+            else:
+                numbers[f"{key}.{parameter}"] = value
+    save_file(tensors, folder / OPTIMIZER)
+    rest = {
+        "groups": state["param_groups"],
+        "numbers": numbers,
+        "scheduler": updater.scheduler.state_dict(),
+    }
+    (folder / NUMBERS).write_text(json.dumps(rest) + "\n", encoding="utf-8")
+
+
+def load_optimizer(updater: Updater, folder: Path, world: World) -> None:
+    """Put back what `save_optimizer` wrote; a collective."""
+    rest = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
+    updater.scheduler.load_state_dict(rest["scheduler"])
+    state: dict[str, Any] = {}
+    values: dict[str, Any] = dict(rest["numbers"])
+    if world.first:
+        values.update(load_file(folder / OPTIMIZER))
+    for name, value in values.items():
+        key, _, parameter = name.partition(".")
+        state.setdefault(parameter, {})[key] = value
+    if not any(world.gather(lambda: bool(state))):  # before the first update there is none
+        return
+    set_optimizer_state_dict(
+        updater.policy.model,
+        updater.optimizer,
+        {"state": state, "param_groups": rest["groups"]},
+        options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=world.size > 1),
+    )
+
+
+def weights_are_finite(model: Any, world: World) -> bool:
+    """Whether every weight of every process is a number."""
+    own = all(bool(torch.isfinite(_local(p)).all()) for p in model.parameters())
+    return all(world.gather(lambda: own))
+
+
+def _local(parameter: Any) -> Tensor:
+    to_local = getattr(parameter.detach(), "to_local", None)
+    return parameter.detach() if to_local is None else to_local()

@@ -1,0 +1,127 @@
+"""kill −9 at any moment, then --resume: weights and metrics are those of an uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from erclip.checkpoints import Checkpoints
+
+KILLED = -9
+LIVES = Path(__file__).with_name("lives.py")
+
+
+class Lives:
+    """The process that forks one life per task."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, str(LIVES)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def __call__(self, run, **task):
+        self.process.stdin.write(json.dumps({"run": str(run), **task}) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def life():
+    lives = Lives()
+    yield lives
+    lives.process.stdin.close()
+    lives.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def whole(life, tmp_path_factory):
+    """An uninterrupted run, and the kinds of its moments in order."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert life(folder / "run", report=str(folder / "report.json")) == 0
+    return folder / "run", json.loads((folder / "report.json").read_text())["moments"]
+
+
+def traces(run):
+    """Everything a run leaves, without times."""
+
+    def timeless(line):
+        return {k: v for k, v in json.loads(line).items() if not k.startswith("time")}
+
+    last = Checkpoints(run / "checkpoints").names()[-1]
+    lines = {
+        name: [timeless(line) for line in (run / name).read_text().splitlines()]
+        for name in ("metrics.jsonl", "samples.jsonl", "tokens.jsonl")
+    }
+    files = {
+        name: (run / "checkpoints" / last / name).read_bytes()
+        for name in ("model.safetensors", "optimizer.safetensors", "optimizer.json")
+    }
+    return {"last": last, "names": Checkpoints(run / "checkpoints").names(), **lines, **files}
+
+
+def assert_same(run, whole):
+    got, expected = traces(run), traces(whole)
+    for name in expected:
+        assert got[name] == expected[name], name
+
+
+def moments_of(kinds, kind, after):
+    """Numbers of the moments of one kind that come after the first checkpoint was begun."""
+    first = kinds.index(after)
+    return [i + 1 for i, found in enumerate(kinds) if found == kind and i > first]
+
+
+def test_one_kill_of_each_kind(life, whole, tmp_path):
+    """While a checkpoint is written, between two updates of a rollout, and before the first one."""
+    run, kinds = whole
+    files = moments_of(kinds, "save_file", "fsync")
+    updates = moments_of(kinds, "update", "rename")
+    for name, moment in (("file", files[-1]), ("update", updates[-2]), ("early", 2)):
+        assert life(tmp_path / name, moment=moment) == KILLED
+        assert life(tmp_path / name) == 0
+        assert_same(tmp_path / name, run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_followed_by_a_checkpoint(number, life, whole, tmp_path):
+    """In the middle of an update, where nothing may be broken off."""
+    run, kinds = whole
+    moment = moments_of(kinds, "update", "rename")[-3]
+    assert life(tmp_path / "run", moment=moment, signal=number) == 128 + number
+    assert life(tmp_path / "run") == 0
+    assert_same(tmp_path / "run", run)
+
+
+@pytest.mark.slow
+def test_twenty_five_random_moments(life, whole, tmp_path):
+    run, kinds = whole
+    rng = random.Random(0)
+    for number in range(25):
+        out = tmp_path / str(number)
+        moment = rng.randrange(2, len(kinds))
+        assert life(out, moment=moment) == KILLED, moment
+        assert life(out) == 0, (moment, kinds[moment - 1])
+        assert_same(out, run)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again(life, whole, tmp_path):
+    run, _ = whole
+    rng = random.Random(1)
+    deaths = 0
+    while life(tmp_path / "run", moment=rng.randrange(20, 90)) == KILLED:
+        deaths += 1
+        assert deaths < 60
+    assert deaths > 3
+    assert_same(tmp_path / "run", run)
