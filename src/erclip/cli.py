@@ -58,6 +58,27 @@ def train(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a shipped recipe's name.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key.path=value, as often as needed.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share the weights.")] = 1,
+    memory_gib: Annotated[
+        float | None, typer.Option(help="Memory of one process; default: what is free here.")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of a long prompt.")] = 256,
+) -> None:
+    """Say what memory a recipe needs per process, and what to change so that it fits."""
+    from erclip.plan_page import print_plan
+    from erclip.recipes import load_recipe
+
+    config = load_recipe(recipe, overrides or []).config
+    if not print_plan(config, processes, memory_gib, prompt_tokens, console):
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories; several are overlaid.")],
     out: Out = None,

@@ -1,0 +1,61 @@
+"""A memory plan as a table, with what to change where it does not fit."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from erclip.config import Config
+from erclip.plan import Item, available_bytes, plan, remedies
+
+GIB = 1 << 30
+PHASES = {
+    "sampling": "sampling",
+    "update": "forward and backward",
+    "step": "optimiser step",
+}
+
+
+def print_plan(
+    config: Config, processes: int, memory_gib: float | None, prompt_tokens: int, console: Console
+) -> bool:
+    """Print the plan; whether it fits."""
+    planned = plan(config, processes, prompt_tokens)
+    available = available_bytes(config, processes) if memory_gib is None else memory_gib * GIB
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading, justify in (("", "left"), ("GiB", "right"), ("how it is reckoned", "left")):
+        table.add_column(heading, justify=justify)  # ty: ignore[invalid-argument-type]
+    for title, phase in (("always", "always"), *((v, k) for k, v in PHASES.items())):
+        total = "" if phase == "always" else f"{planned.total(phase) / GIB:.2f}"  # ty: ignore[invalid-argument-type]
+        table.add_row(f"[bold]{title}", f"[bold]{total}", "")
+        for item in planned.items:
+            if item.phase == phase:
+                table.add_row(*_row(item))
+    console.print(table)
+    fits = planned.peak <= available
+    verdict = "fits into" if fits else "does not fit into"
+    console.print(
+        f"peak per process {planned.peak / GIB:.2f} GiB {verdict} {available / GIB:.2f} GiB",
+        style="green" if fits else "red",
+        highlight=False,
+    )
+    if not fits:
+        _print_remedies(config, int(available), processes, prompt_tokens, console)
+    return fits
+
+
+def _row(item: Item) -> tuple[str, str, str]:
+    size = item.bytes / GIB
+    return f"  {item.name}", f"{size:.2f}" if size >= 0.005 else "< 0.01", item.why
+
+
+def _print_remedies(
+    config: Config, available: int, processes: int, prompt_tokens: int, console: Console
+) -> None:
+    found = remedies(config, available, processes, prompt_tokens)
+    enough = bool(found) and found[0].peak <= available
+    console.print(
+        "one of these makes it fit:" if enough else "no single change is enough; these help:"
+    )
+    for remedy in found:
+        console.print(f"  {remedy.setting}: {remedy.peak / GIB:.2f} GiB", highlight=False)
