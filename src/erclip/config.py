@@ -274,6 +274,18 @@ ImportanceConfig = Annotated[
 ]
 
 
+class KlConfig(Section):
+    """A penalty for leaving a reference model, token mean with the mini-batch's N."""
+
+    weight: NonNegative
+    estimator: Literal["k1", "k2", "k3"] = Field(
+        "k3", description="k3 is GRPO's; k1 and k2 have the gradient of KL(policy‖reference)"
+    )
+    model: str | None = Field(
+        None, description="a folder or hub id; None = the weights that the run began with"
+    )
+
+
 class LossConfig(Section):
     """surrogate × importance × constraints, and what is added to them."""
 
@@ -285,6 +297,8 @@ class LossConfig(Section):
     positive_nll: NonNegative = Field(
         0.0, description="weight of the mean negative log-likelihood of correct responses"
     )
+    kl: KlConfig | None = Field(None, description="KL penalty to a reference model; None = off")
+    entropy_bonus: NonNegative = Field(0.0, description="weight of the mean entropy, to raise it")
     mask_truncated: bool = Field(False, description="DAPO's overlong filtering")
 
 

@@ -59,7 +59,10 @@ METRICS: dict[str, Metric] = {
     # one line per update; policy/entropy also per rollout, of the old policy
     "policy/entropy": Metric("nats/token", "mean", "entropy of the next-token distribution"),
     "policy/kl_old": Metric("nats/token", "mean", "KL(old‖new), estimated by r − 1 − log r"),
-    "loss/policy": Metric("reward", "sum", "the policy loss, positive NLL included"),
+    "policy/kl_ref": Metric(
+        "nats/token", "mean", "KL(new‖reference), by the estimator of the KL penalty"
+    ),
+    "loss/policy": Metric("reward", "sum", "the policy loss, with every term that is added to it"),
     "grad/norm": Metric("1", "last", "norm of the gradient before clipping"),
     "grad/skipped": Metric("updates", "sum", "updates skipped for a gradient that is not finite"),
     "ratio/mean": Metric("1", "mean", "importance ratio π_θ/π_old of the sampled tokens"),

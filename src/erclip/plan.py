@@ -91,8 +91,9 @@ def read_model_config(config: Config) -> Any:
 def count(config: Config, model_config: Any, processes: int, prompt_tokens: int) -> Counted:
     """Send one full micro-batch through the model on fake tensors.
 
-    It holds `token_budget` tokens, or a mini-batch's share of one process if that is less. Rows are as long as they get, so that the padding mask, of which sdpa keeps a float copy [B, L,
-    L] per layer, is counted at its largest.
+    It holds `token_budget` tokens, or a mini-batch's share of one process if that is less. Rows are
+    as long as they get, so that the padding mask, of which sdpa keeps a float copy [B, L, L] per
+    layer, is counted at its largest.
     """
     length = config.sampler.max_tokens + prompt_tokens
     prompts = -(-config.rollout.prompts // config.trainer.updates_per_rollout)
@@ -128,6 +129,8 @@ def _weights(config: Config, counted: Counted, processes: int) -> Iterator[Item]
     yield Item("runtime", "always", RUNTIME[_device(config)], "Python, torch, transformers")
     yield Item("weights", "always", own, f"{per}{shared}")
     yield Item("optimiser states", "always", ADAM_STATES * own, f"AdamW: 2 × weights{shared}")
+    if config.loss.kl is not None:
+        yield Item("reference weights", "always", own, "the model of loss.kl, as large as this one")
     yield Item("gradients", "update", own, f"as the weights{shared}")
     yield Item("gradients", "step", own, f"as the weights{shared}")
     foreach = own if _device(config) == "cuda" else 2 * counted.largest * width // processes
@@ -162,7 +165,9 @@ def _update(config: Config, text: Any, counted: Counted, prompt_tokens: int) -> 
         kept, how = inputs + kept // counted.layers, "a layer's inputs, and one layer in full"
     yield Item("activations", "update", kept, how)
     wide = rows * length * max(getattr(text, "intermediate_size", 0), text.hidden_size)
-    yield Item("backward scratch", "update", 3 * wide * _width(config), "3 of the widest activation")
+    yield Item(
+        "backward scratch", "update", 3 * wide * _width(config), "3 of the widest activation"
+    )
     if config.model.head == "logits":
         yield Item("logits", "update", 4 * tokens * text.vocab_size * 4, "4 × N × V float32")
         return
@@ -183,9 +188,9 @@ class Remedy(NamedTuple):
 def remedies(
     config: Config, available: int, processes: int, prompt_tokens: int = PROMPT_TOKENS
 ) -> list[Remedy]:
-    """Single changes that bring the peak below `available`, else all of those that can be combined.
+    """Single changes that bring the peak below `available`, else all that help, best first.
 
-    Each is planned, not estimated. Changes that touch results come last.
+    Each is planned anew. Of those that are enough, the ones that touch results come last.
     """
     found = []
     for setting, changed, count_of in _changes(config, processes):

@@ -24,7 +24,7 @@ def print_plan(
     available = available_bytes(config, processes) if memory_gib is None else memory_gib * GIB
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading, justify in (("", "left"), ("GiB", "right"), ("how it is reckoned", "left")):
-        table.add_column(heading, justify=justify)  # ty: ignore[invalid-argument-type]
+        table.add_column(heading, justify=justify)
     for title, phase in (("always", "always"), *((v, k) for k, v in PHASES.items())):
         total = "" if phase == "always" else f"{planned.total(phase) / GIB:.2f}"  # ty: ignore[invalid-argument-type]
         table.add_row(f"[bold]{title}", f"[bold]{total}", "")

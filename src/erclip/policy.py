@@ -89,8 +89,13 @@ class Policy:
         with gathered(self.model):
             yield
 
-    def score(self, batch: TokenBatch, *, slopes: bool = False) -> Scores:
-        """log π and H of every token in the batch's mask; gradient flows through log π."""
+    def score(
+        self, batch: TokenBatch, *, slopes: bool = False, entropy_gradient: bool = False
+    ) -> Scores:
+        """log π and H of every token in the batch's mask; gradient flows through log π.
+
+        Through H it flows if asked for: what nobody differentiates costs nothing.
+        """
         # transformers checkpoints activations in training mode only; there is no dropout to turn on
         self.model.train(self.checkpointing and torch.is_grad_enabled())
         out = self._within(lambda: self._score_tokens(batch, slopes))
@@ -102,7 +107,7 @@ class Policy:
 
         return Scores(
             place(out.logprobs),
-            place(out.entropies.detach()),
+            place(out.entropies if entropy_gradient else out.entropies.detach()),
             None if out.slopes is None else place(out.slopes),
         )
 

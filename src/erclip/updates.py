@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ from erclip.batches import TokenBatch
 from erclip.config import Config, EntropyRatioClip, LossConfig
 from erclip.distributed import World
 from erclip.errors import UserError
-from erclip.losses import LossOutput, policy_loss, positive_nll
+from erclip.losses import LossOutput, entropy_bonus, kl_penalty, policy_loss, positive_nll
 from erclip.metrics import Pool, ratio_quantiles, token_sums
-from erclip.policy import Policy, Scores
+from erclip.policy import Policy, Scores, load_policy
 from erclip.sharding import whole
 
 
@@ -68,6 +68,7 @@ class Updater:
         self.policy, self.config, self.world = policy, config, world or World()
         trainer = config.trainer
         self.loss_fn = build_loss(config.loss)
+        self.reference = load_reference(policy, config, self.world)
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -130,8 +131,12 @@ class Updater:
         watch: Watch | None,
     ) -> tuple[Tensor, Tensor]:
         batch, old = scored.batch, scored.old
-        slopes = watch is not None or needs_slopes(self.config.loss)
-        new = self.policy.score(batch, slopes=slopes)
+        terms = self.config.loss
+        new = self.policy.score(
+            batch,
+            slopes=watch is not None or needs_slopes(terms),
+            entropy_gradient=terms.entropy_bonus > 0,
+        )
         out = self.loss_fn(
             logprobs=new.logprobs,
             old_logprobs=old.logprobs,
@@ -146,14 +151,52 @@ class Updater:
         loss = out.loss
         if num_correct:
             nll = positive_nll(new.logprobs, _correct_tokens(batch), num_correct)
-            loss = loss + self.config.loss.positive_nll * nll
+            loss = loss + terms.positive_nll * nll
+        if terms.entropy_bonus:
+            bonus = entropy_bonus(new.entropies, batch.mask, max(num_tokens, 1))
+            loss = loss + terms.entropy_bonus * bonus
+            new = replace(new, entropies=new.entropies.detach())
+        sums = token_sums(out, new.entropies, batch.mask)
+        if terms.kl is not None and self.reference is not None:
+            kl = self._kl(new, batch, terms.kl.estimator)  # a sum over tokens
+            sums["policy/kl_ref"] = kl
+            if terms.kl.weight:
+                loss = loss + terms.kl.weight * kl / max(num_tokens, 1)
         if batch.num_tokens or self.world.size > 1:  # sharded layers are gathered by all or none
             loss.backward()
-        pool.add(token_sums(out, new.entropies, batch.mask), batch.num_tokens)
+        pool.add(sums, batch.num_tokens)
         if watch is not None:
             watch(scored, new, out)
         assert out.entropy_ratio is not None
         return loss.detach(), out.entropy_ratio[batch.mask]
+
+    def _kl(self, new: Scores, batch: TokenBatch, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
+        """Σ k(d) of the batch's tokens, the reference scored by the same op."""
+        assert self.reference is not None
+        with torch.no_grad():
+            reference = self.reference.score(batch)
+        return kl_penalty(new.logprobs, reference.logprobs, batch.mask, 1, estimator)
+
+
+def load_reference(policy: Policy, config: Config, world: World) -> Policy | None:
+    """The frozen model of the KL penalty; None without one.
+
+    It is scored during the updates, so that nothing of it has to be kept in a checkpoint.
+    """
+    kl = config.loss.kl
+    if kl is None:
+        return None
+    source = {} if kl.model is None else {"path": kl.model}
+    reference = load_policy(config.model.model_copy(update=source), policy.temperature)
+    vocabularies = [p.model.config.get_text_config().vocab_size for p in (policy, reference)]
+    if vocabularies[0] != vocabularies[1]:
+        raise UserError(
+            f"loss.kl.model = {kl.model!r} has a vocabulary of {vocabularies[1]} tokens, the model "
+            f"one of {vocabularies[0]}: a reference must share the model's tokenizer."
+        )
+    reference.model.requires_grad_(False)
+    reference.shard(world)
+    return reference
 
 
 def _correct_tokens(batch: TokenBatch) -> Tensor:

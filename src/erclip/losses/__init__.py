@@ -12,7 +12,7 @@ from erclip.losses.surrogates import (
     reinforce,
     sapo,
 )
-from erclip.losses.terms import positive_nll
+from erclip.losses.terms import entropy_bonus, kl_penalty, positive_nll
 from erclip.losses.types import (
     ConstraintOutput,
     LossInputs,
@@ -27,10 +27,12 @@ __all__ = [
     "SurrogateOutput",
     "ce_gppo_clip",
     "cispo_clip",
+    "entropy_bonus",
     "entropy_ratio",
     "entropy_ratio_clip",
     "gppo_clip",
     "gspo_clip",
+    "kl_penalty",
     "masked_importance",
     "policy_loss",
     "positive_nll",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from erclip.losses.constraints import entropy_ratio
 from erclip.losses.types import (
+    MAX_LOG_RATIO,
     Aggregate,
     Constraint,
     Flags,
@@ -19,8 +20,6 @@ from erclip.losses.types import (
     Surrogate,
     Tokens,
 )
-
-MAX_LOG_RATIO = 20.0
 
 
 def token_mean(objective: Tokens, mask: Flags, num_tokens: float | Tensor) -> Tensor:

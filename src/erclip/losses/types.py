@@ -15,6 +15,8 @@ from torch import Tensor
 Tokens = Float[Tensor, "B T"]
 Flags = Bool[Tensor, "B T"]
 
+MAX_LOG_RATIO = 20.0  # nats; every log ratio is clamped to ± this before it is an exponent
+
 
 @dataclass(frozen=True)
 class LossInputs:

@@ -1,0 +1,89 @@
+"""The memory plan against what can be worked out by hand, and the command around it."""
+
+from __future__ import annotations
+
+import pytest
+
+from erclip.plan import count, plan, read_model_config, remedies
+from erclip.recipes import load_recipe
+
+MIB = 1 << 20
+
+
+def config(*overrides):
+    return load_recipe("quickstart", overrides).config
+
+
+def items(planned):
+    return {(item.name, item.phase): item.bytes for item in planned.items}
+
+
+def test_activations_are_those_of_a_llama_counted_by_hand():
+    """Per token and layer 6D + 4Hd + 4I floats, the norms' 2, sdpa's H and its mask's L."""
+    settings = config("rollout.prompts=16", "trainer.updates_per_rollout=4")
+    counted = count(settings, read_model_config(settings), 1, prompt_tokens=8)
+    assert (counted.parameters, counted.shape) == (133_952, (32, 32))  # 4 groups of 8, 24 + 8 long
+    hidden, heads, wide, layers, tokens, length = 64, 4, 256, 2, 32 * 32, 32
+    per_layer = 6 * hidden + 4 * hidden + 4 * wide + 2 + heads + length
+    last_norm = 2 * hidden + 1
+    shared = 8 * tokens + 2 * length * 16 * 4  # token ids, cos and sin
+    expected = 4 * tokens * (layers * per_layer + last_norm) + shared
+    assert counted.kept == pytest.approx(expected, rel=0.02)
+
+
+def test_weights_states_and_cache_are_products():
+    found = items(plan(config("rollout.prompts=16", "sampler.batch_size=64"), prompt_tokens=8))
+    weights = 133_952 * 4
+    assert found["weights", "always"] == weights
+    assert found["optimiser states", "always"] == 2 * weights
+    assert found["gradients", "update"] == weights
+    assert found["key-value cache", "sampling"] == 2 * 2 * 4 * 16 * 64 * (24 + 8) * 4
+    two = items(plan(config(), processes=2, prompt_tokens=8))
+    assert two["weights", "always"] == weights // 2
+    assert two["gathered weights", "sampling"] == weights
+
+
+def test_what_memory_does_not_depend_on_changes_nothing():
+    assert plan(config()) == plan(config("trainer.learning_rate=1", "loss.constraints=[]"))
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("trainer.token_budget=1024", "activations"),
+        ("model.gradient_checkpointing=true", "activations"),
+        ("model.dtype=bfloat16", "weights"),
+        ("sampler.batch_size=8", "key-value cache"),
+    ],
+)
+def test_every_lever_lowers_its_item(override, name):
+    before, after = plan(config()), plan(config(override))
+    lowered = {key for key, size in items(after).items() if size < items(before)[key]}
+    assert name in {item for item, _ in lowered}
+
+
+def test_a_reference_model_is_counted():
+    found = items(plan(config("loss.kl={weight=0.1}")))
+    assert found["reference weights", "always"] == found["weights", "always"]
+
+
+def test_remedies_are_changes_that_fit():
+    settings = config("trainer.updates_per_rollout=1", "sampler.batch_size=8")
+    peak = plan(settings, prompt_tokens=8).peak
+    found = remedies(settings, int(0.95 * peak), processes=1, prompt_tokens=8)
+    assert found
+    assert all(remedy.peak <= 0.95 * peak for remedy in found)
+    assert "model.gradient_checkpointing = true" in {remedy.setting for remedy in found}
+
+
+def test_the_command_says_whether_it_fits(monkeypatch, capsys):
+    from erclip.cli import app
+
+    fits = app(["plan", "quickstart", "--memory-gib", "64"], standalone_mode=False)
+    assert not fits
+    assert "fits into 64.00 GiB" in capsys.readouterr().out
+    code = app(["plan", "quickstart", "--memory-gib", "0.5"], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert code == 1
+    assert "does not fit into 0.50 GiB" in said
+    assert "no single change is enough" in said
