@@ -210,6 +210,26 @@ def test_verls_kl_term_is_still_there(actor_config):
     assert value(metrics, "kl_loss") == pytest.approx(kl.item(), abs=1e-6)
 
 
+def test_positive_nll_counts_the_whole_mini_batch(actor_config):
+    """Rows 1 and 2 have a score above 0; their four tokens share one denominator."""
+    scores = [torch.full((n,), s) for n, s in zip(RESPONSES, (-1.0, 1.0, 0.5, 1.0), strict=True)]
+    loss_fn = adapter.ERCLoss(actor_config("erc_dapo", positive_nll=0.5))
+    plain, nll = adapter.ERCLoss(actor_config("erc_dapo")), 0.0
+    for row in range(4):
+        rows, batch = slice(row, row + 1), Batch()
+        data = batch.data(rows, dp_size=2, rm_scores=scores)
+        tu.assign_non_tensor(data, num_correct_tokens=4)
+        loss, metrics = loss_fn(batch.model_output(rows), data)
+        without, _ = plain(Batch().model_output(rows), data)
+        nll += value(metrics, "loss/positive_nll") / 2
+        assert loss.item() - without.item() == pytest.approx(
+            0.5 * value(metrics, "loss/positive_nll"), abs=1e-6
+        )
+    batch = Batch()
+    expected = -(batch.logprobs[1].sum() + batch.logprobs[2].sum()) / 4
+    assert nll == pytest.approx(expected.item(), abs=1e-6)
+
+
 def test_noise_is_logged_in_the_first_update_alone(actor_config):
     batch, later = Batch(), Batch()
     first, second = batch.data(), later.data()

@@ -1,8 +1,8 @@
 """verl's whole V1 loop on two Ray nodes of one rank each, and our trainer fed with its batches.
 
-Ray, transfer queue, FSDP2 over gloo, rollout servers, checkpoints: all of it is verl's. What reached
-every update is written down by `verl_cpu_rollout` and given to `erclip.updates.Updater`, which must
-come to the same losses, fractions, gradient norms, old scores and advantages, update after update.
+Ray, transfer queue, FSDP2 over gloo, rollout servers, checkpoints: all of it is verl's. What
+reached every update is written down by `verl_cpu_rollout` and given to `erclip.updates.Updater`,
+which must come to the same losses, fractions, gradient norms, old scores and advantages.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ pytestmark = [pytest.mark.verl, pytest.mark.timeout(1200)]
 
 STEPS, MINI_BATCHES, RANKS, GROUP = 3, 2, 2, 4
 SECTION = {
-    "erc_dapo": {"clip_high": 0.28, "dual": 10.0, "erc_rule": "paper"},
+    "erc_dapo": {"clip_high": 0.28, "dual": 10.0, "erc_rule": "paper", "positive_nll": 0.1},
     "erc_gppo": {"clip_high": 0.2, "dual": 10.0, "erc_rule": "directional"},
 }
 OURS = {  # verl's metric → ours; both pooled over micro-batches and ranks
-    "actor/pg_loss": "loss/policy",
+    "actor/loss": "loss/policy",  # the whole loss, positive NLL included
     "actor/grad_norm": "grad/norm",
     "actor/policy/entropy": "policy/entropy",
     "actor/policy/kl_old": "policy/kl_old",
@@ -224,7 +224,7 @@ class Replay:
         for i, length in enumerate(rank["responses_length"].tolist()):
             assert rank["response_mask"][i, :length].all()
             prompt = rank["prompts"][i, : rank["prompts_length"][i]].tolist()
-            advantage = rank["advantages"][i, 0].item()
+            advantage, score = rank["advantages"][i, 0].item(), rank["scores"][i].item()
             response = Response(
                 prompt=None,
                 prompt_ids=tuple(prompt),
@@ -234,8 +234,8 @@ class Replay:
                 logprobs=(0.0,) * length,
             )
             yield SimpleNamespace(
-                sample=Sample(response, Grade(True, None, "correct"), 0.0, advantage),
-                score=rank["scores"][i].item(),
+                sample=Sample(response, Grade(score > 0, None, "correct"), score, advantage),
+                score=score,
                 old_logprobs=rank["old_log_probs"][i, :length],
                 old_entropies=rank["entropy"][i, :length],
             )

@@ -49,6 +49,7 @@ def test_keys_reach_the_factories():
         ({"erc_high": -0.1}, "erc_high = -0.1: input should be greater than or equal to 0"),
         ({"erc_rule": "both"}, "erc_rule = 'both'"),
         ({"random_mask_rate": 2.0}, "random_mask_rate = 2.0"),
+        ({"positive_nll": -1.0}, "positive_nll = -1.0"),
     ],
 )
 def test_a_wrong_key_is_named_as_it_was_written(settings, sentence):
@@ -177,6 +178,7 @@ def test_recipes_say_what_the_toml_recipes_say():
         found = loss_config(actor.policy_loss)
         assert found.surrogate == ours.loss.surrogate
         assert found.constraints == ours.loss.constraints
+        assert found.positive_nll == ours.loss.positive_nll
         assert theirs.actor_rollout_ref.model.path == ours.model.path
         assert rollout.n == ours.rollout.responses
         assert theirs.data.train_batch_size == ours.rollout.prompts

@@ -20,6 +20,7 @@ _nothing = types.SimpleNamespace(
     empty_cache=lambda: None,
     synchronize=lambda *_: None,
     set_device=lambda *_: None,
+    set_rng_state=lambda *_: None,
     max_memory_allocated=lambda *_: 0,
     max_memory_reserved=lambda *_: 0,
     memory_allocated=lambda *_: 0,

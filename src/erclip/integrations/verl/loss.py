@@ -17,16 +17,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_policy_loss
 from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
+from erclip.config import LossConfig
 from erclip.errors import UserError
 from erclip.integrations.verl.settings import MODES, loss_config
-from erclip.losses import LossOutput
+from erclip.losses import LossOutput, positive_nll
 from erclip.metrics import token_sums
 from erclip.updates import build_loss, needs_slopes
 
@@ -40,8 +43,9 @@ class _Call:
     entropies: Tensor
     old_entropies: Tensor
     slopes: Tensor | None
-    out: LossOutput | None = None
+    logprobs: Tensor | None = None
     mask: Tensor | None = None
+    out: LossOutput | None = None
 
 
 _current: ContextVar[_Call] = ContextVar("erclip_verl_call")
@@ -58,14 +62,22 @@ class ERCLoss:
         self.config = config
 
     @functools.cached_property
-    def _loss(self) -> tuple[Callable[..., LossOutput], bool]:
-        settings = loss_config(self.config.policy_loss)
-        return build_loss(settings), needs_slopes(settings)
+    def _settings(self) -> LossConfig:
+        return loss_config(self.config.policy_loss)
+
+    @functools.cached_property
+    def _loss_fn(self) -> Callable[..., LossOutput]:
+        return build_loss(self._settings)
 
     @property
     def needs_slopes(self) -> bool:
         """Whether the engine has to compute ⟨∇ log π, ∇H⟩ (the directional rule)."""
-        return self._loss[1]
+        return needs_slopes(self._settings)
+
+    @property
+    def positive_nll(self) -> float:
+        """Weight of the negative log-likelihood; the engine counts its tokens if it is not 0."""
+        return self._settings.positive_nll
 
     def __getstate__(self) -> dict[str, Any]:
         return {"config": self.config}  # closures do not travel; they are built where they run
@@ -75,7 +87,7 @@ class ERCLoss:
     ) -> tuple[Tensor, dict[str, Any]]:
         """Loss of one micro-batch, scaled as verl wants it (× dp_size), and its metrics."""
         call = _Call(
-            loss_fn=self._loss[0],
+            loss_fn=self._loss_fn,
             num_tokens=max(data["batch_num_tokens"], 1) / data["dp_size"],
             entropies=no_padding_2_padding(_entropies(model_output), data),
             old_entropies=_old_entropies(data),
@@ -92,7 +104,12 @@ class ERCLoss:
             )
         finally:
             _current.reset(token)
-        return loss, {**metrics, **_pooled(call, data)}
+        metrics.update(_pooled(call, data))
+        if self.positive_nll:
+            nll = _positive_nll(call, data)
+            metrics["loss/positive_nll"] = Metric(value=nll, aggregation=AggregationType.SUM)
+            loss = loss + self.positive_nll * nll
+        return loss, metrics
 
     def _slopes(self, model_output: Any, data: Any) -> Tensor | None:
         if not self.needs_slopes:
@@ -149,7 +166,7 @@ def _policy_loss(
         )
     if rollout_is_weights is not None:  # every surrogate is linear in the advantage
         advantages = advantages * rollout_is_weights
-    call.mask = response_mask.bool()
+    call.logprobs, call.mask = log_prob, response_mask.bool()
     call.out = call.loss_fn(
         logprobs=log_prob,
         old_logprobs=old_log_prob,
@@ -174,6 +191,29 @@ def _pooled(call: _Call, data: Any) -> dict[str, Metric]:
         name: Metric(value=value / call.num_tokens, aggregation=AggregationType.SUM)
         for name, value in sums.items()
     }
+
+
+def correct_rows(data: Any) -> Bool[Tensor, " B"]:
+    """Responses with a score above 0, as verl's reward function gave it."""
+    if "rm_scores" not in data:
+        raise UserError("positive_nll needs the scores of the responses (rm_scores) in the batch.")
+    return data["rm_scores"].to_padded_tensor(0.0).sum(-1) > 0
+
+
+def count_correct(data: Any, dp_group: Any) -> int:
+    """Tokens of correct responses in the whole mini-batch, over all ranks."""
+    lengths = data["response_mask"].to_padded_tensor(0).sum(-1)
+    count = (lengths * correct_rows(data)).sum().to(get_device_id())
+    torch.distributed.all_reduce(count, group=dp_group)
+    return int(count)
+
+
+def _positive_nll(call: _Call, data: Any) -> Tensor:
+    """−Σ log π over the tokens of correct responses / their number, scaled like the loss."""
+    assert call.logprobs is not None
+    assert call.mask is not None
+    count = max(tu.get_non_tensor_data(data, "num_correct_tokens", 0), 1) / data["dp_size"]
+    return positive_nll(call.logprobs, call.mask & correct_rows(data)[:, None], count)
 
 
 def register() -> None:

@@ -57,7 +57,8 @@ class ERCPolicyLossConfig(PolicyLossConfig):
 
     clip_low and clip_high are distances from 1, dual is the c of dual-clip PPO, beta_* and tau_*
     belong to CE-GPPO and SAPO, erc_* is the entropy band. A key that `loss_mode` has no use for is
-    refused. `random_mask_rate` adds the control for a claim about ERC: a mask of that rate.
+    refused. `random_mask_rate` adds the control for a claim about ERC: a mask of that rate;
+    `positive_nll` the weighted negative log-likelihood of responses with a score above 0.
     """
 
     loss_mode: str = "erc_dapo"
@@ -73,6 +74,7 @@ class ERCPolicyLossConfig(PolicyLossConfig):
     erc_rule: str | None = None
     min_entropy_change: float | None = None
     random_mask_rate: float | None = None
+    positive_nll: float | None = None
 
 
 def loss_config(section: Any) -> LossConfig:
@@ -98,7 +100,13 @@ def loss_config(section: Any) -> LossConfig:
         constraints.append({"kind": "random_mask", "rate": section.get("random_mask_rate")})
     surrogate = {"kind": mode.surrogate, **_given(section, SURROGATE_KEYS)}
     try:
-        return LossConfig.model_validate({"surrogate": surrogate, "constraints": constraints})
+        return LossConfig.model_validate(
+            {
+                "surrogate": surrogate,
+                "constraints": constraints,
+                "positive_nll": section.get("positive_nll") or 0.0,
+            }
+        )
     except ValidationError as error:
         raise UserError(_sentence(error, name)) from None
 
@@ -111,7 +119,7 @@ def _given(section: Any, keys: dict[str, str]) -> dict[str, Any]:
 
 def _sentence(error: ValidationError, mode: str) -> str:
     problem = error.errors(include_url=False)[0]
-    area, *_, argument = problem["loc"]
+    area, argument = problem["loc"][0], problem["loc"][-1]
     names = SURROGATE_KEYS if area == "surrogate" else {**ERC_KEYS, "random_mask_rate": "rate"}
     key = next((key for key, name in names.items() if name == argument), str(argument))
     if problem["type"] == "extra_forbidden":
