@@ -19,11 +19,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def blocks(language):
     for page in PAGES:
         for match in re.finditer(rf"```{language}\n(.*?)```", page.read_text(), flags=re.S):
-            yield pytest.param(match[1], id=f"{page.name}:{match[1].splitlines()[0][:40]}")
+            marks = [pytest.mark.trl] if "erclip.integrations.trl" in match[1] else []
+            name = f"{page.name}:{match[1].splitlines()[0][:40]}"
+            yield pytest.param(match[1], id=name, marks=marks)
 
 
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_run(code):
+def test_python_blocks_run(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, "docs", "exec"), {"__name__": "docs"})
 
 

@@ -31,8 +31,13 @@ def config(**settings):
         ),
         ({"loss": {"surrogate": "ppo"}}, r"loss.surrogate = \{'kind': 'ppo'\}"),
         ({"loss": {"surogate": "gppo_clip"}}, r"loss.surogate = 'gppo_clip'"),
-        ({"loss": {**NO_ERC, "positive_nll": 0.1}}, r"loss.positive_nll = 0.1 needs verdicts"),
-        ({"loss": {**NO_ERC, "mask_truncated": True}}, r"set that"),
+        (
+            {"loss": {**NO_ERC, "positive_nll": 0.1}},
+            r"loss.positive_nll needs verdicts.*leave it at 0.0",
+        ),
+        ({"loss": {**NO_ERC, "mask_truncated": True}}, r"is mask_truncated_completions"),
+        ({"loss": {**NO_ERC, "entropy_bonus": 0.1}}, r"loss.entropy_bonus is not part"),
+        ({"loss": {**NO_ERC, "kl": {"weight": 0.1}}}, r"loss.kl needs a reference model"),
         ({"dynamic_sampling": "retry"}, r"dynamic_sampling = \{'kind': 'retry'\}"),
         (
             {"dynamic_sampling": {"kind": "oversample", "factor": 1.0}},

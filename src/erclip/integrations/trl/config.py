@@ -43,6 +43,15 @@ REPLACED = (
 )
 """TRL's settings of its own loss and head: they would have no effect, so they are refused."""
 
+FOREIGN = {
+    "entropy_bonus": "is not part of an ERCTrainer's loss",
+    "importance": "is vllm_importance_sampling_correction in TRL",
+    "kl": "needs a reference model, which an ERCTrainer does not keep",
+    "mask_truncated": "is mask_truncated_completions in TRL",
+    "positive_nll": "needs verdicts, and TRL's reward functions return numbers",
+}
+"""What a recipe's loss can have and an `ERCTrainer` cannot, or has under another name."""
+
 
 class _Sections(Section):
     """What an `ERCConfig` adds, validated like a recipe."""
@@ -152,13 +161,12 @@ class ERCConfig(GRPOConfig):
 
 
 def _refuse_foreign(loss: LossConfig) -> None:
-    if loss.positive_nll:
-        raise UserError(
-            f"loss.positive_nll = {loss.positive_nll:g} needs verdicts, and TRL's reward functions "
-            "return numbers; set it to 0."
-        )
-    if loss.mask_truncated:
-        raise UserError("loss.mask_truncated is mask_truncated_completions in TRL; set that.")
+    """Whatever a recipe's loss can have beside surrogate and constraints."""
+    for name, known in LossConfig.model_fields.items():
+        value = getattr(loss, name)
+        if name not in ("surrogate", "constraints") and value != known.default:
+            why = FOREIGN.get(name, "is unknown to an ERCTrainer")
+            raise UserError(f"loss.{name} {why}; leave it at {known.default!r}.")
 
 
 def _refuse_idle_overlong(overlong: OverlongConfig | None, longest: int | None) -> None:

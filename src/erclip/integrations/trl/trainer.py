@@ -98,7 +98,7 @@ class ERCTrainer(GRPOTrainer):
             )
         warnings.warn(
             f"TRL's own head scores this model ({reason}): entropies below 1e-4 nats lose 5 % and "
-            "more there, which ERC may take for a change of the policy; watch erc/noise_frac.",
+            "more there, which ERC may take for a change of the policy; see docs/noise-floor.md.",
             stacklevel=3,
         )
         return False
