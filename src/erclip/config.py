@@ -302,14 +302,95 @@ class LossConfig(Section):
     mask_truncated: bool = Field(False, description="DAPO's overlong filtering")
 
 
+class Adamw(Section):
+    """AdamW."""
+
+    kind: Literal["adamw"] = "adamw"
+
+
+class Adamw8bit(Section):
+    """AdamW with states in 8 bits, blockwise quantised: 2 bytes per weight (bitsandbytes)."""
+
+    kind: Literal["adamw_8bit"] = "adamw_8bit"
+
+
+OptimizerConfig = Annotated[Adamw | Adamw8bit, Field(discriminator="kind"), BeforeValidator(_kind)]
+
+
+class ConstantSchedule(Section):
+    """Constant after the warm-up."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class LinearSchedule(Section):
+    """Down to 0 at the run's end."""
+
+    kind: Literal["linear"] = "linear"
+
+
+class CosineSchedule(Section):
+    """Half a cosine down to 0 at the run's end."""
+
+    kind: Literal["cosine"] = "cosine"
+    num_cycles: Positive = Field(0.5, description="waves; 0.5 ends at 0")
+
+
+class CosineMinSchedule(Section):
+    """A cosine down to a share of the learning rate."""
+
+    kind: Literal["cosine_with_min_lr"] = "cosine_with_min_lr"
+    min_lr_rate: Fraction = Field(0.1, description="where it ends, as a share of learning_rate")
+
+
+class PolynomialSchedule(Section):
+    """A power of what is left of the run."""
+
+    kind: Literal["polynomial"] = "polynomial"
+    power: Positive = 1.0
+    lr_end: NonNegative = Field(1e-7, description="below learning_rate")
+
+
+class InverseSqrtSchedule(Section):
+    """1/√updates after the warm-up."""
+
+    kind: Literal["inverse_sqrt"] = "inverse_sqrt"
+    timescale: Count | None = Field(None, description="None = the warm-up's length")
+
+
+class StableDecaySchedule(Section):
+    """Constant, then down over the last updates."""
+
+    kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
+    num_decay_steps: Count = Field(description="updates at the end over which it falls")
+    min_lr_ratio: Fraction = 0.0
+
+
+ScheduleConfig = Annotated[
+    ConstantSchedule
+    | LinearSchedule
+    | CosineSchedule
+    | CosineMinSchedule
+    | PolynomialSchedule
+    | InverseSqrtSchedule
+    | StableDecaySchedule,
+    Field(discriminator="kind"),
+    BeforeValidator(_kind),
+]
+
+
 class TrainerConfig(Section):
-    """The loop and the optimiser (AdamW)."""
+    """The loop and the optimiser."""
 
     rollouts: Count = 100
     updates_per_rollout: Count = Field(8, description="mini-batches per epoch, K")
     epochs: Count = Field(1, description="passes over one rollout")
     learning_rate: Positive = 1e-6
-    warmup_updates: CountOrZero = Field(10, description="linear warm-up, then constant")
+    warmup_updates: CountOrZero = Field(10, description="linear warm-up, then `schedule`")
+    schedule: ScheduleConfig = Field(
+        ConstantSchedule(), description="one of transformers' schedules, over all updates planned"
+    )
+    optimizer: OptimizerConfig = Adamw()
     betas: Annotated[tuple[Fraction, Fraction], BeforeValidator(_tuple)] = (0.9, 0.999)
     weight_decay: NonNegative = 0.1
     grad_clip: Annotated[float, Field(gt=0)] = Field(

@@ -16,7 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from erclip.config import Config
+from erclip.config import Adamw8bit, Config
 from erclip.embedded import embedded_model_dir
 from erclip.errors import UserError
 from erclip.ops.tiles import tile_shape
@@ -25,7 +25,6 @@ Phase = Literal["always", "sampling", "update", "step"]
 
 RUNTIME = {"cpu": 512 << 20, "cuda": 600 << 20}  # Python with torch and transformers; CUDA context
 PROMPT_TOKENS = 256
-ADAM_STATES = 2
 
 
 class Item(NamedTuple):
@@ -128,7 +127,10 @@ def _weights(config: Config, counted: Counted, processes: int) -> Iterator[Item]
     shared = f" / {processes}" if processes > 1 else ""
     yield Item("runtime", "always", RUNTIME[_device(config)], "Python, torch, transformers")
     yield Item("weights", "always", own, f"{per}{shared}")
-    yield Item("optimiser states", "always", ADAM_STATES * own, f"AdamW: 2 × weights{shared}")
+    states, how = 2 * own, f"AdamW: 2 × weights{shared}"
+    if config.trainer.optimizer.kind == "adamw_8bit":
+        states, how = 2 * counted.parameters // processes, f"2 bytes per weight{shared}"
+    yield Item("optimiser states", "always", states, how)
     if config.loss.kl is not None:
         yield Item("reference weights", "always", own, "the model of loss.kl, as large as this one")
     yield Item("gradients", "update", own, f"as the weights{shared}")
@@ -209,6 +211,8 @@ def _changes(config: Config, processes: int) -> Iterator[tuple[str, Config, int]
     if not config.model.gradient_checkpointing:
         yield _with(config, processes, "model.gradient_checkpointing", True)
     yield _with(config, processes, "sampler.batch_size", max(1, config.sampler.batch_size // 4))
+    if config.trainer.optimizer.kind == "adamw" and processes == 1:
+        yield _with(config, processes, "trainer.optimizer", Adamw8bit())
     for more in (2 * processes, 4 * processes):
         yield f"--processes {more}", config, more
     if config.model.dtype == "float32":
@@ -218,7 +222,7 @@ def _changes(config: Config, processes: int) -> Iterator[tuple[str, Config, int]
 def _with(config: Config, processes: int, key: str, value: Any) -> tuple[str, Config, int]:
     section, _, name = key.partition(".")
     changed = getattr(config, section).model_copy(update={name: value})
-    shown = str(value).lower() if isinstance(value, bool) else value
+    shown = str(value).lower() if isinstance(value, bool) else getattr(value, "kind", value)
     return f"{key} = {shown}", config.model_copy(update={section: changed}), processes
 
 

@@ -17,6 +17,7 @@ from erclip.distributed import World
 from erclip.errors import UserError
 from erclip.losses import LossOutput, entropy_bonus, kl_penalty, policy_loss, positive_nll
 from erclip.metrics import Pool, ratio_quantiles, token_sums
+from erclip.optimizers import build_optimizer, build_schedule
 from erclip.policy import Policy, Scores, load_policy
 from erclip.sharding import whole
 
@@ -70,15 +71,8 @@ class Updater:
         self.loss_fn = build_loss(config.loss)
         self.reference = load_reference(policy, config, self.world)
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=trainer.learning_rate,
-            betas=trainer.betas,
-            weight_decay=trainer.weight_decay,
-        )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: min(1.0, (step + 1) / max(1, trainer.warmup_updates))
-        )
+        self.optimizer = build_optimizer(self.parameters, trainer, self.world.size)
+        self.scheduler = build_schedule(self.optimizer, trainer)
 
     def update(
         self, mini_batch: Sequence[ScoredBatch], watch: Watch | None = None

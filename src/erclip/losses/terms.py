@@ -34,10 +34,10 @@ def kl_penalty(
 
     Schulman, "Approximating KL Divergence" (2020): k1 = d and k3 = e^−d − 1 + d are unbiased for
     KL(π‖π_ref) under π's own tokens, k2 = d²/2 is not but has less variance. A good value is not
-    yet a good gradient: that of k1 has mean zero and penalises nothing, that of k2, d·∇log π, is
-    the gradient of KL(π‖π_ref), that of k3, (1 − e^−d)·∇log π, is the gradient of KL(π_ref‖π). So k1 is
-    given k2's gradient here, and k3 is GRPO's penalty (2402.03300). Tokens of an older policy are
-    taken as they are: no importance weight corrects them.
+    yet a good gradient. That of k1 has mean zero and penalises nothing; that of k2, d·∇log π, is
+    the gradient of KL(π‖π_ref); that of k3, (1 − e^−d)·∇log π, is the gradient of KL(π_ref‖π).
+    So k1 is given k2's gradient here. k3 is GRPO's penalty (2402.03300). Tokens of an older policy
+    are taken as they are: no importance weight corrects them.
 
     >>> one, zero = torch.ones(1, 1), torch.zeros(1, 1)
     >>> [round(kl_penalty(one, zero, one.bool(), 1, k).item(), 4) for k in ("k1", "k2", "k3")]

@@ -1,0 +1,65 @@
+"""The optimiser and its learning-rate schedule, from a recipe's `trainer` section."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+from erclip.config import TrainerConfig
+from erclip.errors import UserError
+
+
+def build_optimizer(
+    parameters: Sequence[nn.Parameter], config: TrainerConfig, processes: int = 1
+) -> torch.optim.Optimizer:
+    """AdamW, with states in the parameters' dtype or in 8 bits."""
+    make: Any = torch.optim.AdamW
+    if config.optimizer.kind == "adamw_8bit":
+        if processes > 1:
+            raise UserError(
+                'trainer.optimizer = "adamw_8bit" serves one process: its kernels know no slices '
+                'of weights; several processes share the states of "adamw" anyway.'
+            )
+        try:
+            make = import_module("bitsandbytes").optim.AdamW8bit
+        except ImportError:
+            raise UserError(
+                "trainer.optimizer = \"adamw_8bit\" needs bitsandbytes: pip install 'erclip[8bit]'."
+            ) from None
+    return make(
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+    )
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, config: TrainerConfig) -> LambdaLR:
+    """transformers' schedule of that name over rollouts × updates × epochs, one step ahead.
+
+    theirs starts at 0, which would make the first update do nothing: update k (from 1) takes what
+    theirs has at step k of one step more, so warm-up is k / warmup_updates and "linear" ends just
+    above 0. Rollouts of which nothing was kept make no update: the schedule then ends higher.
+    """
+    total = config.rollouts * config.updates_per_rollout * config.epochs + 1
+    schedule = config.schedule
+    name, more = schedule.kind, schedule.model_dump(exclude={"kind"}, exclude_none=True)
+    theirs = get_scheduler(
+        "constant_with_warmup" if name == "constant" else name,
+        optimizer,
+        num_warmup_steps=config.warmup_updates,
+        num_training_steps=None if name in ("constant", "inverse_sqrt") else total,
+        scheduler_specific_kwargs=more or None,
+    )
+    assert isinstance(theirs, LambdaLR)
+    return LambdaLR(optimizer, _one_ahead(theirs.lr_lambdas[0]))
+
+
+def _one_ahead(factor: Callable[[int], float]) -> Callable[[int], float]:
+    return lambda step: factor(step + 1)
