@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erclip.batches import Group, Sample, make_batch, micro_batches, mini_batches
-from erclip.records import Grade, Prompt, Response
+from erclip.batches import make_batch, mini_batches
+from erclip.packing import micro_batches, single_rows
+from erclip.records import Grade, Group, Prompt, Response, Sample
 
 PROMPT = Prompt("p", (), None)
 
@@ -30,11 +31,11 @@ def sample(prompt_length=2, length=3, truncated=False, correct=True):
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 30)), min_size=1), st.integers(1, 200))
 def test_micro_batches_partition_within_the_budget(lengths, budget):
     samples = [sample(*pair) for pair in lengths]
-    batches = micro_batches(samples, budget)
-    flat = [item for batch in batches for item in batch]
+    batches = micro_batches(single_rows(samples), budget)
+    flat = [item for batch in batches for row in batch for item in row.samples]
     assert sorted(map(id, flat)) == sorted(map(id, samples))
     for batch in batches:
-        widest = max(len(s.response.prompt_ids) + len(s.response.token_ids) for s in batch)
+        widest = max(row.length for row in batch)
         assert len(batch) == 1 or len(batch) * widest <= budget
 
 
@@ -49,10 +50,12 @@ def test_mini_batches_are_even_and_complete(groups, count, seed):
 
 
 def test_indices_point_at_the_position_before_each_token():
-    batch = make_batch([sample(2, 3), sample(4, 1)], pad_id=0, device=torch.device("cpu"))
-    assert batch.input_ids.tolist() == [[10, 11, 20, 21, 22], [10, 11, 12, 13, 20]]
-    assert batch.attention_mask.sum(1).tolist() == [5, 5]
-    assert batch.hidden_index.tolist() == [1, 2, 3, 5 + 3]
+    batch = make_batch(
+        single_rows([sample(2, 3), sample(4, 1)]), pad_id=0, device=torch.device("cpu")
+    )
+    assert batch.inputs["input_ids"].tolist() == [[10, 11, 20, 21], [10, 11, 12, 13]]
+    assert batch.inputs["attention_mask"].sum(1).tolist() == [4, 4]
+    assert batch.hidden_index.tolist() == [1, 2, 3, 4 + 3]
     assert batch.token_index.tolist() == [0, 1, 2, 3]
     assert batch.targets.tolist() == [20, 21, 22, 20]
     assert batch.mask.tolist() == [[True, True, True], [True, False, False]]
@@ -63,8 +66,8 @@ def test_indices_point_at_the_position_before_each_token():
 def test_overlong_filtering_masks_truncated_responses():
     rows = [sample(2, 3, truncated=True), sample(2, 3)]
     device = torch.device("cpu")
-    filtered = make_batch(rows, pad_id=0, device=device, mask_truncated=True)
+    filtered = make_batch(single_rows(rows), pad_id=0, device=device, mask_truncated=True)
     assert filtered.mask.tolist() == [[False] * 3, [True] * 3]
     assert filtered.num_tokens == 3
     assert filtered.targets.tolist() == [20, 21, 22]
-    assert make_batch(rows, pad_id=0, device=device).num_tokens == 6
+    assert make_batch(single_rows(rows), pad_id=0, device=device).num_tokens == 6

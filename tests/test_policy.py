@@ -18,12 +18,13 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from erclip.batches import Sample, make_batch
+from erclip.batches import make_batch
 from erclip.config import ModelConfig
 from erclip.embedded import embedded_model_dir
 from erclip.errors import UserError
+from erclip.packing import single_rows
 from erclip.policy import Policy, load_policy
-from erclip.records import Grade, Prompt, Response
+from erclip.records import Grade, Prompt, Response, Sample
 
 SMALL = {
     "vocab_size": 20,
@@ -75,16 +76,16 @@ def batch():
             (0.0,) * length,
         )
         samples.append(Sample(response, Grade(True, "1", "correct"), 1.0, 0.5))
-    return make_batch(samples, pad_id=0, device=torch.device("cpu"))
+    return make_batch(single_rows(samples), pad_id=0, device=torch.device("cpu"))
 
 
 def expected_scores(model, batch, temperature):
     """log π, H and slopes, one unpadded sequence at a time, in float64."""
     rows = []
-    for ids, attention, mask in zip(batch.input_ids, batch.attention_mask, batch.mask, strict=True):
-        sequence = ids[: attention.sum()]
+    for sample in batch.samples:
+        sequence = torch.tensor(sample.response.prompt_ids + sample.response.token_ids)
         logits = model(input_ids=sequence[None]).logits[0].double() / temperature
-        start = len(sequence) - int(mask.sum())
+        start = len(sample.response.prompt_ids)
         log_p = torch.log_softmax(logits[start - 1 : -1], -1)
         token = sequence[start:, None]
         entropy = -(log_p.exp() * log_p).sum(-1)

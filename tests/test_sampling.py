@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from erclip.batches import Sample, make_batch
+from erclip.batches import make_batch
 from erclip.errors import UserError
-from erclip.records import Grade, Prompt
+from erclip.packing import single_rows
+from erclip.records import Grade, Prompt, Sample
 from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
 from erclip.sampling.draw import nucleus, sample_token, uniforms
 
@@ -31,7 +32,9 @@ def test_logprobs_are_the_trainers(policy, responses):
     assert len({len(r.prompt_ids) for r in flat}) > 1
     grade = Grade(False, None, "wrong")
     batch = make_batch(
-        [Sample(r, grade, 0.0, 0.0) for r in flat], pad_id=policy.pad_id, device=policy.device
+        single_rows(Sample(r, grade, 0.0, 0.0) for r in flat),
+        pad_id=policy.pad_id,
+        device=policy.device,
     )
     with torch.no_grad():
         scores = policy.score(batch)

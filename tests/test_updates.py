@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import erclip
-from erclip.batches import Sample, make_batch, micro_batches
+from erclip.batches import make_batch
 from erclip.config import Config
 from erclip.errors import UserError
+from erclip.packing import micro_batches, single_rows
 from erclip.policy import Policy
-from erclip.records import Grade
+from erclip.records import Grade, Sample
 from erclip.updates import Updater, score_old
 
 TINY = 1e-30  # a step that moves no float32 weight
@@ -42,7 +43,7 @@ def samples(responses):
 def scored(policy, samples, token_budget):
     return [
         score_old(policy, make_batch(micro, pad_id=policy.pad_id, device=policy.device))
-        for micro in micro_batches(samples, token_budget)
+        for micro in micro_batches(single_rows(samples), token_budget)
     ]
 
 

@@ -1,13 +1,13 @@
 """Graded groups → TokenBatch: what one forward pass of the trainer reads.
 
-Letters: B responses, L prompt plus response tokens (right-padded), T response tokens, N = tokens
-inside the mask. Index t of a [B, T] tensor scores token t of the response.
+Letters: B responses, R rows, L positions of the longest row, T response tokens, N = tokens inside
+the mask. Index t of a [B, T] tensor scores token t of the response.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,37 +15,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from erclip.records import Grade, Prompt, Response
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One response with everything that was decided about it."""
-
-    response: Response
-    grade: Grade
-    reward: float
-    advantage: float
-
-
-@dataclass(frozen=True)
-class Group:
-    """All responses to one prompt."""
-
-    samples: tuple[Sample, ...]
+from erclip.packing import Row, lay_out, single_rows
+from erclip.records import Grade, Group, Prompt, Response, Sample
 
 
 @dataclass(frozen=True)
 class TokenBatch:
     """A micro-batch: inputs of one forward pass, and the tokens to be scored.
 
-    `hidden_index` points into the flattened [B·L] hidden states, at the position before each scored
-    token; `token_index` points into flattened [B·T]. Both run over the same N tokens as `targets`.
+    `inputs` are the trunk's arguments (R rows, see `packing`). `hidden_index` points into its
+    flattened [R·L] hidden states, at the position before each scored token; `token_index` points
+    into flattened [B·T]. Both run over the same N tokens as `targets`.
     `mask` is where the loss acts; it can be empty for a truncated response (overlong filtering).
     """
 
-    input_ids: Int[Tensor, "B L"]
-    attention_mask: Int[Tensor, "B L"]
+    inputs: Mapping[str, Tensor]
     hidden_index: Int[Tensor, " N"]
     token_index: Int[Tensor, " N"]
     targets: Int[Tensor, " N"]
@@ -58,34 +42,27 @@ class TokenBatch:
 
 
 def make_batch(
-    samples: Sequence[Sample], *, pad_id: int, device: torch.device, mask_truncated: bool = False
+    rows: Sequence[Row], *, pad_id: int, device: torch.device, mask_truncated: bool = False
 ) -> TokenBatch:
-    """Pad responses to one rectangle; `mask_truncated` is DAPO's overlong filtering."""
-    responses = [sample.response for sample in samples]
-    width = max(len(r.prompt_ids) + len(r.token_ids) for r in responses)
-    span = max(len(r.token_ids) for r in responses)
-    ids = torch.full((len(samples), width), pad_id)
-    attention = torch.zeros_like(ids)
+    """The tensors of some rows; `mask_truncated` is DAPO's overlong filtering."""
+    inputs, predictors = lay_out(rows, pad_id)
+    samples = [sample for row in rows for sample in row.samples]
+    span = max(len(sample.response.token_ids) for sample in samples)
     mask = torch.zeros(len(samples), span, dtype=torch.bool)
     sampled = torch.zeros(len(samples), span)
-    hidden_index, token_index, targets = [], [], []
-    for row, response in enumerate(responses):
-        prompt, length = len(response.prompt_ids), len(response.token_ids)
-        ids[row, : prompt + length] = torch.tensor(response.prompt_ids + response.token_ids)
-        attention[row, : prompt + length] = 1
-        sampled[row, :length] = torch.tensor(response.logprobs)
+    hidden_index, targets = [], []
+    for index, (sample, before) in enumerate(zip(samples, predictors, strict=True)):
+        response, length = sample.response, len(sample.response.token_ids)
+        sampled[index, :length] = torch.tensor(response.logprobs)
         if mask_truncated and response.truncated:
             continue
-        mask[row, :length] = True
-        start = row * width + prompt - 1
-        hidden_index.extend(range(start, start + length))
-        token_index.extend(range(row * span, row * span + length))
-        targets.extend(response.token_ids)
+        mask[index, :length] = True
+        hidden_index += before
+        targets += response.token_ids
     return TokenBatch(
-        input_ids=ids.to(device),
-        attention_mask=attention.to(device),
+        inputs={name: tensor.to(device) for name, tensor in inputs.items()},
         hidden_index=torch.tensor(hidden_index, dtype=torch.long, device=device),
-        token_index=torch.tensor(token_index, dtype=torch.long, device=device),
+        token_index=mask.flatten().nonzero().squeeze(1).to(device),
         targets=torch.tensor(targets, dtype=torch.long, device=device),
         mask=mask.to(device),
         advantages=torch.tensor([s.advantage for s in samples], device=device),
@@ -108,22 +85,6 @@ def mini_batches(groups: Sequence[Group], count: int, rng: random.Random) -> lis
     return [shuffled[a:b] for a, b in pairwise(bounds)]
 
 
-def micro_batches(samples: Iterable[Sample], token_budget: int) -> list[list[Sample]]:
-    """Split a mini-batch so that rows × longest row stays within `token_budget` padded tokens.
-
-    Rows of similar length share a micro-batch. A row longer than the budget stands alone. The split
-    changes memory and speed, never the loss: all micro-batches share the mini-batch's denominator.
-    """
-    by_length = sorted(samples, key=_length)
-    batches: list[list[Sample]] = []
-    for sample in by_length:
-        if batches and (len(batches[-1]) + 1) * _length(sample) <= token_budget:
-            batches[-1].append(sample)
-        else:
-            batches.append([sample])
-    return batches
-
-
 def deal(samples: Sequence[Sample], shares: int) -> list[list[Sample]]:
     """Shares of about the same number of tokens, one per process; a single one keeps the order.
 
@@ -144,7 +105,7 @@ def empty_batch(*, pad_id: int, device: torch.device) -> TokenBatch:
     """One position and no token to score: keeps a process in step that has nothing left to do."""
     nothing = Response(Prompt("", (), None), (pad_id,), (pad_id,), "", True, (0.0,))
     sample = Sample(nothing, Grade(False, None, "truncated"), 0.0, 0.0)
-    return make_batch([sample], pad_id=pad_id, device=device, mask_truncated=True)
+    return make_batch(single_rows([sample]), pad_id=pad_id, device=device, mask_truncated=True)
 
 
 def _length(sample: Sample) -> int:

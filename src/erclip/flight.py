@@ -18,21 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from erclip.batches import (
-    Group,
-    Sample,
-    TokenBatch,
-    deal,
-    empty_batch,
-    make_batch,
-    micro_batches,
-    mini_batches,
-)
+from erclip.batches import TokenBatch, deal, empty_batch, make_batch, mini_batches
 from erclip.config import Config
 from erclip.distributed import World
 from erclip.errors import UserError
+from erclip.packing import micro_batches
 from erclip.policy import Policy, Scores
-from erclip.records import Grade, Prompt, Response
+from erclip.records import Grade, Group, Prompt, Response, Sample
 from erclip.updates import ScoredBatch, score_old
 
 GROUPS = "rollout.jsonl"
@@ -104,8 +96,8 @@ def own_batches(
         device=policy.device,
         mask_truncated=config.loss.mask_truncated,
     )
-    shares = deal(samples, world.size)
-    splits = [micro_batches(share, config.trainer.token_budget) for share in shares]
+    shares, budget = deal(samples, world.size), config.trainer.token_budget
+    splits = [micro_batches(policy.rows(share, budget), budget) for share in shares]
     own = splits[world.rank]
     return [make(micro) for micro in own] + [
         where() for _ in range(max(map(len, splits)) - len(own))

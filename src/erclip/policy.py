@@ -7,7 +7,7 @@ so that at equal weights every ratio is exactly 1.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,9 @@ from erclip.embedded import embedded_model_dir
 from erclip.errors import UserError
 from erclip.ops import LogprobEntropy, linear_logprob_entropy
 from erclip.ops.reference import scores_from_logits
+from erclip.packing import Row, shared_rows, single_rows
+from erclip.probes import prompts_can_be_shared
+from erclip.records import Sample
 from erclip.sharding import gathered, shard
 
 PROBE_TOLERANCE = 1e-3  # nats; a scaled or capped head that we do not know is off by far more
@@ -60,6 +63,7 @@ class Policy:
         self._sharded = False
         text_config = model.config.get_text_config()
         self.softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
+        self.shares_prompts = prompts_can_be_shared(model)
         if head == "op":
             self._probe()
 
@@ -89,6 +93,12 @@ class Policy:
         with gathered(self.model):
             yield
 
+    def rows(self, samples: Iterable[Sample], token_budget: int) -> list[Row]:
+        """Rows in which this model reads a prompt once for several responses, if it can."""
+        if not self.shares_prompts:
+            return single_rows(samples)
+        return shared_rows(samples, self.model.config.get_text_config().hidden_size, token_budget)
+
     def score(
         self, batch: TokenBatch, *, slopes: bool = False, entropy_gradient: bool = False
     ) -> Scores:
@@ -115,13 +125,14 @@ class Policy:
         return self.model.within(work) if self._sharded else work()
 
     def _score_tokens(self, batch: TokenBatch, slopes: bool) -> LogprobEntropy:
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if self.head == "logits":
-            logits = self.model(**inputs, use_cache=False).logits.flatten(0, 1)
+            logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
             logits = logits[batch.hidden_index].float()
             scores = scores_from_logits(logits / self.temperature, batch.targets, slopes)
             return LogprobEntropy(*scores)
-        hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        hidden = self.model.base_model(**batch.inputs, use_cache=False).last_hidden_state.flatten(
+            0, 1
+        )
         output = self.model.get_output_embeddings()
         return linear_logprob_entropy(
             hidden[batch.hidden_index],

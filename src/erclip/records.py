@@ -53,3 +53,20 @@ class Grade:
     correct: bool
     answer: str | None
     reason: Reason
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response with everything that was decided about it."""
+
+    response: Response
+    grade: Grade
+    reward: float
+    advantage: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """All responses to one prompt."""
+
+    samples: tuple[Sample, ...]

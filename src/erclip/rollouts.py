@@ -12,11 +12,10 @@ from typing import NamedTuple
 import torch
 
 from erclip.advantages import group_advantages, has_signal
-from erclip.batches import Group, Sample
 from erclip.config import Config
 from erclip.distributed import World, interleave
 from erclip.errors import UserError
-from erclip.records import Prompt, Response
+from erclip.records import Group, Prompt, Response, Sample
 from erclip.rewards import reward
 from erclip.sampling import Sampler, SamplingSettings
 from erclip.seeds import derive_seed, prompt_seeds

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from erclip.batches import Sample
 from erclip.checkpoints import write_json
 from erclip.errors import UserError
 from erclip.recipes import Recipe
+from erclip.records import Sample
 
 PACKAGES = ("erclip", "torch", "transformers", "tokenizers", "math-verify", "numpy")
 

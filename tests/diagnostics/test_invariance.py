@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from diagnostics.conftest import train
-from erclip.batches import Group, Sample, make_batch, micro_batches
+from erclip.batches import make_batch
+from erclip.packing import micro_batches, single_rows
 from erclip.recipes import load_recipe
-from erclip.records import Grade
+from erclip.records import Grade, Group, Sample
 from erclip.updates import Updater, score_old
 
 FRACTIONS = ("clip/ppo_frac", "clip/erc_frac", "clip/erc_low_frac", "clip/erc_high_frac")
@@ -53,7 +54,7 @@ def test_clipped_fractions_do_not_depend_on_the_split(policy, responses):
     for budget in (100_000, 200, 1):
         batches = [
             make_batch(part, pad_id=policy.pad_id, device=policy.device)
-            for part in micro_batches(samples, budget)
+            for part in micro_batches(single_rows(samples), budget)
         ]
         scored = [score_old(old, batch) for batch in batches]
         metrics.append(Updater(copy.deepcopy(policy), config).update(scored))

@@ -7,14 +7,15 @@ import math
 import pytest
 import torch
 
-from erclip.batches import Sample, make_batch
+from erclip.batches import make_batch
 from erclip.config import DataConfig
 from erclip.diagnostics.layouts import LAYOUTS
 from erclip.diagnostics.noise_floor import Floor, Plan, measure
 from erclip.diagnostics.noise_page import noise_sheet, recommendation
 from erclip.diagnostics.scoring import HEADS, Scored, clips, score
 from erclip.errors import UserError
-from erclip.records import Grade
+from erclip.packing import single_rows
+from erclip.records import Grade, Sample
 
 PLAN = Plan(prompts=6, responses=2, max_tokens=12, rows=4)
 
@@ -29,7 +30,7 @@ def measured():
 def test_every_layout_scores_what_the_trainer_scores(layout, policy, responses):
     flat = [response for group in responses for response in group]
     samples = [Sample(r, Grade(True, "", "correct"), 1.0, 1.0) for r in flat]
-    batch = make_batch(samples, pad_id=policy.pad_id, device=policy.device)
+    batch = make_batch(single_rows(samples), pad_id=policy.pad_id, device=policy.device)
     expected = policy.score(batch)
     hidden = LAYOUTS[layout](policy.model, flat, 5)
     for head in HEADS:

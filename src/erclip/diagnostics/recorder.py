@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from erclip.batches import Sample
 from erclip.config import Config
 from erclip.diagnostics.ledger import FLAGS, FOLDER, check_pyarrow, write_update
 from erclip.diagnostics.pieces import Pieces
@@ -22,6 +21,7 @@ from erclip.distributed import World
 from erclip.flight import Flight
 from erclip.losses import LossOutput
 from erclip.policy import Scores
+from erclip.records import Sample
 from erclip.run_dir import sample_line
 from erclip.seeds import derive_seed
 from erclip.updates import ScoredBatch, Watch

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from erclip.batches import Sample, make_batch, micro_batches
+from erclip.batches import make_batch
 from erclip.config import ModelConfig
 from erclip.errors import UserError
 from erclip.evaluation import folder
@@ -22,8 +22,9 @@ from erclip.evaluation.outcomes import Outcome, summarise
 from erclip.evaluation.problems import gold_fields
 from erclip.evaluation.settings import EvaluationSettings
 from erclip.evaluation.statistics import mean_of_sets
+from erclip.packing import micro_batches
 from erclip.policy import Policy, load_policy
-from erclip.records import Grade, Response
+from erclip.records import Grade, Response, Sample
 from erclip.run_dir import circumstances
 from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
 from erclip.seeds import derive_seed
@@ -218,8 +219,8 @@ def mean_entropies(policy: Policy, responses: Sequence[Response]) -> list[float]
     """
     samples = [Sample(response, Grade(False, None, "wrong"), 0.0, 0.0) for response in responses]
     found: dict[int, float] = {}
-    for micro in micro_batches(samples, TOKEN_BUDGET):
+    for micro in micro_batches(policy.rows(samples, TOKEN_BUDGET), TOKEN_BUDGET):
         batch = make_batch(micro, pad_id=policy.pad_id, device=policy.device)
         entropies = policy.score(batch).entropies.double().sum(1) / batch.mask.sum(1)
-        found.update(zip(map(id, micro), entropies.tolist(), strict=True))
+        found.update(zip(map(id, batch.samples), entropies.tolist(), strict=True))
     return [found[id(sample)] for sample in samples]
