@@ -13,14 +13,15 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.workers.engine import EngineRegistry
 
-from erclip.batches import Sample, make_batch
+from erclip.batches import make_batch
 from erclip.config import Config
 from erclip.embedded import embedded_model_dir
 from erclip.errors import UserError
 from erclip.integrations.verl import worker  # noqa: F401
 from erclip.integrations.verl.loss import ERCLoss
 from erclip.integrations.verl.settings import loss_config
-from erclip.records import Grade
+from erclip.packing import single_rows
+from erclip.records import Grade, Sample
 from erclip.updates import Updater, score_old
 
 pytestmark = pytest.mark.verl
@@ -123,7 +124,7 @@ def test_scores_are_our_policys(packed, build, samples, policy):
     assert set(output) == {"log_probs", "entropy"}
     assert output["entropy"].dtype == torch.float32
     policy.temperature = 0.8
-    batch = make_batch(samples, pad_id=policy.pad_id, device=policy.device)
+    batch = make_batch(single_rows(samples), pad_id=policy.pad_id, device=policy.device)
     ours = score_old(policy, batch).old
     for name, expected in (("log_probs", ours.logprobs), ("entropy", ours.entropies)):
         found = response_part(output[name], samples).where(batch.mask, 0.0)
@@ -164,7 +165,7 @@ def test_updates_are_our_trainers(mode, rule, build, samples, policy, actor_conf
     with engine.eval_mode():
         old = engine.infer_batch(data)["model_output"]
     policy.temperature = 0.8
-    batch = make_batch(samples, pad_id=policy.pad_id, device=policy.device)
+    batch = make_batch(single_rows(samples), pad_id=policy.pad_id, device=policy.device)
     scored = score_old(policy, batch)
     updater = Updater(policy, our_config(section))
     lengths = [len(s.response.token_ids) for s in samples]
