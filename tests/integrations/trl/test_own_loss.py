@@ -7,11 +7,12 @@ import copy
 import pytest
 import torch
 
-from erclip.batches import Sample, make_batch
+from erclip.batches import make_batch
 from erclip.config import Config
 from erclip.integrations.trl import ERCConfig
+from erclip.packing import single_rows
 from erclip.policy import Policy
-from erclip.records import Grade, Prompt, Response
+from erclip.records import Grade, Prompt, Response, Sample
 from erclip.updates import Updater, score_old
 
 from .conftest import next_batches, nudge
@@ -53,7 +54,9 @@ def test_an_update_is_our_own_trainers(make, name):
     )
     policy = Policy(copy.deepcopy(make().model), trainer._tokenizer, temperature=0.9)
     (batch,) = next_batches(trainer)
-    scored = score_old(policy, make_batch(own_samples(batch), pad_id=0, device=torch.device("cpu")))
+    scored = score_old(
+        policy, make_batch(single_rows(own_samples(batch)), pad_id=0, device=torch.device("cpu"))
+    )
     nudge(trainer.model)
     nudge(policy.model)
     loss = trainer._compute_loss(trainer.model, batch)
