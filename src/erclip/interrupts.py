@@ -42,11 +42,13 @@ class Interrupts:
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        # torchrun, when a process has failed, ends the others: they are about to say so themselves
+        failed = kind is not None and self._world.size > 1
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if failed else handler)
         self._before = {}
 
     def check(self) -> None:

@@ -1,0 +1,145 @@
+"""Two processes are one: loss, gradients, metrics, checkpoints, and what happens if one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from erclip.diagnostics.ledger import read_ledger
+from erclip.distributed import World
+from erclip.recipes import load_recipe
+from erclip.resuming import resumed_recipe
+from erclip.trainer import Trainer
+from processes.two import SHORT, one_update
+
+HERE = Path(__file__).parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+COUNTED = ("clip/", "train/", "eval/")
+
+
+def torchrun(*arguments, **options):
+    paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    command = [*TORCHRUN, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_metrics(got, expected):
+    """Counts and shares exactly; sums of floats to their rounding."""
+    assert len(got) == len(expected)
+    for one, other in zip(got, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"kind"}:
+            if name.startswith(COUNTED):
+                assert one[name] == other[name], name
+            elif not name.startswith("time"):
+                assert one[name] == pytest.approx(other[name], rel=1e-4, abs=2e-6), name
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """One process, and the same run cut off in the middle of its second rollout's updates."""
+    folder = tmp_path_factory.mktemp("one")
+    Trainer(load_recipe("quickstart", SHORT), folder / "run").train()
+    trainer = Trainer(load_recipe("quickstart", SHORT), folder / "half")
+    updates = []
+
+    class Cut(Exception):
+        pass
+
+    def on_log(kind, rollout, metrics):
+        updates.extend([kind] if kind == "update" else [])
+        if len(updates) == 5:
+            raise Cut
+
+    trainer.observer = type("Observer", (), {"on_log": staticmethod(on_log)})
+    with pytest.raises(Cut):
+        trainer.train()
+    assert (folder / "half" / "checkpoints" / "rollout_00001_update_000004").is_dir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(one, tmp_path_factory):
+    """Two processes: an update, the whole run, and the rest of the one that was cut off."""
+    folder = tmp_path_factory.mktemp("two")
+    shutil.copytree(one / "half", folder / "half")
+    done = torchrun(HERE / "two.py", folder, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_one_update_has_the_same_loss_gradients_and_metrics(two):
+    expected, gradients = one_update(World())
+    got = json.loads((two / "metrics.json").read_text())
+    assert expected["clip/erc_frac"] > 0.1
+    assert got["loss/policy"] == pytest.approx(expected["loss/policy"], abs=1e-6)
+    assert_same_metrics([got], [expected])
+    sharded = load_file(two / "gradients.safetensors")
+    assert sharded.keys() == gradients.keys()
+    largest = max(gradient.abs().max() for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        assert (sharded[name] - gradient).abs().max() <= 1e-6 * max(1.0, largest), name
+
+
+def test_a_whole_run_has_the_same_metrics_samples_and_ledger(one, two):
+    assert_same_metrics(lines(two / "run"), lines(one / "run"))
+    for name in ("samples.jsonl", "tokens.jsonl"):
+        texts = [
+            [json.loads(line)["response"] for line in (folder / "run" / name).open()]
+            for folder in (one, two)
+        ]
+        assert texts[0] == texts[1]
+    ledgers = [read_ledger(folder / "run") for folder in (one, two)]
+    tokens = [
+        sorted(zip(*(ledger.places[n].tolist() for n in ledger.places), strict=True))
+        for ledger in ledgers
+    ]
+    assert tokens[0] == tokens[1]
+
+
+def test_what_one_process_saved_two_go_on_with(one, two):
+    """In the middle of a rollout: counts exactly, weights to their rounding."""
+    assert_same_metrics(lines(two / "half"), lines(one / "run"))
+
+
+def test_what_two_processes_saved_one_goes_on_with(one, two, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(two / "run", run)
+    shutil.rmtree(run / "checkpoints" / "rollout_00002")
+    (middle,) = (run / "checkpoints").iterdir()
+    assert middle.name == "rollout_00001_update_000004"
+    Trainer(resumed_recipe(run), run, resume=True).train()
+    assert_same_metrics(lines(run), lines(one / "run"))
+    names = ("checkpoints/rollout_00002/model.safetensors",)
+    for name in names:
+        expected = load_file(one / "run" / name)
+        for key, value in load_file(run / name).items():
+            assert (value - expected[key]).abs().max() < 1e-5, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_ends_the_run_within_seconds(rank, two, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(two / "run", run)
+    done = torchrun(HERE / "dying.py", rank, run, timeout=100)
+    ended = time.time()
+    assert done.returncode == 1
+    assert ended - float((run / "died").read_text()) < 20
+    if rank == 1:
+        assert done.stderr.count("erclip:") == 1
+        assert "One of the 2 processes is gone" in done.stderr
+    assert f"rank      : {rank}" in done.stderr.partition("Root Cause")[2]

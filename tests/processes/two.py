@@ -1,0 +1,90 @@
+"""What two processes do for test_two.py: one update seen from inside, and whole runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from erclip.batches import Sample
+from erclip.config import Config, ModelConfig
+from erclip.distributed import World, join_world, leave_world
+from erclip.flight import own_batches, score
+from erclip.policy import load_policy
+from erclip.recipes import load_recipe
+from erclip.records import Grade
+from erclip.resuming import resumed_recipe
+from erclip.sampling import SamplingSettings, TransformersSampler
+from erclip.sharding import whole
+from erclip.tasks import load_task
+from erclip.trainer import Trainer
+from erclip.updates import ScoredBatch, Updater
+
+SHORT = [
+    "rollout.prompts=8", "rollout.responses=4", "trainer.rollouts=2", "eval.prompts=9",
+    "eval.responses=2", "trainer.updates_per_rollout=3", "trainer.token_budget=300",
+    "checkpoint.every_updates=2", "ledger.every=2", "trainer.learning_rate=1e-3",
+    "rollout.dynamic_sampling=refill", "loss.positive_nll=0.1",
+]  # fmt: skip
+CONFIG = Config.model_validate(
+    {
+        "loss": {"constraints": ["entropy_ratio_clip"], "positive_nll": 0.1},
+        "trainer": {"grad_clip": math.inf, "token_budget": 150, "warmup_updates": 0},
+    }
+)
+
+
+def drifted(seed: int):
+    """The embedded model with noise on its weights."""
+    policy = load_policy(ModelConfig())
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+def one_update(world: World):
+    """(metrics, gradients by name) of one update on responses that other weights scored."""
+    old, new = load_policy(ModelConfig()), drifted(0)
+    sampler = TransformersSampler(old.model, old.tokenizer)
+    prompts = list(load_task("countdown").train[:7])
+    groups = sampler.sample(prompts, SamplingSettings(3, 24), range(len(prompts)))
+    samples = [
+        Sample(r, Grade(i % 3 == 0, None, "wrong"), 0.0, (-1.0) ** i * (1 + i / 10))
+        for i, r in enumerate(response for group in groups for response in group)
+    ]
+    scored = [ScoredBatch(s.batch, s.old) for s in score(samples, old, CONFIG, world)]
+    assert len(scored) == len(own_batches(samples, old, CONFIG, world))
+    new.shard(world)
+    updater = Updater(new, CONFIG, world)
+    seen: dict[str, torch.Tensor] = {}
+
+    def look(*_):
+        for name, parameter in new.model.named_parameters():
+            seen[name] = whole(parameter.grad).clone()
+
+    updater.optimizer.register_step_pre_hook(look)
+    return updater.update(scored), seen
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    world = join_world("cpu")
+    metrics, gradients = one_update(world)
+    if world.first:
+        save_file(gradients, folder / "gradients.safetensors")
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    Trainer(load_recipe("quickstart", SHORT), folder / "run", world=world).train()
+    half = folder / "half"
+    Trainer(resumed_recipe(half), half, world=world, resume=True).train()
+    leave_world()
+
+
+if __name__ == "__main__":
+    main()
