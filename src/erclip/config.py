@@ -29,6 +29,11 @@ def _kind(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
+def _sampler(value: Any) -> Any:
+    value = _kind(value)
+    return {"kind": "transformers", **value} if isinstance(value, dict) else value
+
+
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -75,15 +80,80 @@ class DataConfig(Section):
     )
 
 
-class TransformersSampler(Section):
-    """Batched sampling through transformers with a key-value cache."""
+class SamplerSection(Section):
+    """What every sampler is told."""
 
-    kind: Literal["transformers"] = "transformers"
     max_tokens: Count = Field(1024, description="longest response, in tokens")
     max_prompt_tokens: Count = Field(4096, description="a longer prompt is an error, not cut")
     temperature: Positive = Field(1.0, description="also divides the logits of both scoring passes")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="nucleus; 1 = everything")
     batch_size: Count = Field(256, description="sequences decoded at once")
+
+
+class TransformersSampler(SamplerSection):
+    """Batched sampling through transformers with a key-value cache."""
+
+    kind: Literal["transformers"] = "transformers"
+
+
+class VllmSection(SamplerSection):
+    """What both ways to use vLLM are told."""
+
+    @model_validator(mode="after")
+    def _logprobs_are_the_policys(self) -> VllmSection:
+        if self.temperature != 1 and self.top_p != 1:
+            raise ValueError(
+                f"temperature = {self.temperature:g} with top_p = {self.top_p:g}: vLLM gives "
+                "log-probs before the temperature or after the nucleus cut; set one of them to 1"
+            )
+        return self
+
+
+class VllmSampler(VllmSection):
+    """A vLLM engine in this process; its weights follow after each rollout's updates."""
+
+    kind: Literal["vllm"] = "vllm"
+    dtype: Literal["model", "float32", "bfloat16", "float16"] = Field(
+        "model", description='of weights and activations; "model" = model.dtype'
+    )
+    memory_frac: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.3, description="share of the device's memory for weights, activations and cache"
+    )
+    kv_cache_gib: Positive | None = Field(
+        None, description="size of the key-value cache; None = what memory_frac leaves"
+    )
+    max_model_len: Count | None = Field(
+        None, description="prompt and response; None = max_prompt_tokens + max_tokens"
+    )
+    tensor_parallel: Count = Field(1, description="GPUs that share one engine")
+    compile: bool | None = Field(
+        None, description="torch.compile and CUDA graphs, a minute at the start; None = on a GPU"
+    )
+
+    @model_validator(mode="after")
+    def _one_memory_limit(self) -> VllmSampler:
+        if self.kv_cache_gib is not None and self.memory_frac != 0.3:
+            raise ValueError("memory_frac has no effect beside kv_cache_gib; leave one out")
+        return self
+
+
+class VllmServerSampler(VllmSection):
+    """A vLLM server elsewhere; its weights follow through a folder that both can read."""
+
+    kind: Literal["vllm_server"] = "vllm_server"
+    url: str = Field("http://localhost:8000", description="of the server, without /v1")
+    folder: str | None = Field(
+        None,
+        description="where new weights are handed over; None = a temporary folder of this machine",
+    )
+    timeout_s: Positive = Field(3600, description="longest wait for one answer")
+
+
+SamplerConfig = Annotated[
+    TransformersSampler | VllmSampler | VllmServerSampler,
+    Field(discriminator="kind"),
+    BeforeValidator(_sampler),
+]
 
 
 class DropDynamicSampling(Section):
@@ -494,7 +564,7 @@ class Config(Section):
     description: str = Field("", description="one line for `erclip recipes`")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    sampler: TransformersSampler = TransformersSampler()
+    sampler: SamplerConfig = TransformersSampler()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     loss: LossConfig = LossConfig()

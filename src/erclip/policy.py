@@ -177,7 +177,7 @@ def _refusal(why: str) -> str:
 
 def load_policy(config: ModelConfig, temperature: float = 1.0) -> Policy:
     """Load model and tokenizer from "embedded", a local folder or the hub, dropout off."""
-    path = str(embedded_model_dir()) if config.path == "embedded" else config.path
+    path = model_folder(config.path)
     _check_folder(path)
     device = _device(config.device)
     trust = config.trust_remote_code
@@ -207,6 +207,11 @@ def load_policy(config: ModelConfig, temperature: float = 1.0) -> Policy:
         temperature=temperature,
         checkpointing=config.gradient_checkpointing,
     )
+
+
+def model_folder(path: str) -> str:
+    """The folder (or hub id) that `model.path` names."""
+    return str(embedded_model_dir()) if path == "embedded" else path
 
 
 def _check_folder(path: str) -> None:

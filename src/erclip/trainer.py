@@ -24,7 +24,7 @@ from erclip.recipes import Recipe
 from erclip.rollouts import PromptStream, collect
 from erclip.run_dir import RunDir
 from erclip.run_state import RunState, check_settings
-from erclip.sampling import TransformersSampler
+from erclip.sampling.load import load_sampler
 from erclip.seeds import derive_seed
 from erclip.tasks import Task, load_task
 from erclip.training_state import weights_are_finite
@@ -73,9 +73,7 @@ class Trainer:
         self.policy.shard(self.world)
         self.updater = Updater(self.policy, config, self.world)
         self.state = RunState(config, self.world, self.policy, self.updater, stream)
-        self.sampler = TransformersSampler(
-            self.policy.model, self.policy.tokenizer, config.sampler.batch_size
-        )
+        self.sampler = self.world.together(lambda: load_sampler(config, self.policy, self.world))
         self.recorder = Recorder(config, self.policy.tokenizer, out, self.world)
         if saved is not None:
             self.state.restore(state, saved)
@@ -108,6 +106,7 @@ class Trainer:
 
     def _loop(self) -> None:
         counters = self.state.counters
+        self.sampler.update_weights()  # a resumed run's, or what a server's last user left
         while True:
             if self.state.flight is not None:
                 self._finish_rollout(self.state.flight)
@@ -172,6 +171,7 @@ class Trainer:
         self._log("rollout", flight.number, flight.metrics)
         self.state.counters.rollouts = flight.number
         self.state.flight = None
+        self.sampler.update_weights()
 
     def _update(self, flight: Flight) -> None:
         """One update; what ERC clips in a rollout's first one is noise (true ρ = 1)."""

@@ -11,9 +11,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from erclip.config import Config
 from erclip.errors import UserError
@@ -126,9 +126,10 @@ def _one_sentence(error: ValidationError, path: Path) -> str:
     """The first problem, with its key and what to do; how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the recipe"
+    names, sections = _locate(first["loc"])
+    key = ".".join(names) or "the recipe"
     if first["type"] == "extra_forbidden":
-        message = f"Unknown key {key} in {path.name}" + _suggest(first["loc"])
+        message = f"Unknown key {key} in {path.name}" + _suggest(names, sections)
     elif first["type"] == "missing":
         message = f"{key} is missing in {path.name}"
     else:
@@ -140,14 +141,40 @@ def _one_sentence(error: ValidationError, path: Path) -> str:
     return f"{message}{more}."
 
 
-def _suggest(loc: tuple[str | int, ...]) -> str:
+def _suggest(names: list[str], sections: list[type[BaseModel]]) -> str:
     """The nearest key of the same section, or the list of its keys."""
-    section: Any = Config
-    for part in loc[:-1]:
-        field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
-        section = field.annotation if field is not None else None
-    if not hasattr(section, "model_fields"):
+    keys = list(dict.fromkeys(key for section in sections for key in section.model_fields))
+    if not keys:
         return ""
-    keys = list(section.model_fields)
-    near = difflib.get_close_matches(str(loc[-1]), keys, n=1)
+    near = difflib.get_close_matches(names[-1], keys, n=1)
     return f"; did you mean {near[0]}?" if near else f"; known keys are {', '.join(keys)}"
+
+
+def _locate(loc: tuple[str | int, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """A problem's key as people write it, and the sections that could have held it.
+
+    pydantic puts the `kind` of an alternative into the path; a recipe has no such level.
+    """
+    names: list[str] = []
+    sections: list[type[BaseModel]] = [Config]
+    for part in loc:
+        of_kind = [s for s in sections if "kind" in s.model_fields and _kind(s) == part]
+        if of_kind:
+            sections = of_kind
+            continue
+        names.append(str(part))
+        if isinstance(part, str) and part is not loc[-1]:
+            fields = [s.model_fields[part] for s in sections if part in s.model_fields]
+            sections = [found for field in fields for found in _sections(field.annotation)]
+    return names, sections
+
+
+def _kind(section: type[BaseModel]) -> str:
+    return section.model_fields["kind"].default
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """Every section in a type: itself, or the members of a union or a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _sections(part)]

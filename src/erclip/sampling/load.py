@@ -1,0 +1,26 @@
+"""The sampler that a recipe names."""
+
+from __future__ import annotations
+
+from erclip.config import Config
+from erclip.config import TransformersSampler as TransformersSettings
+from erclip.config import VllmSampler as VllmSettings
+from erclip.distributed import World
+from erclip.policy import Policy, model_folder
+from erclip.sampling.base import Sampler
+from erclip.sampling.transformers import TransformersSampler
+
+
+def load_sampler(config: Config, policy: Policy, world: World | None = None) -> Sampler:
+    """A sampler of `policy`; an engine or a server follows it at every `update_weights`."""
+    settings = config.sampler
+    if isinstance(settings, TransformersSettings):
+        return TransformersSampler(policy.model, policy.tokenizer, settings.batch_size)
+    if isinstance(settings, VllmSettings):
+        from erclip.sampling.vllm_engine import VllmEngine
+
+        folder, trust = model_folder(config.model.path), config.model.trust_remote_code
+        return VllmEngine(settings, policy, folder, trust=trust)
+    from erclip.sampling.vllm_server import VllmServer
+
+    return VllmServer(settings, policy, world or World())

@@ -1,0 +1,159 @@
+"""The engine in this process says what transformers says, before and after every update."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from engines.models import move
+from erclip.batches import Sample, make_batch
+from erclip.errors import UserError
+from erclip.recipes import load_recipe
+from erclip.records import Grade
+from erclip.sampling import SamplingSettings, TransformersSampler
+from erclip.trainer import Trainer
+
+pytestmark = pytest.mark.vllm
+
+SEEDS = [11, 12, 13, 14, 15, 16]
+
+
+def flat(groups):
+    return [(r.token_ids, r.logprobs) for group in groups for r in group]
+
+
+def trainer_gap(policy, groups):
+    """max |sampler − trainer| log-prob, each token scored by the policy's own forward pass."""
+    grade = Grade(False, None, "wrong")
+    samples = [Sample(r, grade, 0.0, 0.0) for group in groups for r in group]
+    batch = make_batch(samples, pad_id=policy.pad_id, device=policy.device)
+    with torch.no_grad():
+        scores = policy.score(batch)
+    return (scores.logprobs - batch.sampler_logprobs)[batch.mask].abs().max().item()
+
+
+@pytest.fixture
+def prompts(countdown):
+    return list(countdown.train[:6])
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_an_updated_engine_is_bit_equal_to_a_fresh_one(
+    tiny, engine_for, prompts, compiled, tmp_path
+):
+    """Prefix caching is on and warm when the weights change; the head may be tied."""
+    policy, engine = engine_for(tiny, compile=compiled)
+    settings = SamplingSettings(4, 24)
+    before = engine.sample(prompts, settings, SEEDS)
+    assert trainer_gap(policy, before) < 1e-4
+    for round_ in range(2):
+        move(policy)
+        stale = flat(engine.sample(prompts, settings, SEEDS))
+        engine.update_weights()
+        updated = engine.sample(prompts, settings, SEEDS)
+        assert trainer_gap(policy, updated) < 1e-4
+        policy.model.save_pretrained(tmp_path / str(round_))
+        policy.tokenizer.save_pretrained(tmp_path / str(round_))
+        _, fresh = engine_for(tmp_path / str(round_), compile=compiled)
+        assert flat(updated) == flat(fresh.sample(prompts, settings, SEEDS)) != stale
+
+
+def test_greedy_text_is_that_of_transformers(smollm2, engine_for, prompts):
+    policy, engine = engine_for(smollm2)
+    settings = SamplingSettings(2, 32, temperature=1e-6)
+    ours = TransformersSampler(policy.model, policy.tokenizer).sample(prompts, settings, SEEDS)
+    theirs = engine.sample(prompts, settings, SEEDS)
+    assert [[r.text for r in group] for group in theirs] == [[r.text for r in g] for g in ours]
+    assert all(math.isnan(x) for group in theirs for r in group for x in r.logprobs)
+
+
+def test_a_large_tied_model_follows_its_updates(smollm2, engine_for, prompts, tmp_path):
+    policy, engine = engine_for(smollm2, temperature=0.7)
+    settings = SamplingSettings(4, 32, temperature=0.7)
+    assert policy.model.config.tie_word_embeddings
+    assert trainer_gap(policy, engine.sample(prompts, settings, SEEDS)) < 1e-4
+    move(policy, 0.02)
+    assert trainer_gap(policy, engine.sample(prompts, settings, SEEDS)) > 0.1  # still the old ones
+    engine.update_weights()
+    updated = engine.sample(prompts, settings, SEEDS)
+    assert trainer_gap(policy, updated) < 1e-4
+    policy.model.save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    _, fresh = engine_for(tmp_path, temperature=0.7)
+    assert flat(updated) == flat(fresh.sample(prompts, settings, SEEDS))
+
+
+def test_a_nucleus_does_not_change_what_a_logprob_means(tiny, engine_for, prompts):
+    policy, engine = engine_for(tiny, top_p=0.8)
+    groups = engine.sample(prompts, SamplingSettings(4, 24, top_p=0.8), SEEDS)
+    assert trainer_gap(policy, groups) < 1e-4
+    unknown = engine.sample(prompts, SamplingSettings(1, 4, temperature=0.5, top_p=0.8), SEEDS)
+    assert all(math.isnan(x) for group in unknown for r in group for x in r.logprobs)
+
+
+def test_seeds_and_stop_tokens(tiny, engine_for, prompts):
+    """A prompt's responses come from its own seed; each ends at the first end token."""
+    policy, engine = engine_for(tiny)
+    end = policy.tokenizer.eos_token_id
+    settings = SamplingSettings(8, 32)
+    together = engine.sample(prompts, settings, SEEDS)
+    alone = [engine.sample([p], settings, [s])[0] for p, s in zip(prompts, SEEDS, strict=True)]
+    tokens = [[[r.token_ids for r in group] for group in run] for run in (together, alone)]
+    assert tokens[0] == tokens[1]
+    assert len({ids for group in tokens[0] for ids in group}) > 40  # of 48: all draws differ
+    responses = [r for group in together for r in group]
+    assert {r.truncated for r in responses} == {True, False}
+    for r in responses:
+        assert r.truncated == (end not in r.token_ids)
+        assert r.truncated or r.token_ids.index(end) == len(r.token_ids) - 1
+        assert len(r.token_ids) == 32 or not r.truncated
+    other = engine.sample(prompts, settings, [seed + 100 for seed in SEEDS])
+    assert flat(other) != flat(together)
+
+
+def test_what_does_not_fit_is_one_sentence(tiny, engine_for, prompts):
+    _, engine = engine_for(tiny, max_model_len=40)
+    with pytest.raises(UserError, match=r"leaves no room for 39 more within vLLM's 40; lower"):
+        engine.sample(prompts, SamplingSettings(2, 39), SEEDS)
+    with pytest.raises(UserError, match=r"max_model_len = 4096, but the model's own limit is 128"):
+        engine_for(tiny, max_model_len=4096)
+
+
+def test_vllms_own_reason_is_one_sentence(tiny, engine_for):
+    with pytest.raises(UserError, match=r"vLLM cannot serve this model: .* less than requested"):
+        engine_for(tiny, kv_cache_gib=100_000.0)
+
+
+def test_heads_that_vllm_has_no_kernel_for(engine_for):
+    """The embedded model's have 16 dimensions, which vLLM's CPU build does not know."""
+    with pytest.raises(UserError, match=r"vLLM cannot serve this model: .*head_dim=16"):
+        engine_for("embedded")
+
+
+REWARD = """
+def ones(response, grade):
+    return response.text.count("1") / 16
+"""
+
+
+def test_a_run_learns_and_the_engine_keeps_up(tiny, tmp_path):
+    """The reward rises over the rollouts, and no rollout is drawn from old weights."""
+    (tmp_path / "reward.py").write_text(REWARD)
+    recipe = load_recipe(
+        "quickstart",
+        [
+            *("sampler.kind=vllm", "sampler.kv_cache_gib=0.25", "sampler.max_tokens=16"),
+            *(f"model.path={tiny}", f"reward.function={tmp_path}/reward.py:ones"),
+            *("trainer.rollouts=8", "trainer.learning_rate=3e-3", "eval.prompts=4"),
+            "loss.importance=truncated_importance",
+        ],
+    )
+    Trainer(recipe, tmp_path / "run").train()
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rollouts = [line for line in lines if line["kind"] == "rollout"]
+    assert rollouts[-1]["train/reward"] > rollouts[0]["train/reward"] + 0.1
+    assert max(line["sampler/logprob_diff"] for line in rollouts) < 1e-5
+    assert max(abs(line["sampler/ratio_max"] - 1) for line in rollouts) < 1e-3
