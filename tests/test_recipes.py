@@ -110,7 +110,10 @@ def test_overrides_and_shorthand():
         ("trainer.rollouts=2.5", "trainer.rollouts = 2.5"),
         ("model.path=3", "model.path = 3 .* valid string"),
         ("loss.surrogate=ppo", "'ppo_clip', 'gppo_clip'"),
-        ("loss.surrogate.highh=1.0", "Unknown key loss.surrogate.ppo_clip.highh"),
+        (
+            "loss.surrogate.highh=1.0",
+            "Unknown key loss.surrogate.highh in .*; did you mean high",
+        ),
         ('loss.constraints=["random_mask"]', "rate is missing"),
         ("rollout.responses=1", "rollout.responses = 1"),
         ("trainer.updates_per_rollout=65", r"must not exceed rollout.prompts \(64\)"),

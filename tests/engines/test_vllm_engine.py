@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -11,10 +10,8 @@ import torch
 from engines.models import move
 from erclip.batches import Sample, make_batch
 from erclip.errors import UserError
-from erclip.recipes import load_recipe
 from erclip.records import Grade
 from erclip.sampling import SamplingSettings, TransformersSampler
-from erclip.trainer import Trainer
 
 pytestmark = pytest.mark.vllm
 
@@ -120,40 +117,3 @@ def test_what_does_not_fit_is_one_sentence(tiny, engine_for, prompts):
         engine.sample(prompts, SamplingSettings(2, 39), SEEDS)
     with pytest.raises(UserError, match=r"max_model_len = 4096, but the model's own limit is 128"):
         engine_for(tiny, max_model_len=4096)
-
-
-def test_vllms_own_reason_is_one_sentence(tiny, engine_for):
-    with pytest.raises(UserError, match=r"vLLM cannot serve this model: .* less than requested"):
-        engine_for(tiny, kv_cache_gib=100_000.0)
-
-
-def test_heads_that_vllm_has_no_kernel_for(engine_for):
-    """The embedded model's have 16 dimensions, which vLLM's CPU build does not know."""
-    with pytest.raises(UserError, match=r"vLLM cannot serve this model: .*head_dim=16"):
-        engine_for("embedded")
-
-
-REWARD = """
-def ones(response, grade):
-    return response.text.count("1") / 16
-"""
-
-
-def test_a_run_learns_and_the_engine_keeps_up(tiny, tmp_path):
-    """The reward rises over the rollouts, and no rollout is drawn from old weights."""
-    (tmp_path / "reward.py").write_text(REWARD)
-    recipe = load_recipe(
-        "quickstart",
-        [
-            *("sampler.kind=vllm", "sampler.kv_cache_gib=0.25", "sampler.max_tokens=16"),
-            *(f"model.path={tiny}", f"reward.function={tmp_path}/reward.py:ones"),
-            *("trainer.rollouts=8", "trainer.learning_rate=3e-3", "eval.prompts=4"),
-            "loss.importance=truncated_importance",
-        ],
-    )
-    Trainer(recipe, tmp_path / "run").train()
-    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    rollouts = [line for line in lines if line["kind"] == "rollout"]
-    assert rollouts[-1]["train/reward"] > rollouts[0]["train/reward"] + 0.1
-    assert max(line["sampler/logprob_diff"] for line in rollouts) < 1e-5
-    assert max(abs(line["sampler/ratio_max"] - 1) for line in rollouts) < 1e-3

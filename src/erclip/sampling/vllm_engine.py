@@ -88,9 +88,14 @@ def start_engine(
         ) from None
     dtype = str(policy.model.dtype).removeprefix("torch.")
     compiled = policy.device.type == "cuda" if settings.compile is None else settings.compile
-    memory: dict[str, Any] = {"gpu_memory_utilization": settings.memory_frac}
+    limits: dict[str, Any] = {"gpu_memory_utilization": settings.memory_frac}
     if settings.kv_cache_gib is not None:
-        memory = {"kv_cache_memory_bytes": round(settings.kv_cache_gib * 2**30)}
+        limits = {"kv_cache_memory_bytes": round(settings.kv_cache_gib * 2**30)}
+    if policy.device.type == "cpu":
+        # a seeded request whose prompt is read in pieces stops vLLM's CPU build: its generators
+        # cannot be set back by one draw
+        whole = max(max_model_len, 4096)
+        limits |= {"enable_chunked_prefill": False, "max_num_batched_tokens": whole}
     try:
         with random_state_kept():
             engine = LLM(
@@ -106,7 +111,7 @@ def start_engine(
                 generation_config="vllm",  # the folder's own would add penalties we do not model
                 worker_extension_cls=EXTENSION,
                 seed=0,
-                **memory,
+                **limits,
             )
             # some of what vLLM cannot serve shows in the first forward pass only
             first = TokensPrompt(prompt_token_ids=[0])

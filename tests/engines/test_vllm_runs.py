@@ -1,0 +1,81 @@
+"""Whole runs of `erclip train` with vLLM, each a process of its own: an engine leaves traces."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.vllm
+
+ENGINE = ["sampler.kind=vllm", "sampler.kv_cache_gib=0.25"]
+REWARD = """
+def ones(response, grade):
+    return response.text.count("1") / 16
+"""
+
+
+def train(out, *overrides):
+    command = [sys.executable, "-m", "erclip", "train", "quickstart", "--out", str(out)]
+    for override in (*ENGINE, *overrides):
+        command += ["--set", override]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+
+
+def rollouts(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "rollout"]
+
+
+def learning(tiny, folder, *more):
+    """A run whose reward is the share of ones among sixteen characters: easily learned."""
+    (folder / "reward.py").write_text(REWARD)
+    ended = train(
+        folder / "run",
+        f"model.path={tiny}",
+        f"reward.function={folder}/reward.py:ones",
+        *("sampler.max_tokens=16", "trainer.rollouts=8", "trainer.learning_rate=1e-3"),
+        *("eval.prompts=4", "loss.importance=truncated_importance"),
+        *more,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return rollouts(folder / "run")
+
+
+def test_a_run_learns_and_the_engine_keeps_up(tiny, tmp_path):
+    """The reward rises over the rollouts, and no rollout is drawn from old weights."""
+    lines = learning(tiny, tmp_path)
+    assert lines[-1]["train/reward"] > lines[0]["train/reward"] + 0.1
+    trained = [line for line in lines if "sampler/kl" in line]  # with every reward equal, none is
+    assert len(trained) >= 4
+    assert max(line["sampler/logprob_diff"] for line in trained) < 1e-5
+    assert max(abs(line["sampler/ratio_max"] - 1) for line in trained) < 1e-3
+
+
+def test_a_run_repeats_itself(tiny, tmp_path):
+    runs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        runs.append(learning(tiny, tmp_path / name, "trainer.rollouts=2"))
+    timeless = [
+        [{k: v for k, v in line.items() if "time" not in k} for line in lines] for lines in runs
+    ]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        # the embedded model's heads have 16 dimensions, which vLLM's CPU build does not know
+        ("sampler.max_tokens=16", "vLLM cannot serve this model: "),
+        ("sampler.kv_cache_gib=100000", "vLLM cannot serve this model: "),
+        ("sampler.max_model_len=4096", "sampler.max_model_len = 4096, but the model's own limit"),
+    ],
+)
+def test_vllms_own_reason_is_one_sentence(override, sentence, tmp_path):
+    ended = train(tmp_path / "run", override)
+    assert ended.returncode == 2
+    assert f"erclip: {sentence}" in ended.stderr
+    assert "Traceback" not in ended.stderr
