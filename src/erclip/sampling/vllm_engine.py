@@ -39,7 +39,7 @@ class VllmEngine:
         self.engine = start_engine(settings, policy, folder, self.max_model_len, trust)
 
     def update_weights(self) -> None:
-        """Copy the policy's weights into the engine and forget what old weights have computed."""
+        """Copy the policy's weights into the engine."""
         with self.policy.gathered():
             weights = checkpoint_weights(self.policy.model)
             if self.settings.tensor_parallel == 1:
@@ -48,18 +48,22 @@ class VllmEngine:
                 with tempfile.TemporaryDirectory(prefix="erclip-weights-") as folder:
                     self.policy.model.save_pretrained(folder)
                     self.engine.collective_rpc("erclip_reload", args=(folder,))
-        if not self.engine.reset_prefix_cache():
-            raise RuntimeError("vLLM kept its prefix cache, whose keys and values are stale.")
 
     def sample(
         self, prompts: Sequence[Prompt], settings: SamplingSettings, seeds: Sequence[int]
     ) -> list[list[Response]]:
-        """See `Sampler.sample`; a prompt's responses are one request with its own seed."""
+        """See `Sampler.sample`; a prompt's responses are one request with its own seed.
+
+        The prefix cache is emptied first: its keys and values are of old weights, or of whatever
+        was asked before, which a resumed run would not have asked.
+        """
         from vllm import SamplingParams, TokensPrompt
 
         encoded = encode_prompts(self.tokenizer, prompts, settings.max_prompt_tokens)
         check_lengths(prompts, encoded, settings, self.max_model_len)
         asked = request(settings, self.end_ids)
+        if not self.engine.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache, whose keys and values may be stale.")
         outputs = self.engine.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids in encoded],
             [SamplingParams(**asked, seed=seed, detokenize=False) for seed in seeds],
