@@ -1,0 +1,100 @@
+"""One measurement of erclip for `train.py`: a job as JSON in, a line of JSON out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import erclip
+from erclip.recipes import load_recipe
+from erclip.trainer import Trainer
+from train_work import peak_rss_mib, questions
+
+
+def settings(job: dict, folder: Path) -> list[str]:
+    rollouts = 1 + job["timed"]
+    values = {
+        "rollout.prompts": job["prompts"],
+        "rollout.responses": job["responses"],
+        "sampler.max_tokens": job["max_tokens"],
+        "sampler.batch_size": job["prompts"] * job["responses"],
+        "trainer.updates_per_rollout": job["updates"],
+        "trainer.rollouts": rollouts,
+        "trainer.learning_rate": 1e-6,
+        "trainer.saved_samples": 0,
+        "rollout.dynamic_sampling": '"off"',
+        "model.path": json.dumps(job["model"]),
+        "eval.prompts": 1,
+        "eval.responses": 1,
+        "eval.max_tokens": 1,
+    }
+    if not job["erc"]:
+        values["loss.constraints"] = "[]"
+    if job["prompt_repeats"]:
+        data = folder / "data.jsonl"
+        lines = [
+            {"question": text, "answer": "#### 1"}
+            for text in questions(job)
+            for _ in range(rollouts)
+        ]
+        data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        reward = folder / "reward.py"
+        here = json.dumps(str(Path(__file__).parent))
+        reward.write_text(
+            f"import sys\nsys.path.append({here})\nfrom train_work import spread\n\n"
+            "def reward(response, grade):\n    return spread(response.text)\n"
+        )
+        values["data.path"] = values["data.test_path"] = json.dumps(str(data))
+        values["reward.function"] = json.dumps(f"{reward}:reward")
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    torch.set_num_threads(job["threads"])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trainer = Trainer(load_recipe("quickstart", settings(job, folder)), folder / "run", Clock())
+        clock = trainer.observer
+        assert isinstance(clock, Clock)
+        trainer.train()
+    first, *timed = clock.rollouts
+    count = len(timed)
+    cpu = [b["cpu"] - a["cpu"] for a, b in zip(clock.rollouts, timed, strict=False)]
+    wall = sum(line["time/rollout_s"] for line in timed) / count
+    tokens = sum(line["train/responses"] * line["train/response_length"] for line in timed) / count
+    result = {
+        "rollout_cpu_s": sum(cpu) / count,
+        "rollout_wall_s": wall,
+        "sample_s": sum(line["time/sample_s"] + line["time/grade_s"] for line in timed) / count,
+        "score_s": sum(line["time/score_s"] for line in timed) / count,
+        "update_s": sum(line["time/update_s"] for line in timed) / count,
+        "tokens": tokens,
+        "tokens_per_cpu_s": tokens * count / sum(cpu),
+        "peak_rss_mib": peak_rss_mib(),
+        "versions": f"erclip {erclip.__version__}, torch {torch.__version__}",
+    }
+    print(json.dumps(result))
+
+
+class Clock:
+    """CPU time at the end of every rollout."""
+
+    def __init__(self):
+        self.rollouts: list[dict] = []
+
+    def on_log(self, kind: str, rollout: int, metrics: dict) -> None:
+        if kind == "rollout":
+            self.rollouts.append({**metrics, "cpu": time.process_time()})
+
+    def on_samples(self, *args: object) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    main()
