@@ -1,10 +1,10 @@
 """Seconds per rollout of the same training in erclip and in TRL, interleaved, each in a process.
 
-    python benchmarks/train.py --setup embedded smollm2 --rounds 3 --trl-python .venv-trl-new/bin/python
+    python benchmarks/train.py --rounds 3 --trl-python .venv-trl-new/bin/python
 
 Same model, prompts, group size, response length, updates per rollout, float32, threads. A child
 process trains one untimed rollout, then some timed ones, and prints a JSON line. CPU seconds stand
-beside wall seconds: on a machine that others use too, they are the ones to compare, with one thread.
+beside wall seconds: on a machine that others use too, they are the ones to compare.
 """
 
 from __future__ import annotations

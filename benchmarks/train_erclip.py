@@ -63,7 +63,7 @@ def main() -> None:
         clock = trainer.observer
         assert isinstance(clock, Clock)
         trainer.train()
-    first, *timed = clock.rollouts
+    timed = clock.rollouts[1:]
     count = len(timed)
     cpu = [b["cpu"] - a["cpu"] for a, b in zip(clock.rollouts, timed, strict=False)]
     wall = sum(line["time/rollout_s"] for line in timed) / count

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ class Row:
         """The prompt that stands first."""
         return self.samples[0].response.prompt_ids
 
-    @property
+    @cached_property
     def length(self) -> int:
         """L of this row alone."""
         return len(self.prompt_ids) + sum(len(s.response.token_ids) - 1 for s in self.samples)

@@ -107,7 +107,9 @@ class Policy:
         Through H it flows if asked for: what nobody differentiates costs nothing.
         """
         # transformers checkpoints activations in training mode only; there is no dropout to turn on
-        self.model.train(self.checkpointing and torch.is_grad_enabled())
+        training = self.checkpointing and torch.is_grad_enabled()
+        if self.model.training != training:  # the call walks through every module
+            self.model.train(training)
         out = self._within(lambda: self._score_tokens(batch, slopes))
         shape = batch.mask.shape
 

@@ -29,6 +29,7 @@ class PromptStream:
         if not len(prompts):
             raise UserError("The task has no training prompts; check data.path and its split.")
         self._prompts, self._seed = prompts, seed
+        self._order: tuple[int, list[int]] | None = None  # a pass and its order
         self.position = 0
 
     def take(self, count: int) -> list[Prompt]:
@@ -36,12 +37,17 @@ class PromptStream:
         taken = []
         while len(taken) < count:
             epoch, offset = divmod(self.position, len(self._prompts))
-            order = list(range(len(self._prompts)))
-            random.Random(derive_seed(self._seed, "prompts", epoch)).shuffle(order)
-            chosen = order[offset : offset + count - len(taken)]
+            chosen = self._order_of(epoch)[offset : offset + count - len(taken)]
             taken.extend(self._prompts[i] for i in chosen)
             self.position += len(chosen)
         return taken
+
+    def _order_of(self, epoch: int) -> list[int]:
+        if self._order is None or self._order[0] != epoch:
+            order = list(range(len(self._prompts)))
+            random.Random(derive_seed(self._seed, "prompts", epoch)).shuffle(order)
+            self._order = epoch, order
+        return self._order[1]
 
 
 @dataclass

@@ -42,7 +42,8 @@ class TransformersSampler:
     ) -> list[list[Response]]:
         """See `Sampler.sample`; same seeds, weights and batch size give the same responses."""
         encoded = encode_prompts(self.tokenizer, prompts, settings.max_prompt_tokens)
-        self.model.eval()  # training mode with gradient checkpointing has no cache
+        if self.model.training:  # with gradient checkpointing, that mode has no cache
+            self.model.eval()
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         per_batch = max(1, self.batch_size // settings.responses)
         results: list[list[Response]] = [[] for _ in prompts]
