@@ -93,5 +93,5 @@ def _evaluations(folder: Path) -> list[tuple[int, dict[str, float]]]:
 def _report(folder: Path, console: Console) -> None:
     try:
         console.print(f"report: {build_report([folder])}", soft_wrap=True)
-    except OSError as error:  # a full disk must not hide why the run ended
-        console.print(f"report: could not be written ({error.strerror})", soft_wrap=True)
+    except (OSError, UserError) as error:  # a full disk must not hide why the run ended
+        console.print(f"report: {error}", soft_wrap=True, markup=False, highlight=False)

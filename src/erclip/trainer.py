@@ -80,6 +80,7 @@ class Trainer:
         if self.state.flight is not None:
             self.recorder.resume(self.state.flight, self.state.lines)
         self.saved = saved
+        self._saved_moment = (self.state.name, self.state.counters.evaluated)
         self.run: RunDir | None = None
 
         def open_run() -> None:
@@ -121,9 +122,12 @@ class Trainer:
             self.interrupts.check()
 
     def save(self) -> Path:
-        """A checkpoint of this moment; on several processes, all of them take part."""
-        self.state.lines = self.recorder.lines
-        self.saved = self.state.save(self.checkpoints, self.run)
+        """A checkpoint of this moment, unless there is one; a collective."""
+        moment = (self.state.name, self.state.counters.evaluated)
+        if self.saved is None or self._saved_moment != moment:
+            self.state.lines = self.recorder.lines
+            self.saved = self.state.save(self.checkpoints, self.run)
+            self._saved_moment = moment
         return self.saved
 
     def _begin_rollout(self, number: int) -> None:
