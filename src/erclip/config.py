@@ -141,7 +141,9 @@ class VllmServerSampler(VllmSection):
     """A vLLM server elsewhere; its weights follow through a folder that both can read."""
 
     kind: Literal["vllm_server"] = "vllm_server"
-    url: str = Field("http://localhost:8000", description="of the server, without /v1")
+    url: Annotated[str, Field(pattern=r"^https?://")] = Field(
+        "http://localhost:8000", description="of the server, without /v1"
+    )
     folder: str | None = Field(
         None,
         description="where new weights are handed over; None = a temporary folder of this machine",

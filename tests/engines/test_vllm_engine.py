@@ -10,6 +10,7 @@ import torch
 from engines.models import move
 from erclip.batches import Sample, make_batch
 from erclip.errors import UserError
+from erclip.packing import single_rows
 from erclip.records import Grade
 from erclip.sampling import SamplingSettings, TransformersSampler
 
@@ -25,8 +26,8 @@ def flat(groups):
 def trainer_gap(policy, groups):
     """max |sampler − trainer| log-prob, each token scored by the policy's own forward pass."""
     grade = Grade(False, None, "wrong")
-    samples = [Sample(r, grade, 0.0, 0.0) for group in groups for r in group]
-    batch = make_batch(samples, pad_id=policy.pad_id, device=policy.device)
+    rows = single_rows(Sample(r, grade, 0.0, 0.0) for group in groups for r in group)
+    batch = make_batch(rows, pad_id=policy.pad_id, device=policy.device)
     with torch.no_grad():
         scores = policy.score(batch)
     return (scores.logprobs - batch.sampler_logprobs)[batch.mask].abs().max().item()
