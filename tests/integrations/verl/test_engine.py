@@ -168,10 +168,7 @@ def test_updates_are_our_trainers(mode, rule, build, samples, policy, actor_conf
     batch = make_batch(single_rows(samples), pad_id=policy.pad_id, device=policy.device)
     scored = score_old(policy, batch)
     updater = Updater(policy, our_config(section))
-    lengths = [len(s.response.token_ids) for s in samples]
-    for verl_name, name in (("log_probs", "old_log_probs"), ("entropy", "entropy")):
-        rows = response_part(old[verl_name], samples)
-        data[name] = nested(row[:n] for row, n in zip(rows, lengths, strict=True))
+    add_old(data, old, samples)
     clipped = 0.0
     for update in (1, 2, 3):
         with engine.train_mode():
@@ -191,11 +188,55 @@ def test_updates_are_our_trainers(mode, rule, build, samples, policy, actor_conf
         torch.testing.assert_close(weights[name], expected, rtol=0, atol=2e-5)
 
 
+def add_old(data, old, samples):
+    """What verl's trainer does between scoring and training."""
+    lengths = [len(s.response.token_ids) for s in samples]
+    for name, kept_as in (("log_probs", "old_log_probs"), ("entropy", "entropy")):
+        rows = response_part(old[name], samples)
+        data[kept_as] = nested(row[:n] for row, n in zip(rows, lengths, strict=True))
+
+
 def our_config(section):
     trainer = {"learning_rate": 1e-3, "weight_decay": 0.1, "grad_clip": 1.0, "warmup_updates": 0}
     return Config.model_validate(
         {"loss": loss_config(section.policy_loss).model_dump(), "trainer": trainer}
     )
+
+
+def test_verls_padding_rows_change_nothing(build, samples, actor_config):
+    """127 end tokens and a masked one, alone in a micro-batch without a valid token."""
+    found = []
+    for padded in (False, True):
+        engine, data = build(), as_verl(samples)
+        with engine.eval_mode():
+            old = engine.infer_batch(data)["model_output"]
+        add_old(data, old, samples)
+        data = with_padding_row(data) if padded else data
+        for _ in range(2):
+            with engine.train_mode():
+                metrics = engine.train_batch(data, ERCLoss(actor_config("erc_dapo")))["metrics"]
+        names = ("actor/pg_loss", "clip/erc_frac", "policy/entropy")
+        values = [metrics["grad_norm"], *(metrics[name].aggregate() for name in names)]
+        weights = [w.full_tensor() for w in engine.module.state_dict().values()]
+        found.append((values, weights))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
+    for with_row, without in zip(found[1][1], found[0][1], strict=True):
+        torch.testing.assert_close(with_row, without, rtol=0, atol=2e-5)
+
+
+def with_padding_row(data):
+    end, one = torch.full((127,), 1), torch.ones(1, dtype=torch.long)
+    row = {
+        "prompts": end, "responses": one, "input_ids": torch.cat([end, one]),
+        "position_ids": torch.arange(128), "response_mask": one * 0, "loss_mask": one * 0,
+        "advantages": torch.zeros(1), "old_log_probs": torch.zeros(1), "entropy": torch.zeros(1),
+    }  # fmt: skip
+    fields = {name: nested([*data[name].unbind(), value]) for name, value in row.items()}
+    longer = TensorDict(fields, batch_size=len(data) + 1)
+    keys = ("temperature", "use_remove_padding", "use_fused_kernels", "use_dynamic_bsz")
+    keys += ("max_token_len_per_gpu", "calculate_entropy", "global_batch_size")
+    tu.assign_non_tensor(longer, **{key: data[key] for key in keys})
+    return longer
 
 
 def test_another_loss_is_refused(build, samples):

@@ -1,8 +1,8 @@
 """verl's FSDP engine with our head: exact float32 log-probs and entropies, and no logits.
 
-verl computes entropies from logits in the trunk's dtype; with identical weights that alone moves
-2–17 % of tokens out of a ±5 % band. Here the model's output layer returns the two numbers per token
-that the loss needs in place of the vocabulary's logits, so nothing between them can round.
+verl computes entropies from logits in the trunk's dtype, whose rounding alone moves tokens out of a
+±5 % band (docs/verl.md). Here the model's output layer returns the two numbers per token that the
+loss needs in place of the vocabulary's logits, so nothing between them can round.
 
 Letters: L positions (packed, or one padded row), K = 2 or 3 numbers per position.
 """
