@@ -8,7 +8,7 @@ import pytest
 
 from erclip.config import Config, EntropyRatioClip, LossConfig, PpoClip
 from erclip.errors import UserError
-from erclip.integrations.verl.launch import compose, recipes
+from erclip.integrations.verl.launch import compose, recipes, user_error
 from erclip.integrations.verl.settings import MODES, ERCPolicyLossConfig, loss_config
 
 pytestmark = pytest.mark.verl
@@ -81,6 +81,16 @@ def test_a_recipe_of_ones_own_starts_from_ours(tmp_path):
     config = compose(str(mine), [])
     assert config.data.train_batch_size == 24
     assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "erc_dapo"
+
+
+def test_a_workers_sentence_is_not_buried_in_rays_traceback():
+    from ray.exceptions import RayTaskError
+
+    def wrap(cause):
+        return RayTaskError("f", "a long traceback", cause).as_instanceof_cause()
+
+    assert str(user_error(wrap(wrap(UserError("say this."))))) == "say this."
+    assert user_error(wrap(wrap(KeyError("x")))) is None
 
 
 @pytest.mark.parametrize("name", recipes())

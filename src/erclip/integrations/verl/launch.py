@@ -70,7 +70,22 @@ def launch(config: Any) -> None:
         use_reference_policy=need_reference_policy(config),
         use_critic=need_critic(config),
     )
-    run_ppo(config, task_runner_class=ray.remote(ERCTaskRunner))
+    try:
+        run_ppo(config, task_runner_class=ray.remote(ERCTaskRunner))
+    except ray.exceptions.RayTaskError as error:
+        mistake = user_error(error)
+        if mistake is None:
+            raise
+        raise mistake from None
+
+
+def user_error(error: BaseException) -> UserError | None:
+    """The UserError that a worker raised, out of the envelopes that Ray put around it."""
+    from ray.exceptions import RayTaskError
+
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error if isinstance(error, UserError) else None
 
 
 def _folder() -> Path:
