@@ -79,6 +79,28 @@ def plan(
 
 
 @app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="A study: methods, grid and seeds in TOML.")],
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once.  [default: one per core]")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only this method; repeatable.")] = None,
+    out: Out = None,
+) -> None:
+    """Run methods × settings × seeds; the same command goes on after a stop, and reports."""
+    from erclip.study.command import study as run
+
+    try:
+        failed = run(file, out, processes, seed or [], method or [], console)
+    except KeyboardInterrupt:
+        console.print("Interrupted: the same command goes on.")
+        raise typer.Exit(130) from None
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories; several are overlaid.")],
     out: Out = None,

@@ -14,7 +14,7 @@ from erclip.checkpoints import Checkpoints, read_state
 from erclip.config import Config, DataConfig, EntropyRatioClip
 from erclip.diagnostics.recorder import Recorder
 from erclip.distributed import World
-from erclip.errors import UserError
+from erclip.errors import Diverged
 from erclip.evaluation.training import evaluate
 from erclip.flight import Flight, group_lines, plan_updates, score
 from erclip.interrupts import Interrupts, Stopped
@@ -203,7 +203,7 @@ class Trainer:
         batch = self.world.from_first(lambda: self.run and self.run.log_accident(update, lines))
         sound = weights_are_finite(self.policy.model, self.world)
         model = self.save() if sound else self.saved
-        raise UserError(
+        raise Diverged(
             f"{ACCIDENTS} updates in a row, the last of them update {update}, had a loss or a "
             f"gradient that is not finite; its batch is in {batch}; start a run from the weights "
             f"before them with a lower learning rate: --set model.path="

@@ -39,11 +39,20 @@ def load_recipe(source: str = "quickstart", overrides: Sequence[str] = ()) -> Re
     3
     """
     path = _find(source)
-    table = override(_read(path, seen=()), overrides)
+    return Recipe(path.stem, check(override(read_table(source), overrides), path.name))
+
+
+def read_table(source: str) -> dict[str, Any]:
+    """The unchecked table of a shipped recipe or a TOML file, with all that it `extends`."""
+    return _read(_find(source), seen=())
+
+
+def check(table: Mapping[str, Any], name: str) -> Config:
+    """The settings in a table; `UserError` names the first key or value that is wrong in `name`."""
     try:
-        return Recipe(path.stem, Config.model_validate(table))
+        return Config.model_validate(table)
     except ValidationError as error:
-        raise UserError(_one_sentence(error, path)) from None
+        raise UserError(one_sentence(error, name)) from None
 
 
 def override(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -54,7 +63,7 @@ def override(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
     """
     changed = dict(table)
     for text in overrides:
-        changed = _merge(changed, _parse_override(text))
+        changed = merge(changed, _parse_override(text))
     return changed
 
 
@@ -89,7 +98,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return table
     if not isinstance(base, str):
         raise UserError(f"`extends` in {path} must name one recipe, not {base!r}.")
-    return _merge(_read(_find(base, beside=path.parent), (*seen, path)), table)
+    return merge(_read(_find(base, beside=path.parent), (*seen, path)), table)
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -109,7 +118,8 @@ def _parse_override(text: str) -> dict[str, Any]:
     return table
 
 
-def _merge(base: Any, change: Any) -> Any:
+def merge(base: Any, change: Any) -> Any:
+    """Two tables key by key; another `kind`, a list or a value replaces what was there."""
     if not (isinstance(base, Mapping) and isinstance(change, Mapping)):
         if isinstance(base, Mapping) and base.get("kind") == change:
             return dict(base)
@@ -118,25 +128,25 @@ def _merge(base: Any, change: Any) -> Any:
         return dict(change)
     merged = dict(base)
     for key, value in change.items():
-        merged[key] = _merge(base[key], value) if key in base else value
+        merged[key] = merge(base[key], value) if key in base else value
     return merged
 
 
-def _one_sentence(error: ValidationError, path: Path) -> str:
+def one_sentence(error: ValidationError, name: str, section: type[BaseModel] = Config) -> str:
     """The first problem, with its key and what to do; how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    names, sections = _locate(first["loc"])
-    key = ".".join(names) or "the recipe"
+    names, sections = _locate(first["loc"], section)
+    key = ".".join(names) or "the file"
     if first["type"] == "extra_forbidden":
-        message = f"Unknown key {key} in {path.name}" + _suggest(names, sections)
+        message = f"Unknown key {key} in {name}" + _suggest(names, sections)
     elif first["type"] == "missing":
-        message = f"{key} is missing in {path.name}"
+        message = f"{key} is missing in {name}"
     else:
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         if first["loc"]:
-            message = f"{key} = {first['input']!r} in {path.name}: {message}"
+            message = f"{key} = {first['input']!r} in {name}: {message}"
     more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
     return f"{message}{more}."
 
@@ -150,13 +160,15 @@ def _suggest(names: list[str], sections: list[type[BaseModel]]) -> str:
     return f"; did you mean {near[0]}?" if near else f"; known keys are {', '.join(keys)}"
 
 
-def _locate(loc: tuple[str | int, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+def _locate(
+    loc: tuple[str | int, ...], section: type[BaseModel]
+) -> tuple[list[str], list[type[BaseModel]]]:
     """A problem's key as people write it, and the sections that could have held it.
 
     pydantic puts the `kind` of an alternative into the path; a recipe has no such level.
     """
     names: list[str] = []
-    sections: list[type[BaseModel]] = [Config]
+    sections: list[type[BaseModel]] = [section]
     for part in loc:
         of_kind = [s for s in sections if "kind" in s.model_fields and _kind(s) == part]
         if of_kind:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -36,6 +38,8 @@ _VARIABLES = {
 }
 _DASHES = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.5)), "thin": "-"}
 _HALF_WIDTH, _FULL_WIDTH = 5.6, 11.6  # inches: a card of one column, a card of two
+_TEMPLATES = Path(__file__).parent / "templates"
+_STYLE = re.compile(r"(?:@media \(prefers-color-scheme: dark\) \{\s*)?:root \{[^}]*\}(?:\s*\})?")
 _MARKERS_UP_TO = 30  # points: a curve with more of them is drawn without markers
 
 
@@ -112,6 +116,35 @@ def to_svg(fig: Figure, label: str) -> str:
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r"#00f0[01][0-9a-f]", lambda match: _VARIABLES[match[0]], svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def standalone(svg: str, legend: Sequence[Key] = ()) -> str:
+    """Return a figure as a document of its own: the page's colours, light and dark, and a legend.
+
+    The legend stands in lines above the picture, as wide as the picture allows.
+    """
+    left, top, width, height = (float(n) for n in re.findall(r'viewBox="([^"]+)"', svg)[0].split())
+    x, y, marks = left + 8.0, top + 12.0, []
+    for key in legend:
+        room = 26 + 5.6 * len(key.label)
+        if x > left + 8 and x + room > left + width:
+            x, y = left + 8.0, y + 14
+        marks.append(
+            f'<rect x="{x:g}" y="{y - 6:g}" width="12" height="4" fill="{key.variable}"/>'
+            f'<text x="{x + 16:g}" y="{y:g}" font-size="9" fill="var(--ink)" '
+            f'font-family="DejaVu Sans, sans-serif">{escape(key.label)}</text>'
+        )
+        x += room
+    raised = y - top + 8 if legend else 0.0
+    style = "".join(_STYLE.findall((_TEMPLATES / "style.css").read_text(encoding="utf-8")))
+    box = f'viewBox="{left:g} {top:g} {width:g} {height + raised:g}"'
+    inner = svg[svg.index(">") + 1 : svg.rindex("</svg>")]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {box}>'
+        f"<style>{style}</style>"
+        f'<rect x="{left:g}" y="{top:g}" width="100%" height="100%" fill="var(--page)"/>'
+        f'{"".join(marks)}<g transform="translate(0 {raised:g})">{inner}</g></svg>\n'
+    )
 
 
 def draw(ax: Axes, curve: Curve, color: str, line: Line = "solid") -> None:

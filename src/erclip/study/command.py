@@ -1,0 +1,166 @@
+"""`erclip study`: make the runs that are missing, then write the page and its pictures."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from erclip.errors import UserError
+from erclip.report.sheet import print_sheet, write_sheet
+from erclip.study.design import Cell, Study, read_study, settings_hash
+from erclip.study.page import study_sheet
+from erclip.study.plots import write_pictures
+from erclip.study.processes import Done, Job, run_jobs
+from erclip.study.rows import Results, Row, number
+
+
+def study(
+    file: Path,
+    out: Path | None,
+    processes: int | None,
+    seeds: Iterable[int],
+    methods: Iterable[str],
+    console: Console,
+) -> int:
+    """Run what is missing of a study and report all of it; the number of runs that failed.
+
+    `seeds` and `methods` choose among those of the file; none chooses all.
+    """
+    plan = read_study(file)
+    folder = out or Path("results") / plan.name
+    chosen = _choose(plan, list(seeds), list(methods))
+    with _locked(folder):
+        results = Results(plan, folder)
+        work = Work(plan, results, chosen, console)
+        try:
+            if work.pending:
+                console.print(work.opening(), soft_wrap=True, highlight=False)
+                run_jobs(work.next_job, min(processes or _cores(), len(work.pending)), work.tell)
+        finally:
+            results.tidy()
+        sheet = study_sheet(results)
+        print_sheet(sheet, console)
+        page = write_sheet(sheet, folder / "report.html")
+        write_pictures(results, folder)
+        console.print(f"page: {page}", soft_wrap=True)
+    return work.failed
+
+
+class Work:
+    """Which cells are still to be run, and what has become of the others."""
+
+    def __init__(self, study: Study, results: Results, chosen: list[Cell], console: Console):
+        self.study, self.results, self.console = study, results, console
+        self.rows = results.rows()
+        self.total = len(chosen)
+        self.failed = 0
+        self.pending = [cell for cell in chosen if not self._is_done(cell)]
+        self._hashes: dict[Cell, str] = {}
+
+    def opening(self) -> str:
+        """What is about to happen, in a sentence."""
+        done = self.total - len(self.pending)
+        return (
+            f"{self.study.name}: {len(self.pending)} runs to make, {done} of {self.total} are "
+            f"there; rows go to {self.results.runs}"
+        )
+
+    def next_job(self) -> Job | None:
+        """The first cell that can be run now: a random mask waits for the run that it copies."""
+        for cell in list(self.pending):
+            source = self.study.source(cell)
+            if source is not None and source not in self.rows:
+                if source in self.pending or source in self._hashes:
+                    continue
+                self.pending.remove(cell)
+                self._fail(cell, f"{source} has no row, whose clipped share it copies")
+                continue
+            self.pending.remove(cell)
+            config = self._config(cell)
+            self._hashes[cell] = settings_hash(config)
+            name = re.sub(r"[^\w.+-]+", "-", str(cell))
+            return Job(cell, config, self.results.folder / "runs" / f"{name}-{self._hashes[cell]}")
+        return None
+
+    def tell(self, done: Done) -> None:
+        """Write a row, or say why there is none."""
+        cell = done.job.cell
+        self._hashes.pop(cell, None)
+        if done.problem is not None:
+            self._fail(cell, done.problem)
+            return
+        self.rows[cell] = row = self.results.add(cell, done.outcome.values, done.outcome.curve)
+        ended = self.total - len(self.pending) - len(self._hashes) - self.failed
+        text = (
+            f"{ended}/{self.total} {cell}: {number(row, 'first_accuracy'):.3f} → "
+            f"{number(row, 'final_accuracy'):.3f}, {number(row, 'cpu_s'):.0f} CPU s"
+        )
+        if row["collapsed"] == "True":
+            text += f" ({'diverged' if row['status'] == 'diverged' else 'collapsed'})"
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _is_done(self, cell: Cell) -> bool:
+        row = self.rows.get(cell)
+        if row is None:
+            return False
+        source = self.study.source(cell)
+        if source is not None and source not in self.rows:
+            return False
+        return row["settings"] == settings_hash(self._config(cell))
+
+    def _config(self, cell: Cell):
+        source = self.study.source(cell)
+        return self.study.config(cell, None if source is None else _clipped(self.rows[source]))
+
+    def _fail(self, cell: Cell, why: str) -> None:
+        self.failed += 1
+        self.console.print(
+            f"{cell}: {why}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+
+
+def _clipped(row: Row) -> float:
+    """The share that a random mask copies."""
+    share = number(row, "clip_erc_frac")
+    return share if share == share else 0.0
+
+
+def _choose(study: Study, seeds: list[int], methods: list[str]) -> list[Cell]:
+    names = [method.name for method in study.methods]
+    for given, known, what in ((seeds, study.seeds, "seed"), (methods, names, "method")):
+        for value in given:
+            if value not in known:
+                raise UserError(
+                    f"{study.name} has no {what} {value!r}: it has {', '.join(map(str, known))}."
+                )
+    return [
+        cell
+        for cell in study.cells()
+        if (not seeds or cell.seed in seeds) and (not methods or cell.method in methods)
+    ]
+
+
+@contextmanager
+def _locked(folder: Path) -> Generator[None]:
+    """One study at a time in a folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"Cannot write to {folder}: {error.strerror}.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"Another `erclip study` is writing to {folder}.") from None
+        yield
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
