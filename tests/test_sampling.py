@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from erclip.batches import make_batch
-from erclip.errors import UserError
+from erclip.errors import Diverged, UserError
 from erclip.packing import single_rows
 from erclip.records import Grade, Prompt, Sample
 from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
@@ -82,6 +82,14 @@ def test_a_token_of_probability_zero_is_never_drawn():
     token, logprob = sample_token(logits, 1.0, 1.0, uniform)
     assert token.tolist() == [1, 1, 3, 3, 3]
     assert torch.allclose(logprob, torch.full((5,), 0.5).log())
+
+
+def test_weights_that_are_no_numbers_are_said_in_a_sentence(policy, countdown):
+    with torch.no_grad():
+        next(policy.model.parameters()).fill_(torch.nan)
+    sampler = TransformersSampler(policy.model, policy.tokenizer)
+    with pytest.raises(Diverged, match="not finite"):
+        sampler.sample(list(countdown.test[:2]), SamplingSettings(2, 8), range(2))
 
 
 def test_responses_are_cut_at_max_tokens(policy, countdown):

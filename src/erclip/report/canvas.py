@@ -202,6 +202,8 @@ def log_axis(ax: Axes) -> None:
     The axis starts where the data do, but at most five decades below their top: a few values that
     are zero but for rounding would otherwise flatten everything else.
     """
+    if not math.isfinite(ax.dataLim.minposy):
+        return  # zeros alone: nothing of a logarithm
     ax.set_yscale("log", nonpositive="mask")
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     high = ax.dataLim.y1

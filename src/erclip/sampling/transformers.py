@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from erclip.errors import Diverged
 from erclip.records import Prompt, Response
 from erclip.sampling.base import SamplingSettings, encode_prompts, end_ids, make_response
 from erclip.sampling.cache import growing_cache
@@ -93,6 +94,11 @@ class TransformersSampler:
                 rows, token, attention, live = rows[keep], token[keep], attention[keep], live[keep]
             attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
             logits = self._forward(token[:, None], attention, cache)
+        if not torch.isfinite(logprobs).all():
+            raise Diverged(
+                "The model's logits are not finite, so it cannot be sampled from: training has "
+                "diverged; go back to an earlier checkpoint with a lower trainer.learning_rate"
+            )
         lengths = (tokens >= 0).sum(1).tolist()
         return [
             (row[:n], values[:n])

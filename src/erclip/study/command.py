@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import signal
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,9 +42,11 @@ def study(
         try:
             if work.pending:
                 console.print(work.opening(), soft_wrap=True, highlight=False)
+                signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
                 run_jobs(work.next_job, min(processes or _cores(), len(work.pending)), work.tell)
         finally:
-            results.tidy()
+            if work.rows:
+                results.tidy()
         sheet = study_sheet(results)
         print_sheet(sheet, console)
         page = write_sheet(sheet, folder / "report.html")

@@ -161,9 +161,8 @@ def settings_hash(config: Config) -> str:
     True
     """
     settings = _essence(config)
-    for name in _CHANGES_NO_RESULT:
-        settings.pop(name, None)
     settings.get("trainer", {}).pop("saved_samples", None)
+    settings = {k: v for k, v in settings.items() if v and k not in _CHANGES_NO_RESULT}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -212,7 +211,7 @@ def _method(name: str, table: dict[str, Any], file: StudyFile) -> Method:
             )
     if own["mask_like"] and "mask_like" in file.methods[own["mask_like"]]:
         raise UserError(f"methods.{name}.mask_like names a method that is a random mask itself.")
-    if own["on_policy"] not in (None, True, False):
+    if not isinstance(own["on_policy"], bool | None):
         raise UserError(f"methods.{name}.on_policy = {own['on_policy']!r}: true or false.")
     for key in file.grid:
         section, _, rest = key.partition(".")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from erclip.diagnostics.seeds import estimate
 from erclip.report import canvas, series
 from erclip.report.canvas import Key, run_color
 from erclip.report.cards import Plot
@@ -61,17 +62,16 @@ def write_pictures(results: Results, folder: Path) -> None:
 def _accuracy(axes: list[Axes], family: Sequence[Runs], points: Mapping[Any, list[Row]]) -> None:
     _by_setting(axes[0], family, "final_accuracy")
     axes[0].set_ylabel("final accuracy")
-    rollouts = [1]
     for index, runs in enumerate(family):
         by_rollout = curve(points, runs, "accuracy")
         if not by_rollout:
             continue
         x = np.array(sorted(by_rollout), dtype=np.float64)
         share = x / x.max() * 100 if x.max() else x
-        values = [np.array(by_rollout[int(r)]) for r in x]
-        mean = np.array([v.mean() for v in values])
+        values = [estimate(by_rollout[int(r)]) for r in x]
+        mean, half = np.array([(e.mean, e.half) for e in values]).T
+        canvas.band(axes[1], share, mean - half, mean + half, run_color(index))
         canvas.draw(axes[1], series.Curve(share, mean), run_color(index))
-        rollouts.append(int(x.max()))
         ends = [
             (float(row["final_entropy"] or "nan"), float(row["final_accuracy"] or "nan"))
             for rows in runs.points.values()

@@ -1,0 +1,132 @@
+"""STUDY.toml: every mistake is one sentence, every cell gets the settings that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from erclip.config import Config
+from erclip.errors import UserError
+from erclip.study.design import Cell, on_policy, read_study, settings_hash
+
+BASIC = """
+seeds = [0, 1]
+[base]
+trainer = { rollouts = 3 }
+loss = { constraints = [] }
+[grid]
+"trainer.learning_rate" = [1e-4, 3e-4]
+[methods.DAPO]
+[methods.ERC]
+against = "DAPO"
+loss = { constraints = ["entropy_ratio_clip"] }
+[methods.random]
+against = "DAPO"
+mask_like = "ERC"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_method_gets_every_point_with_every_seed(tmp_path):
+    study = read_study(write(tmp_path, BASIC))
+    cells = study.cells()
+    assert len(cells) == len(set(cells)) == 2 * 3 * 2
+    assert [cell.seed for cell in cells] == [0] * 6 + [1] * 6  # whole comparisons come first
+    config = study.config(Cell("ERC", (("learning_rate", 3e-4),), 1))
+    assert (config.trainer.learning_rate, config.trainer.seed) == (3e-4, 1)
+    assert config.trainer.rollouts == 3
+    assert [part.kind for part in config.loss.constraints] == ["entropy_ratio_clip"]
+    assert study.config(Cell("DAPO", (("learning_rate", 3e-4),), 1)).loss.constraints == ()
+
+
+def test_a_random_mask_copies_the_share_of_its_own_seed_and_setting(tmp_path):
+    study = read_study(write(tmp_path, BASIC))
+    cell = Cell("random", (("learning_rate", 1e-4),), 1)
+    assert study.source(cell) == Cell("ERC", (("learning_rate", 1e-4),), 1)
+    (mask,) = study.config(cell, mask_rate=0.17).loss.constraints
+    assert mask.model_dump() == {"kind": "random_mask", "rate": 0.17}
+
+
+def test_on_policy_makes_as_many_updates_of_as_many_responses():
+    table = {
+        "rollout": {"prompts": 64},
+        "trainer": {"rollouts": 40, "updates_per_rollout": 32},
+        "eval": {"every": 10},
+    }
+    changed = on_policy(Config.model_validate(table))
+    assert changed.rollout.prompts == 2
+    assert changed.trainer.rollouts == 40 * 32
+    assert changed.trainer.updates_per_rollout == 1
+    assert changed.eval.every == 320
+    assert changed.trainer.learning_rate == Config().trainer.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("seeds = [0, 1]", "seeds = []"), "seeds"),
+        (("seeds = [0, 1]", "seeds = [0]\nrecipes = 'x'"), "did you mean recipe?"),
+        (('"trainer.learning_rate"', '"trainer.learning_rat"'), "did you mean learning_rate?"),
+        (('against = "DAPO"\nloss', 'against = "dapo"\nloss'), "no other method"),
+        (('mask_like = "ERC"', 'mask_like = "random"'), "no other method"),
+        (('mask_like = "ERC"', "on_policy = 1"), "true or false"),
+        (("[methods.DAPO]", "[methods.DAPO]\ntrainer = { learning_rate = 1.0 }"), "grid has it"),
+        (('["entropy_ratio_clip"]', '["entropy_clip"]'), "mine, method ERC"),
+        (("rollouts = 3", "rollouts = 0"), "greater than or equal to 1"),
+        (("rollouts = 3", 'rollouts = "many"'), "valid integer"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, change, words):
+    assert change[0] in BASIC
+    with pytest.raises(UserError, match=words) as error:
+        read_study(write(tmp_path, BASIC.replace(*change)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_study_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="No study"):
+        read_study(tmp_path / "none.toml")
+
+
+def test_on_policy_needs_prompts_that_divide():
+    config = Config.model_validate(
+        {"rollout": {"prompts": 10}, "trainer": {"updates_per_rollout": 4}}
+    )
+    with pytest.raises(UserError, match="multiple"):
+        on_policy(config)
+
+
+def test_the_hash_sees_what_changes_a_result_and_nothing_else():
+    def of(**table) -> str:
+        return settings_hash(Config.model_validate(table))
+
+    assert of() == of(description="x", trainer={"saved_samples": 0}, trackers=["wandb"])
+    distinct = [
+        of(),
+        of(trainer={"learning_rate": 2e-6}),
+        of(trainer={"seed": 1}),
+        of(loss={"surrogate": "gppo_clip"}),  # differs from the default in its kind alone
+        of(loss={"surrogate": "gspo_clip"}),
+        of(loss={"constraints": ["entropy_ratio_clip"]}),
+        of(loss={"constraints": [{"kind": "entropy_ratio_clip", "rule": "directional"}]}),
+        of(loss={"constraints": [{"kind": "random_mask", "rate": 0.1}]}),
+        of(rollout={"dynamic_sampling": "off"}),
+    ]
+    assert len(set(distinct)) == len(distinct)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[2].glob("studies/*.toml")), ids=lambda path: path.stem
+)
+def test_shipped_studies(path):
+    study = read_study(path)
+    assert study.description
+    assert len(study.seeds) >= 3
+    hashes = {settings_hash(study.config(cell, 0.5)) for cell in study.cells()}
+    assert len(hashes) == len(study.cells()), "two methods are the same"
