@@ -1,9 +1,10 @@
-"""What the recorder costs: rollouts of the quickstart without it, with it, and with a ledger.
+"""What diagnostics cost: rollouts of the quickstart without recorder, with it, and with a ledger.
 
 The three take turns on the same weights and prompts; each round gives a ratio to the bare rollout,
 in seconds of this process (a busy machine slows all three alike). Prints medians and quartiles, and
 beside them the share of the time that was spent in the recorder itself, which is less noisy but
-leaves out the slopes that a recorded update computes.
+leaves out the slopes that a recorded update computes. Last comes the share of one measurement of
+`erc/rounding_frac` in ten rollouts.
 
     python benchmarks/diagnostics_cost.py [ROUNDS]
 """
@@ -18,6 +19,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from erclip.diagnostics import rounding
 from erclip.diagnostics.recorder import Recorder
 from erclip.recipes import load_recipe
 from erclip.trainer import Trainer
@@ -73,6 +75,7 @@ def main(rounds: int) -> None:
             )
         for recorder in recorders.values():  # warm caches, import pyarrow
             seconds(trainer, QUIET[:2], recorder)
+        measuring = time_rounding()
         for name, rollouts in (("most rollouts", QUIET), ("1, 2, 4, 8, …", SHOWN)):
             ratios: dict[str, list[float]] = {name: [] for name in recorders}
             total = dict.fromkeys(recorders, 0.0)
@@ -88,15 +91,33 @@ def main(rounds: int) -> None:
                 own = getattr(recorders[variant], "own_s", 0.0) - before[variant]
                 times = f"{middle:.4f} ({low:.4f} to {high:.4f})"
                 print(f"{name}: {variant}: {times}, in the recorder {own / total[variant]:.4f}")
+        share = statistics.median(measuring) / (10 * total["bare"] / (rounds * len(SHOWN)))
+        print(f"erc/rounding_frac, one rollout in ten: {share:.4f}")
+
+
+def time_rounding() -> list[float]:
+    """Seconds of every measurement from now on."""
+    spent, measure = [], rounding.rounding_share
+
+    def timed(*arguments):
+        start = time.process_time()
+        found = measure(*arguments)
+        spent.append(time.process_time() - start)
+        return found
+
+    rounding.rounding_share = timed
+    return spent
 
 
 def seconds(trainer: Trainer, rollouts: tuple[int, ...], recorder: object) -> float:
     """Seconds of five rollouts of 8 updates: exactly four of them are a tenth one."""
     trainer.recorder = recorder  # ty: ignore[invalid-assignment]
-    trainer.stream.position, trainer.updates = 0, 0
+    trainer.state.stream.position, trainer.state.counters.updates = 0, 0
     start = time.process_time()
     for number in rollouts:
-        trainer.one_rollout(number)
+        trainer._begin_rollout(number)
+        assert trainer.state.flight is not None
+        trainer._finish_rollout(trainer.state.flight)
     return time.process_time() - start
 
 

@@ -137,7 +137,7 @@ def noise_floor(
     dtype: Annotated[str, typer.Option(help="Of the trunk.")] = "float32,bfloat16",
     head_dtype: Annotated[str, typer.Option(help='"model" rounds the logits.')] = "float32,model",
     layouts: Annotated[str, typer.Option(help="What the second pass does.")] = (
-        "same,batch,padding,packing,sampler,update"
+        "same,batch,padding,packing,sampler,rounding,update"
     ),
     prompts: Annotated[int, typer.Option(min=1)] = 8,
     responses: Annotated[int, typer.Option(min=1)] = 2,

@@ -50,6 +50,12 @@ METRICS: dict[str, Metric] = {
         "mean",
         "tokens ERC clips in a rollout's first mini-batch, where the true ρ is 1",
     ),
+    "erc/rounding_frac": Metric(
+        "fraction",
+        "mean",
+        "tokens ERC clips for rounding alone: that mini-batch with embeddings one unit in the "
+        "last place off, rollouts 1, 11, 21, …",
+    ),
     "time/sample_s": Metric("s", "sum", "sampling responses"),
     "time/grade_s": Metric("s", "sum", "grading them"),
     "time/score_s": Metric("s", "sum", "scoring them with the old policy"),

@@ -52,7 +52,8 @@ class ProgressDisplay:
             return
         means = mean_of_updates(self._updates)
         self._updates = []
-        self._warn_of_noise(metrics.get("erc/noise_frac", 0.0), means.get("clip/erc_frac", 0.0))
+        noise = max(metrics.get(name, 0.0) for name in ("erc/noise_frac", "erc/rounding_frac"))
+        self._warn_of_noise(noise, means.get("clip/erc_frac", 0.0))
         numbers = describe_rollout({**metrics, **means})
         self._progress.update(self._bar, completed=rollout, numbers=numbers)
         plain = not self.console.is_terminal
@@ -89,10 +90,15 @@ class ProgressDisplay:
 
 
 def mean_of_updates(updates: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """A rollout's clipped shares and gradient norm, averaged over its updates."""
-    names = ("clip/ppo_frac", "clip/erc_frac", "grad/norm")
-    present = [name for name in names if updates and all(name in update for update in updates)]
-    return {name: sum(update[name] for update in updates) / len(updates) for name in present}
+    """A rollout's clipped shares, pooled over its updates' tokens, and its mean gradient norm."""
+    tokens = [update.get("train/tokens") or 1.0 for update in updates]
+    weights = {"clip/ppo_frac": tokens, "clip/erc_frac": tokens, "grad/norm": [1.0] * len(updates)}
+    present = [name for name in weights if updates and all(name in update for update in updates)]
+    return {
+        name: sum(w * update[name] for w, update in zip(weights[name], updates, strict=True))
+        / sum(weights[name])
+        for name in present
+    }
 
 
 def describe_rollout(m: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from erclip.checkpoints import Checkpoints, read_state
 from erclip.config import Config, DataConfig, EntropyRatioClip
+from erclip.diagnostics import rounding
 from erclip.diagnostics.recorder import Recorder
 from erclip.distributed import World
 from erclip.errors import Diverged
@@ -155,13 +156,21 @@ class Trainer:
         flight.metrics = {
             **rollout.metrics(),
             **_old_metrics(flight.scored, self.world),
+            **self._rounding(flight),
             "time/score_s": scored - collected,
             "time/update_s": 0.0,
-            "time/rollout_s": scored - started,
+            "time/rollout_s": time.perf_counter() - started,
         }
         self._save_samples(flight)
         self.recorder.begin(flight)
         self.state.flight = flight
+
+    def _rounding(self, flight: Flight) -> dict[str, float]:
+        """Now and then: what ERC clips of the first mini-batch for rounding alone."""
+        if not flight.order or not uses_erc(self.config) or not rounding.due(flight.number):
+            return {}
+        mini_batch = flight.scored[flight.order[0]]
+        return {"erc/rounding_frac": rounding.rounding_share(self.updater, mini_batch)}
 
     def _finish_rollout(self, flight: Flight) -> None:
         """The updates that are still to be made, K × E of them in all."""

@@ -108,6 +108,30 @@ class Updater:
             "train/tokens": float(num_tokens),
         }
 
+    def score(self, batch: TokenBatch, *, slopes: bool = False) -> Scores:
+        """The policy's scores, with what this loss asks of them."""
+        terms = self.config.loss
+        return self.policy.score(
+            batch,
+            slopes=slopes or needs_slopes(terms),
+            entropy_gradient=terms.entropy_bonus > 0,
+        )
+
+    def judge(self, scored: ScoredBatch, new: Scores, num_tokens: int) -> LossOutput:
+        """Loss of a micro-batch, and which of its tokens each rule clips."""
+        batch, old = scored.batch, scored.old
+        return self.loss_fn(
+            logprobs=new.logprobs,
+            old_logprobs=old.logprobs,
+            advantages=batch.advantages,
+            mask=batch.mask,
+            entropies=new.entropies,
+            old_entropies=old.entropies,
+            entropy_slopes=new.slopes,
+            sampler_logprobs=batch.sampler_logprobs,
+            num_tokens=max(num_tokens, 1),
+        )
+
     def _counts(self, mini_batch: Sequence[ScoredBatch]) -> tuple[int, int]:
         """Tokens, and tokens of correct responses, in the whole mini-batch."""
         counts = [sum(scored.batch.num_tokens for scored in mini_batch), 0]
@@ -124,24 +148,9 @@ class Updater:
         pool: Pool,
         watch: Watch | None,
     ) -> tuple[Tensor, Tensor]:
-        batch, old = scored.batch, scored.old
-        terms = self.config.loss
-        new = self.policy.score(
-            batch,
-            slopes=watch is not None or needs_slopes(terms),
-            entropy_gradient=terms.entropy_bonus > 0,
-        )
-        out = self.loss_fn(
-            logprobs=new.logprobs,
-            old_logprobs=old.logprobs,
-            advantages=batch.advantages,
-            mask=batch.mask,
-            entropies=new.entropies,
-            old_entropies=old.entropies,
-            entropy_slopes=new.slopes,
-            sampler_logprobs=batch.sampler_logprobs,
-            num_tokens=max(num_tokens, 1),
-        )
+        batch, terms = scored.batch, self.config.loss
+        new = self.score(batch, slopes=watch is not None)
+        out = self.judge(scored, new, num_tokens)
         loss = out.loss
         if num_correct:
             nll = positive_nll(new.logprobs, _correct_tokens(batch), num_correct)

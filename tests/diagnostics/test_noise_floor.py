@@ -10,7 +10,7 @@ import torch
 from erclip.batches import make_batch
 from erclip.config import DataConfig
 from erclip.diagnostics.layouts import LAYOUTS
-from erclip.diagnostics.noise_floor import Floor, Plan, measure
+from erclip.diagnostics.noise_floor import Floor, Measured, Plan, measure
 from erclip.diagnostics.noise_page import noise_sheet, recommendation
 from erclip.diagnostics.scoring import HEADS, Scored, clips, score
 from erclip.errors import UserError
@@ -41,7 +41,7 @@ def test_every_layout_scores_what_the_trainer_scores(layout, policy, responses):
 
 def test_float32_clips_nothing_and_rounded_logits_do(measured):
     floors = {(f.dtype, f.head, f.layout): f for f in measured.floors}
-    assert len(floors) == 6 + 12
+    assert len(floors) == 7 + 14
     assert measured.notes == []
     for (dtype, _, layout), floor in floors.items():
         if dtype == "float32" or layout == "same":
@@ -68,17 +68,19 @@ def test_clips_are_on_either_side_of_either_ratio():
 
 def test_recommendation_names_a_remedy_that_works():
     noisy = floor([1.0] * 90 + [0.001] * 10, [1.0] * 90 + [0.0012] * 10)
-    (sentence,) = recommendation([noisy])
-    assert "10.00 % of tokens clipped falsely (batch)" in sentence
+    (sentence,) = recommendation(Measured([noisy], [], [50, 50]), PLAN)
+    # p = 0.1, hits 0 and 10 of 50 tokens each: sd = √(2 · (5² + 5²)) / 100, t(1) = 12.706
+    assert "10.00 ± 127.06 % of tokens clipped falsely (batch)" in sentence
     assert "min_entropy_change = 0.0005" in sentence  # |ΔH| is 0.0002: 0.0005 is the next step up
     assert "±0.2" in sentence
-    (quiet,) = recommendation([floor([1.0] * 100, [1.01] * 100, "float32")])
+    still = floor([1.0] * 100, [1.01] * 100, "float32")
+    (quiet,) = recommendation(Measured([still], [], [100]), PLAN)
     assert quiet.endswith("no token clipped falsely; no remedy needed.")
 
 
 def test_the_page_leaves_out_what_clipped_nothing(measured):
     sheet = noise_sheet("embedded", measured, PLAN)
-    assert len(sheet.tables[0].rows) == 18
+    assert len(sheet.tables[0].rows) == 21
     assert all(row[0] != "fp32" for table in sheet.tables[1:] for row in table.rows)
     assert all("float32 trunk" not in plot.title for plot in sheet.plots)
 

@@ -102,6 +102,8 @@ def test_a_whole_run_has_the_same_metrics_samples_and_ledger(one, two):
             for folder in (one, two)
         ]
         assert texts[0] == texts[1]
+    files = [sorted(f.name for f in (folder / "run" / "ledger").iterdir()) for folder in (one, two)]
+    assert files[0] == files[1] == [f"update_{update:06d}.parquet" for update in (2, 4, 6)]
     ledgers = [read_ledger(folder / "run") for folder in (one, two)]
     tokens = [
         sorted(zip(*(ledger.places[n].tolist() for n in ledger.places), strict=True))

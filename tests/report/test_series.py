@@ -33,6 +33,20 @@ def test_shares_are_pooled_over_tokens_not_averaged_over_updates():
     curve = series.share_by_rollout(run_of(updates), "clip/erc_frac")
     np.testing.assert_array_equal(curve.x, [1, 2, 3])
     np.testing.assert_array_equal(curve.y, [0.05, 0.25, math.nan])
+    assert series.share(run_of(updates), "clip/erc_frac") == (50 + 25) / 1100
+    assert math.isnan(series.share(run_of(updates), "clip/dual_frac"))
+
+
+def test_the_noise_floor_is_the_larger_of_two_where_both_were_measured():
+    rows = [
+        {"rollout": 1, "erc/noise_frac": 0.0, "erc/rounding_frac": 0.12},
+        {"rollout": 2, "erc/noise_frac": 0.01},
+        {"rollout": 3, "erc/noise_frac": 0.2, "erc/rounding_frac": 0.11},
+    ]
+    curve = series.noise_floor(run_of(rollouts=rows))
+    assert (curve.x.tolist(), curve.y.tolist()) == ([1, 3], [0.12, 0.2])
+    alone = series.noise_floor(run_of(rollouts=[rows[1]]))
+    assert (alone.x.tolist(), alone.y.tolist()) == ([2], [0.01])
 
 
 def test_shares_without_token_counts_are_plain_means():

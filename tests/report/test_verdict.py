@@ -70,7 +70,12 @@ def each(kind: str, **values):
             "warning",
             "0 of 96 updates over 10 times the median, largest norm 0.5, 1.0 times the median; 2 u",
         ),
-        ("clipping noise", each("rollout", erc__noise_frac=0.0), "good", "none at equal weights"),
+        (
+            "clipping noise",
+            each("rollout", erc__noise_frac=0.0),
+            "good",
+            "little, 0.00 % of tokens",
+        ),
         (
             "clipping noise",
             lambda rows: [
@@ -80,6 +85,26 @@ def each(kind: str, **values):
             "warning",
             "ERC clips noise, 6.00 % of tokens where the true ratio is 1, against 20.00 % in all",
         ),
+        (
+            "clipping noise",
+            lambda rows: [
+                each("rollout", erc__noise_frac=0.0, erc__rounding_frac=0.12)(rows),
+                each("update", clip__erc_frac=0.16)(rows),
+            ],
+            "warning",
+            "ERC clips noise, 12.00 % of tokens where the true ratio is 1, against 16.00 % in all: "
+            "a share of 0.75 (> 0.25)",
+        ),
+        (
+            "clipping noise",
+            lambda rows: [
+                each("rollout", erc__rounding_frac=0.12)(rows),
+                each("update", clip__erc_frac=0.003)(rows),
+            ],
+            "warning",
+            "ERC clips noise, 12.00 % of tokens where the true ratio is 1, against 0.30 % in all: "
+            "a share of 1.00",
+        ),
         ("staleness", each("update", policy__kl_old=0.01), "good", "fresh, KL(old‖new) 0.01"),
         (
             "staleness",
@@ -87,10 +112,15 @@ def each(kind: str, **values):
             "warning",
             "stale, KL(old‖new) 0.16 nats/token",
         ),
-        ("truncation", each("rollout", train__truncated_frac=0.01), "good", "rare, 1.0 %"),
-        ("truncation", each("rollout", train__truncated_frac=0.4), "warning", "frequent, 40.0 %"),
-        ("dead groups", each("rollout", train__groups_kept_frac=0.8), "good", "few enough, 20.0 %"),
-        ("dead groups", each("rollout", train__groups_kept_frac=0.3), "warning", "many, 70.0 %"),
+        ("truncation", each("rollout", train__truncated_frac=0.01), "good", "rare, 1 %"),
+        (
+            "truncation",
+            each("rollout", train__truncated_frac=0.4),
+            "warning",
+            "frequent, 40 % of responses cut off at the end of the run (> 5 %)",
+        ),
+        ("dead groups", each("rollout", train__groups_kept_frac=0.8), "good", "few enough, 20 %"),
+        ("dead groups", each("rollout", train__groups_kept_frac=0.3), "warning", "many, 70 %"),
         ("sampler and trainer", each("rollout", sampler__logprob_diff=0.1), "warning", "disagree"),
     ],
 )
@@ -110,6 +140,7 @@ def test_accuracy_has_its_interval(tmp_path, write_run):
 
 
 def test_sixteen_bits_are_not_cleared_by_equal_weights(tmp_path, write_run):
+    """Without the measurement that rounds elsewhere; with it, its number decides."""
     run = write_run(tmp_path / "run", change=each("rollout", erc__noise_frac=0.0))
     config = json.loads((run / "config.json").read_text())
     config["config"]["model"]["dtype"] = "bfloat16"
@@ -117,6 +148,11 @@ def test_sixteen_bits_are_not_cleared_by_equal_weights(tmp_path, write_run):
     (noise,) = [v for v in verdicts(read_run(run)) if v.name == "clipping noise"]
     assert noise.status == "none"
     assert "erclip noise-floor" in noise.remedy
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    each("rollout", erc__rounding_frac=0.001)(rows)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (noise,) = [v for v in verdicts(read_run(run)) if v.name == "clipping noise"]
+    assert noise.status == "good"
 
 
 def test_the_report_and_the_json_say_the_same(tmp_path, write_run):
@@ -139,7 +175,8 @@ def test_training_warns_once_and_names_the_remedy(capsys):
     for rollout, noise in ((1, 0.01), (2, 0.08), (3, 0.09)):
         for share in (noise, 0.19):
             display.on_log("update", rollout, {"clip/erc_frac": share, "clip/ppo_frac": 0.0})
-        display.on_log("rollout", rollout, {"train/reward": 0.0, "erc/noise_frac": noise})
+        measured = {"erc/noise_frac": 0.0, "erc/rounding_frac": noise}
+        display.on_log("rollout", rollout, {"train/reward": 0.0, **measured})
     out = capsys.readouterr().out
     assert out.count("warning: ERC clips noise: 8.0 % of tokens") == 1
     assert "min_entropy_change" in out

@@ -24,11 +24,11 @@ from erclip.report.sheet import Sheet, Table
 # change no result
 _OWN = ("seed", "saved_samples", "every", "every_updates", "keep_last", "keep_best", "description")
 _STEADINESS = (
-    ("entropy at the end", lambda run: _last(series.by_rollout(run, names.ENTROPY).y)),
-    ("largest gradient norm", lambda run: _max(series.column(run.updates, names.GRAD_NORM))),
-    ("KL(old‖new), median", lambda run: _median(series.column(run.updates, names.KL_OLD))),
-    ("clipped by ERC", lambda run: _mean(series.column(run.updates, names.ERC[0]))),
-    ("past the clip range", lambda run: _mean(series.column(run.updates, names.PPO[0]))),
+    ("last entropy (nats)", lambda run: _last(series.by_rollout(run, names.ENTROPY).y)),
+    ("largest grad norm", lambda run: _max(series.column(run.updates, names.GRAD_NORM))),
+    ("median KL (nats)", lambda run: _median(series.column(run.updates, names.KL_OLD))),
+    ("clipped by ERC (%)", lambda run: 100 * series.share(run, names.ERC[0])),
+    ("past range (%)", lambda run: 100 * series.share(run, names.PPO[0])),
 )
 
 
@@ -174,10 +174,11 @@ def _steadiness_table(methods: Sequence[Method]) -> Table:
         cells = []
         for _, value in _STEADINESS:
             values = [v for run in method.runs.values() if np.isfinite(v := value(run))]
-            cells.append(f"{np.mean(values):.3g}" if values else "–")
+            cells.append(_with_half(estimate(values)) if values else "–")
         rows.append((method.label, *cells))
     headings = ("method", *(name for name, _ in _STEADINESS))
-    return Table("How training went", headings, rows, "Means over seeds.")
+    caption = "Means over seeds; ±: half of the 95 % interval. KL is KL(old‖new) per token."
+    return Table("How training went", headings, rows, caption)
 
 
 def _settings(methods: Sequence[Method]) -> Table:
@@ -196,6 +197,10 @@ def _interval(value: Estimate) -> str:
     if math.isnan(value.half):
         return f"{value.mean:.3f}"
     return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def _with_half(value: Estimate) -> str:
+    return f"{value.mean:.3g}" + ("" if math.isnan(value.half) else f" ± {value.half:.2g}")
 
 
 def _difference(value: Estimate) -> str:
@@ -220,8 +225,3 @@ def _max(values: np.ndarray) -> float:
 def _median(values: np.ndarray) -> float:
     values = _finite(values)
     return float(np.median(values)) if len(values) else math.nan
-
-
-def _mean(values: np.ndarray) -> float:
-    values = _finite(values)
-    return float(values.mean()) if len(values) else math.nan

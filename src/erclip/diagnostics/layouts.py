@@ -6,7 +6,8 @@ Letters: N response tokens of all responses in their order, D hidden size, B row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,12 +77,35 @@ def cached(model: Any, responses: Sequence[Response], rows: int) -> Float[Tensor
     return torch.cat(found)
 
 
+def rounded_elsewhere(model: Any, responses: Sequence[Response], rows: int) -> Float[Tensor, "N D"]:
+    """What a run does to measure its own noise: the trainer's layout, embeddings nudged."""
+    with nudged_embeddings(model):
+        return right_padded(model, responses, rows)
+
+
+@contextmanager
+def nudged_embeddings(model: Any) -> Generator[None]:
+    """Within it, every number of a token's embedding is the next one away from zero."""
+
+    def away(module: Any, arguments: Any, output: Tensor) -> Tensor:
+        # m·2^e grows by m/2 units in its last place, 1 ≤ m < 2: rounded, that is one
+        step = 1 + torch.finfo(output.dtype).eps / 2
+        return (output.double() * step).to(output.dtype)
+
+    handle = model.get_input_embeddings().register_forward_hook(away)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 LAYOUTS: dict[str, Layout] = {
     "same": right_padded,
     "batch": alone,
     "padding": left_padded,
     "packing": packed,
     "sampler": cached,
+    "rounding": rounded_elsewhere,
 }
 """What the second pass does; the first one is always `right_padded`."""
 

@@ -162,11 +162,12 @@ def _rules_table(ledger: Ledger, decisions: Sequence[Decision], rules: Rules) ->
         rows.append((decision.label, *map(percent, shares), percent(among, 1), median))
     return Table(
         "What each rule clips",
-        ("rule", "clipped", "low side", "high side", "of the range's", "median H old"),
+        ("rule", "clipped", "low side", "high side", "of range's", "median H"),
         rows,
-        "Shares of all tokens in the ledger. “Of the range's”: how many of the tokens past the"
-        " run's clip range the rule clips too. Another rule would have led to other weights from"
-        " its first update on; this is what it says about the tokens that were seen.",
+        "Shares of all tokens in the ledger. “Of range's”: how many of the tokens past the run's"
+        " clip range the rule clips too. “Median H”: old entropy of what it clips, in nats. Another"
+        " rule would have led to other weights from its first update on; this is what it says about"
+        " the tokens that were seen.",
     )
 
 

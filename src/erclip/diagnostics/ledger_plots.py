@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 
 from erclip.diagnostics import what_if
 from erclip.diagnostics.ledger import Ledger
@@ -54,11 +55,7 @@ def by_entropy(ledger: Ledger, erc: Decision, ppo: Decision) -> Plot:
             zip(series, (MUTED, ERC_COLOR, PPO_COLOR), strict=True)
         ):
             ax.bar(x + (place - 1) * 0.27, np.nan_to_num(shares), width=0.27, color=color)
-        edges = what_if.ENTROPY_EDGES[1:-1]
-        ax.set_xticks(x[1:] - 0.5, [f"{edge:g}" for edge in edges])
-        ax.set_xlim(-0.6, len(levels) - 0.4)
-        ax.grid(axis="x", visible=False)
-        ax.set_xlabel("entropy of the old policy (nats)")
+        entropy_bins(ax, "entropy of the old policy (nats)")
         ax.set_ylabel("share")
         canvas.percent_axis(ax)
         svg = canvas.to_svg(fig, "clipped shares by entropy")
@@ -88,7 +85,7 @@ def scatter(
         for fate, (_, color) in enumerate(kinds):
             own = chosen[fates[chosen] == fate].numpy()
             x, y = (np.clip(v[own], 1 / _REACH, _REACH) for v in (ratio, rho))
-            size, alpha = (5, 0.9) if fate > 1 else (3, 0.5)  # the rare ones on top
+            size, alpha = (8, 0.9) if fate > 1 else (5, 0.5)  # the rare ones on top
             ax.plot(x, y, ".", color=color, markersize=size, alpha=alpha, markeredgewidth=0)
         for line, edges in ((ax.axhline, band), (ax.axvline, clip)):
             for edge in (1 - edges[0], 1 + edges[1]):
@@ -115,15 +112,26 @@ def quadrants(ledger: Ledger, erc: Decision, ppo: Decision) -> Plot:
     )
     with canvas.figure() as (fig, (ax,)):
         for place, (_, color, shares) in enumerate(kinds):
-            ax.bar(x + (place - 1) * 0.27, np.nan_to_num(shares), width=0.27, color=color)
+            bars = ax.bar(x + (place - 1) * 0.27, np.nan_to_num(shares), width=0.27, color=color)
+            ax.bar_label(bars, [f"{100 * s:.2g}" for s in shares], fontsize=8, padding=1)
         ax.set_xticks(x, [f"{c.label}\n{100 * c.share:.0f} % of tokens" for c in cells])
         ax.grid(axis="x", visible=False)
         ax.set_ylabel("share of these tokens")
+        canvas.from_zero(ax)
         canvas.percent_axis(ax)
         svg = canvas.to_svg(fig, "clipped shares by advantage and direction of entropy")
     keys = tuple(Key(name, color, "area") for name, color, _ in kinds)
     caption = "Tokens whose entropy did not change, or whose advantage is 0, are left out."
     return Plot("ERC against the clip range", caption, svg, keys)
+
+
+def entropy_bins(ax: Axes, label: str) -> None:
+    """Let x be the bins of `what_if.by_entropy`: bin i around i, their edges as ticks."""
+    edges = what_if.ENTROPY_EDGES[1:-1]
+    ax.set_xticks(np.arange(len(edges)) + 0.5, [f"{edge:g}" for edge in edges])
+    ax.set_xlim(-0.6, len(edges) + 0.6)
+    ax.grid(axis="x", visible=False)
+    ax.set_xlabel(label)
 
 
 def _log_from_one(ax, *values: np.ndarray) -> None:

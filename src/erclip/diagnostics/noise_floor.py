@@ -82,10 +82,11 @@ class Floor:
 
 
 class Measured(NamedTuple):
-    """All pairs, and sentences on what could not be measured."""
+    """All pairs, sentences on what could not be measured, and the tokens of each response."""
 
     floors: list[Floor]
     notes: list[str]
+    lengths: list[int]
 
 
 def measure(
@@ -97,7 +98,8 @@ def measure(
     """
     _check(plan)
     responses = sample(path, data, plan)
-    say(f"{sum(len(r.token_ids) for r in responses):,} tokens sampled")
+    lengths = [len(response.token_ids) for response in responses]
+    say(f"{sum(lengths):,} tokens sampled")
     floors: list[Floor] = []
     notes: list[str] = []
     for dtype in plan.dtypes:
@@ -116,7 +118,7 @@ def measure(
             say(f"{dtype}: update")
         del policy, hidden
         gc.collect()
-    return Measured(floors, notes)
+    return Measured(floors, notes, lengths)
 
 
 @torch.no_grad()

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from erclip.diagnostics import what_if
+from erclip.diagnostics.ledger_plots import entropy_bins
 from erclip.diagnostics.noise_floor import Floor, Measured, Plan
+from erclip.evaluation.statistics import t_quantile
 from erclip.report import canvas
-from erclip.report.canvas import SERIES, Key
+from erclip.report.canvas import MUTED, SERIES, Key
 from erclip.report.cards import Plot
 from erclip.report.sheet import Sheet, Table, percent
 
@@ -25,6 +27,7 @@ _WHAT = {
     "padding": "padded in front",
     "packing": "packed into one row",
     "sampler": "token by token with a cache",
+    "rounding": "embeddings moved by one unit in the last place, as a run in training measures",
     "update": "weights nudged",
 }
 
@@ -39,18 +42,20 @@ def noise_sheet(path: str, measured: Measured, plan: Plan) -> Sheet:
             f"{tokens:,} sampled tokens, each scored twice at the same weights; band "
             f"−{plan.band[0]:g}/+{plan.band[1]:g}, clip range −{plan.clip[0]:g}/+{plan.clip[1]:g}.",
             *measured.notes,
-            *recommendation(floors),
+            *recommendation(measured, plan),
         ],
         plots=[plot for pair in _pairs(floors) for plot in _plots(pair)],
-        tables=[_summary(floors), *_by_entropy(floors)],
+        tables=[_summary(floors, measured.lengths), *_by_entropy(floors)],
     )
 
 
-def recommendation(floors: Sequence[Floor]) -> list[str]:
+def recommendation(measured: Measured, plan: Plan) -> list[str]:
     """A sentence per precision: whether its noise matters, and which remedy would end it."""
     sentences = []
-    for pair in _pairs(floors):
-        worst = max(pair, key=lambda floor: _share(floor.erc))
+    pairs = _pairs(measured.floors)
+    for pair in pairs:
+        passes = [floor for floor in pair if floor.layout != "rounding"] or pair  # it is no pass
+        worst = max(passes, key=lambda floor: _share(floor.erc))
         name = _name(pair[0])
         if _share(worst.erc) <= TOLERATED:
             rate = f"at most {percent(_share(worst.erc))} of tokens ({worst.layout})"
@@ -58,15 +63,19 @@ def recommendation(floors: Sequence[Floor]) -> list[str]:
             sentences.append(f"{name}: {rate} clipped falsely; no remedy needed.")
             continue
         sentence = (
-            f"{name}: {percent(_share(worst.erc))} of tokens clipped falsely ({worst.layout});"
-            f" a band of ±{_needed_band(worst):.2g} would hold 99 % of them"
+            f"{name}: {_with_spread(worst.erc, measured.lengths)} of tokens clipped falsely"
+            f" ({worst.layout}); a band of ±{_needed_band(worst):.2g} would hold 99 % of them"
         )
         change = _needed_change(worst)
         if change is not None:
-            sentence += f", or set min_entropy_change = {change:g} and keep the band"
+            narrow = _share(worst.old.entropies * max(plan.band) < change)
+            sentence += (
+                f", or keep the band and set min_entropy_change = {change:g} (the wider of the two"
+                f" for {percent(narrow, 0)} of tokens)"
+            )
         sentences.append(f"{sentence}.")
-    best = min(_pairs(floors), key=lambda pair: max(_share(f.erc) for f in pair), default=None)
-    if best and len(_pairs(floors)) > 1:
+    best = min(pairs, key=lambda pair: max(_share(f.erc) for f in pair), default=None)
+    if best and len(pairs) > 1:
         sentences.append(f"Least noise: {_name(best[0])}.")
     return sentences
 
@@ -105,14 +114,28 @@ def _share(flags: torch.Tensor) -> float:
     return float(flags.double().mean())
 
 
-def _summary(floors: Sequence[Floor]) -> Table:
+def _with_spread(flags: torch.Tensor, lengths: Sequence[int]) -> str:
+    """A share of tokens with half of its 95 % interval; responses are drawn, tokens are not.
+
+    p = Σx/Σn over responses with x of n tokens flagged, sd² = R/(R−1) · Σ(x − p·n)² / (Σn)².
+    """
+    share = _share(flags)
+    hits = [int(part.sum()) for part in flags.split(list(lengths))]
+    if not any(hits) or len(hits) < 2:
+        return percent(share)
+    squares = sum((x - share * n) ** 2 for x, n in zip(hits, lengths, strict=True))
+    error = (len(hits) / (len(hits) - 1) * squares) ** 0.5 / sum(lengths)
+    return f"{100 * share:.2f} ± {100 * t_quantile(len(hits) - 1) * error:.2f} %"
+
+
+def _summary(floors: Sequence[Floor], lengths: Sequence[int]) -> Table:
     rows = [
         (
             *_words(floor),
             f"{floor.logprob_gap:.2g}",
-            percent(_share(floor.erc)),
-            percent(_share(floor.ppo)),
-            percent(floor.true_erc) if floor.layout == "update" else "0",
+            _with_spread(floor.erc, lengths),
+            _with_spread(floor.ppo, lengths),
+            percent(floor.true_erc) if floor.layout == "update" else "–",
         )
         for floor in floors
     ]
@@ -122,9 +145,9 @@ def _summary(floors: Sequence[Floor]) -> Table:
         ("trunk", "head", "second pass", "|Δ log π|", "ERC", "clip range", "truly ERC"),
         rows,
         f"The first pass is the trainer's: padded at the end. The second: {'; '.join(passes)}."
-        " |Δ log π|: mean, in nats. “update” keeps the layout and nudges every weight by 0.1 %,"
-        " rounded to its dtype: false is what a higher precision does not clip for the same two"
-        " sets of weights, “truly” what it does.",
+        " |Δ log π|: mean, in nats. ±: half of the 95 % interval over responses. “update” keeps the"
+        " layout and nudges every weight by 0.1 %, rounded to its dtype: false is what a higher"
+        " precision does not clip for the same two sets of weights, “truly” what it does.",
         labels=3,
     )
 
@@ -166,21 +189,26 @@ def _plots(pair: Sequence[Floor]) -> list[Plot]:
 
 
 def _plot(pair: Sequence[Floor], rule: str, flags: Sequence[torch.Tensor]) -> Plot:
-    edges = what_if.ENTROPY_EDGES[1:-1]
+    """Bars by entropy; second passes that clip nothing are named in the caption only."""
+    shown = [i for i, clipped in enumerate(flags) if clipped.any()]
+    width = min(0.8 / len(shown), 0.27)
     with canvas.figure() as (fig, (ax,)):
-        for index, (floor, clipped) in enumerate(zip(pair, flags, strict=True)):
-            levels = what_if.by_entropy(floor.old.entropies, clipped)
-            x, y = np.arange(len(levels)), np.array([level.clipped[0] for level in levels])
-            shift = (index - (len(pair) - 1) / 2) * 0.06
-            known = np.isfinite(y)
-            style: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.4}
-            ax.plot(x[known] + shift, y[known], color=_COLORS[index], **style)
-        ax.set_xticks(np.arange(len(edges)) + 0.5, [f"{edge:g}" for edge in edges])
-        ax.set_xlim(-0.6, len(edges) + 0.6)
-        ax.set_xlabel("entropy in the first pass (nats), in bins")
+        for place, index in enumerate(shown):
+            levels = what_if.by_entropy(pair[index].old.entropies, flags[index])
+            x = np.arange(len(levels)) + (place - (len(shown) - 1) / 2) * width
+            shares = np.nan_to_num([level.clipped[0] for level in levels])
+            ax.bar(x, shares, width=width, color=_COLORS[index])
+        levels = what_if.by_entropy(pair[0].old.entropies)
+        entropy_bins(ax, "entropy in the first pass (nats)")
+        for x, level in enumerate(levels):
+            style: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "color": MUTED}
+            ax.text(x, 1.0, f"{level.tokens:,}", ha="center", va="bottom", fontsize=8, **style)
         ax.set_ylabel("share of the bin clipped falsely")
         canvas.from_zero(ax)
         canvas.percent_axis(ax)
         svg = canvas.to_svg(fig, f"false clips by entropy, {rule}, {_name(pair[0])}")
-    keys = tuple(Key(floor.layout, _COLORS[index]) for index, floor in enumerate(pair))
-    return Plot(f"{rule}: {_name(pair[0])}", "", svg, keys)
+    keys = tuple(Key(pair[index].layout, _COLORS[index], "area") for index in shown)
+    quiet = [floor.layout for i, floor in enumerate(pair) if i not in shown]
+    caption = "Above the bars: tokens in the bin."
+    caption += f" Clipped nothing: {', '.join(quiet)}." if quiet else ""
+    return Plot(f"{rule}: {_name(pair[0])}", caption, svg, keys)

@@ -116,15 +116,15 @@ class Rule:
 
     title: str
     metrics: tuple[str, ...]
-    noise: str | None
+    noise: bool  # whether a noise floor is measured
     used_by: Callable[[Run], bool]
 
 
 RULES = (
-    Rule("ERC: entropy ratio", names.ERC, names.NOISE, lambda run: erc_band(run) is not None),
-    Rule("surrogate: importance ratio", names.PPO, None, lambda run: True),
-    Rule("dual clip", (names.DUAL,), None, lambda run: bool(run.setting(*_SURROGATE, "dual"))),
-    Rule("random mask", (names.RANDOM,), None, lambda run: bool(constraint(run, "random_mask"))),
+    Rule("ERC: entropy ratio", names.ERC, True, lambda run: erc_band(run) is not None),
+    Rule("surrogate: importance ratio", names.PPO, False, lambda run: True),
+    Rule("dual clip", (names.DUAL,), False, lambda run: bool(run.setting(*_SURROGATE, "dual"))),
+    Rule("random mask", (names.RANDOM,), False, lambda run: bool(constraint(run, "random_mask"))),
 )
 _SURROGATE = ("loss", "surrogate")
 
@@ -152,8 +152,8 @@ def clip_fractions(runs: Sequence[Run]) -> Plot | None:
 _CLIP_CAPTION = (
     "Share of response tokens on which each rule acts, pooled over a rollout's updates; each panel"
     " has its own scale. ERC and PPO-clip take the token's gradient away, GPPO bounds it. Noise"
-    " floor: the share on a rollout's first mini-batch, where the true entropy ratio is 1; clipping"
-    " that does not rise above it is noise."
+    " floor: what ERC would clip of a rollout's first mini-batch for rounding alone, where the true"
+    " entropy ratio is 1; clipping that does not rise above it is noise."
 )
 
 
@@ -162,8 +162,8 @@ def _draw_rule(ax: Axes, run: Run, rule: Rule, color: str, alone: bool) -> None:
     for name, line in zip(rule.metrics if alone else rule.metrics[:1], LINES, strict=False):
         canvas.draw(ax, series.share_by_rollout(run, name), color, line)
     if rule.noise:
-        noise = series.by_rollout(run, rule.noise)
-        canvas.draw(ax, noise, SERIES[1] if alone else color, "solid" if alone else "dashed")
+        floor = series.noise_floor(run)
+        canvas.draw(ax, floor, SERIES[1] if alone else color, "solid" if alone else "dashed")
 
 
 def _largest(run: Run, name: str) -> float:
@@ -172,7 +172,7 @@ def _largest(run: Run, name: str) -> float:
 
 
 def _clip_keys(runs: Sequence[Run]) -> tuple[Key, ...]:
-    has_noise = any(series.by_rollout(run, names.NOISE).drawn for run in runs)
+    has_noise = any(series.noise_floor(run).drawn for run in runs)
     if len(runs) > 1:
         noise = (Key("noise floor", MUTED, "dashed"),) if has_noise else ()
         return run_keys(runs) + noise

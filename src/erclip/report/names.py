@@ -22,6 +22,7 @@ GRAD_SKIPPED = "grad/skipped"
 LOGPROB_DIFF = "sampler/logprob_diff"
 
 NOISE = "erc/noise_frac"
+ROUNDING = "erc/rounding_frac"
 ERC = ("clip/erc_frac", "clip/erc_low_frac", "clip/erc_high_frac")
 PPO = ("clip/ppo_frac", "clip/ppo_low_frac", "clip/ppo_high_frac")
 DUAL = "clip/dual_frac"

@@ -56,6 +56,15 @@ def by_rollout(run: Run, name: str) -> Curve:
     return Curve(column(run.rollouts, "rollout"), column(run.rollouts, name))
 
 
+def noise_floor(run: Run) -> Curve:
+    """Return what ERC clips where the true ρ is 1: the larger of two measures, where both exist."""
+    noise, rounding = by_rollout(run, names.NOISE), by_rollout(run, names.ROUNDING)
+    if not rounding.drawn:
+        return noise
+    measured = np.isfinite(rounding.y)
+    return Curve(rounding.x[measured], np.fmax(noise.y, rounding.y)[measured])
+
+
 def updates_per_rollout(run: Run) -> int:
     """Return the largest number of updates that a rollout of this run had (at least 1)."""
     return max((int(row.get("update_in_rollout") or 1) for row in run.updates), default=1)
@@ -92,6 +101,14 @@ def share_by_rollout(run: Run, name: str) -> Curve:
             hits[rollout] = hits.get(rollout, 0.0) + share * weight
     shares = [hits[r] / tokens[r] if tokens[r] else math.nan for r in tokens]
     return Curve(np.array(list(tokens), dtype=np.float64), np.array(shares))
+
+
+def share(run: Run, name: str) -> float:
+    """Return a share of tokens pooled over all updates of a run, NaN where it was not measured."""
+    shares, tokens = column(run.updates, name), column(run.updates, names.TOKENS)
+    tokens = np.where(np.isfinite(tokens), tokens, 1.0) * np.isfinite(shares)
+    total = float(tokens.sum())
+    return float((np.nan_to_num(shares) * tokens).sum()) / total if total else math.nan
 
 
 def largest_by_rollout(run: Run, name: str) -> Curve:

@@ -23,9 +23,6 @@ Status = Literal["good", "none", "warning"]
 NOISE_SHARE = 0.25  # of what ERC clips, seen where the true ρ is 1: from here on it is noise
 COLLAPSE, EXPLOSION = 0.2, 2.5  # last entropy over first
 SPIKE = 10.0  # times the median gradient norm
-STALE = 0.05  # nats per token, KL(old‖new) at a rollout's last update
-TRUNCATED, DEAD = 0.05, 0.5  # shares of responses, of groups
-DISAGREE = 0.02  # nats, |sampler − trainer| per token
 
 NOISE_REMEDY = (
     "compute in float32 (model.dtype), or set min_entropy_change or a wider band; "
@@ -137,89 +134,106 @@ def _gradients(run: Run) -> Verdict | None:
 
 
 def _noise(run: Run) -> Verdict | None:
-    noise = _finite(series.column(run.rollouts, names.NOISE))
-    clipped = _finite(series.share_by_rollout(run, names.ERC[0]).y)
-    if not len(noise) or not len(clipped) or clipped.mean() == 0:
+    """What ERC clips where the true ρ is 1, as a share of all that it clips."""
+    floors = [_finite(series.column(run.rollouts, name)) for name in (names.NOISE, names.ROUNDING)]
+    clipped = series.share(run, names.ERC[0])
+    if not any(map(len, floors)) or not clipped > 0:
         return None
-    value = float(noise.mean() / clipped.mean())
+    noise = max(float(floor.mean()) for floor in floors if len(floor))
+    value = min(noise / clipped, 1.0)
     numbers = (
-        f"{100 * noise.mean():.2f} % of tokens where the true ratio is 1, against"
-        f" {100 * clipped.mean():.2f} % in all: a share of {value:.2f}"
+        f"{100 * noise:.2f} % of tokens where the true ratio is 1, against"
+        f" {100 * clipped:.2f} % in all: a share of {value:.2f}"
     )
     if value > NOISE_SHARE:
         sentence = f"ERC clips noise, {numbers} (> {NOISE_SHARE})"
         return Verdict("clipping noise", "warning", sentence, value, NOISE_REMEDY)
-    sentence = f"none at equal weights, {numbers}"
-    if run.setting("model", "dtype") in ("bfloat16", "float16"):
-        sentence += "; in 16 bits rounding returns with the first update, unseen by this number"
+    if not len(floors[1]) and run.setting("model", "dtype") in ("bfloat16", "float16"):
+        sentence = f"not measured beyond equal weights, {numbers}; 16 bits round anew every update"
         remedy = "measure it with `erclip noise-floor`, layout update"
         return Verdict("clipping noise", "none", sentence, value, remedy)
-    return Verdict("clipping noise", "good", sentence, value)
+    return Verdict("clipping noise", "good", f"little, {numbers}", value)
 
 
-def _staleness(run: Run) -> Verdict | None:
+@dataclass(frozen=True)
+class Limit:
+    """A number that must not be too large, in the words of its verdict."""
+
+    name: str
+    measure: Callable[[Run], float]  # NaN where it was not recorded
+    limit: float
+    show: Callable[[float], str]
+    words: str  # around the number
+    fine: str
+    beyond: str
+    remedy: str
+
+    def __call__(self, run: Run) -> Verdict | None:
+        """The verdict on one run."""
+        value = self.measure(run)
+        if math.isnan(value):
+            return None
+        numbers = self.words.format(self.show(value))
+        if value > self.limit:
+            sentence = f"{self.beyond}, {numbers} (> {self.show(self.limit)})"
+            return Verdict(self.name, "warning", sentence, value, self.remedy)
+        return Verdict(self.name, "good", f"{self.fine}, {numbers}", value)
+
+
+def _staleness(run: Run) -> float:
     last = {row["rollout"]: series.number(row, names.KL_OLD) for row in run.updates}
-    kl = _finite(np.array(list(last.values())))
-    if not len(kl):
-        return None
-    value = float(np.median(kl))
-    numbers = f"KL(old‖new) {value:.2g} nats/token at a rollout's last update (median)"
-    if value > STALE:
-        remedy = "lower trainer.updates_per_rollout, trainer.epochs or trainer.learning_rate"
-        return Verdict("staleness", "warning", f"stale, {numbers} (> {STALE})", value, remedy)
-    return Verdict("staleness", "good", f"fresh, {numbers}", value)
+    return _median(np.array(list(last.values())))
 
 
-def _truncation(run: Run) -> Verdict | None:
-    shares = series.by_rollout(run, names.TRUNCATED).y
-    _, value = _ends(shares)
-    if math.isnan(value):
-        return None
-    numbers = f"{100 * value:.1f} % of responses cut off at the end of the run"
-    if value > TRUNCATED:
-        remedy = "raise sampler.max_tokens, set reward.overlong, or loss.mask_truncated"
-        sentence = f"frequent, {numbers} (> {100 * TRUNCATED:g} %)"
-        return Verdict("truncation", "warning", sentence, value, remedy)
-    return Verdict("truncation", "good", f"rare, {numbers}", value)
-
-
-def _dead_groups(run: Run) -> Verdict | None:
-    kept = _finite(series.by_rollout(run, names.GROUPS_KEPT).y)
-    if not len(kept):
-        return None
-    value = float(1 - kept.mean())
-    numbers = f"{100 * value:.1f} % of groups had equal rewards and taught nothing"
-    if value > DEAD:
-        remedy = (
-            "take easier or harder problems, more rollout.responses, or "
-            'rollout.dynamic_sampling = "refill"'
-        )
-        sentence = f"many, {numbers} (> {100 * DEAD:g} %)"
-        return Verdict("dead groups", "warning", sentence, value, remedy)
-    return Verdict("dead groups", "good", f"few enough, {numbers}", value)
-
-
-def _sampler(run: Run) -> Verdict | None:
-    gaps = _finite(series.by_rollout(run, names.LOGPROB_DIFF).y)
-    if not len(gaps):
-        return None
-    value = float(np.median(gaps))
-    numbers = f"log-probs differ by {value:.2g} nats per token (median over rollouts)"
-    if value > DISAGREE:
-        remedy = "give sampler and trainer the same dtype and temperature"
-        sentence = f"disagree, {numbers} (> {DISAGREE})"
-        return Verdict("sampler and trainer", "warning", sentence, value, remedy)
-    return Verdict("sampler and trainer", "good", f"agree, {numbers}", value)
-
+LIMITS = (
+    Limit(
+        name="staleness",
+        measure=_staleness,
+        limit=0.05,
+        show=lambda value: f"{value:.2g}",
+        words="KL(old‖new) {} nats/token at a rollout's last update (median)",
+        fine="fresh",
+        beyond="stale",
+        remedy="lower trainer.updates_per_rollout, trainer.epochs or trainer.learning_rate",
+    ),
+    Limit(
+        name="truncation",
+        measure=lambda run: _ends(series.by_rollout(run, names.TRUNCATED).y)[1],
+        limit=0.05,
+        show=lambda value: f"{100 * value:.3g} %",
+        words="{} of responses cut off at the end of the run",
+        fine="rare",
+        beyond="frequent",
+        remedy="raise sampler.max_tokens, set reward.overlong, or loss.mask_truncated",
+    ),
+    Limit(
+        name="dead groups",
+        measure=lambda run: 1 - _mean(series.by_rollout(run, names.GROUPS_KEPT).y),
+        limit=0.5,
+        show=lambda value: f"{100 * value:.3g} %",
+        words="{} of groups had equal rewards and taught nothing",
+        fine="few enough",
+        beyond="many",
+        remedy="take easier or harder problems, more rollout.responses, or "
+        'rollout.dynamic_sampling = "refill"',
+    ),
+    Limit(
+        name="sampler and trainer",
+        measure=lambda run: _median(series.by_rollout(run, names.LOGPROB_DIFF).y),
+        limit=0.02,
+        show=lambda value: f"{value:.2g}",
+        words="log-probs differ by {} nats per token (median over rollouts)",
+        fine="agree",
+        beyond="disagree",
+        remedy="give sampler and trainer the same dtype and temperature",
+    ),
+)
 
 CHECKS: tuple[Callable[[Run], Verdict | None], ...] = (
     _entropy,
     _gradients,
     _noise,
-    _staleness,
-    _truncation,
-    _dead_groups,
-    _sampler,
+    *LIMITS,
 )
 
 
@@ -230,6 +244,16 @@ def _ends(values: Float[np.ndarray, " R"]) -> tuple[float, float]:
         return math.nan, math.nan
     size = max(3, len(values) // 10)
     return float(np.median(values[:size])), float(np.median(values[-size:]))
+
+
+def _mean(values: Float[np.ndarray, " N"]) -> float:
+    values = _finite(values)
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _median(values: Float[np.ndarray, " N"]) -> float:
+    values = _finite(values)
+    return float(np.median(values)) if len(values) else math.nan
 
 
 def _finite(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " M"]:
