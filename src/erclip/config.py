@@ -307,8 +307,11 @@ class EntropyRatioClip(Section):
     kind: Literal["entropy_ratio_clip"] = "entropy_ratio_clip"
     low: NonNegative = 0.05
     high: NonNegative = 0.05
-    rule: Literal["paper", "directional"] = "paper"
+    rule: Literal["paper", "directional", "directional_sampled"] = "paper"
     min_entropy_change: NonNegative = 0.0
+    softness: NonNegative = Field(
+        0.0, description="outside the band a token keeps e^(−distance/softness) of its gradient"
+    )
 
 
 class RandomMask(Section):

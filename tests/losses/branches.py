@@ -48,7 +48,9 @@ def constraints(factories):
     return {
         "paper": clip(low=0.25, high=0.5),
         "directional": clip(low=0.25, high=0.5, rule="directional"),
+        "sampled": clip(low=0.25, high=0.5, rule="directional_sampled"),
         "min_change": clip(low=0.25, high=0.5, min_entropy_change=0.001),
+        "soft": clip(low=0.25, high=0.5, softness=0.1),
     }
 
 
@@ -159,12 +161,14 @@ class ErcRow(NamedTuple):
     old_entropy: float
     advantage: float
     slope: float
-    kept: bool
+    kept: float
     fired: frozenset[str] = frozenset()
+    ratio: float = 1.1
 
 
-def erc(why, rule, entropy, old_entropy, advantage, slope, kept, *fired):
-    return ErcRow(why, rule, entropy, old_entropy, advantage, slope, kept, frozenset(fired))
+def erc(why, rule, entropy, old_entropy, advantage, slope, kept, *fired, ratio=1.1):
+    fired = frozenset(fired)
+    return ErcRow(why, rule, entropy, old_entropy, advantage, slope, kept, fired, ratio)
 
 
 def at(ratio):
@@ -172,7 +176,7 @@ def at(ratio):
     return ratio * (1.0 + 1e-8) - 1e-8
 
 
-# Band (0.75, 1.5); every token has r = 1.1, so its gradient is 1.1 A where it is kept.
+# Band (0.75, 1.5); a token's gradient is r A times the share that is kept, r = 1.1 unless said.
 ERC_ROWS = [
     erc("inside the band", "paper", 1.4, 1.0, 1.0, 0.5, True),
     erc("above the band", "paper", 1.6, 1.0, 1.0, 0.5, False, "erc_high"),
@@ -189,6 +193,19 @@ ERC_ROWS = [
     erc("below, H falls: out", "directional", 0.7, 1.0, -1.0, 0.5, False, "erc_low"),
     erc("below, H rises: back in", "directional", 0.7, 1.0, 1.0, 0.5, True),
     erc("inside, whatever the direction", "directional", 1.0, 1.0, 1.0, 9.0, True),
+    # log π + H > 0 with r = 1.1, so that dH has the sign of −A; r = 0.85 and H = 0.1 turn it round
+    erc("above, A > 0: H falls, back in", "sampled", 1.6, 1.0, 1.0, 0.5, True),
+    erc("above, A < 0: H rises, out", "sampled", 1.6, 1.0, -1.0, 0.5, False, "erc_high"),
+    erc("below, A > 0: H falls, out", "sampled", 0.7, 1.0, 1.0, 0.5, False, "erc_low"),
+    erc("below, A < 0: H rises, back in", "sampled", 0.7, 1.0, -1.0, 0.5, True),
+    erc("rare token, A > 0: out", "sampled", 0.1, 0.05, 1.0, 0.5, False, "erc_high", ratio=0.85),
+    erc("not so rare as H is large", "sampled", 1.6, 1.0, 1.0, 0.5, True, ratio=0.85),
+    erc("rare token, A < 0: back in", "sampled", 0.1, 0.05, -1.0, 0.5, True, ratio=0.85),
+    erc("0.2 above: e^−2 is kept", "soft", at(1.7), 1.0, 1.0, 0.5, math.exp(-2), "erc_high"),
+    erc("0.05 below: e^−0.5 is kept", "soft", at(0.7), 1.0, -1.0, 0.5, math.exp(-0.5), "erc_low"),
+    erc("on the edge: all is kept", "soft", at(1.5), 1.0, 1.0, 0.5, 1.0, "erc_high"),
+    erc("inside", "soft", 1.4, 1.0, 1.0, 0.5, 1.0),
+    erc("NaN is never kept", "soft", math.nan, 1.0, 1.0, 0.5, 0.0, "erc_low", "erc_high"),
     erc("|ΔH| below min_entropy_change", "min_change", 0.0016, 0.001, 1.0, 0.5, True),
     erc("|ΔH| above min_entropy_change", "min_change", 0.016, 0.01, 1.0, 0.5, False, "erc_high"),
 ]

@@ -52,14 +52,15 @@ def test_entropy_ratio_clip(row):
     loss_fn = erclip.policy_loss(erclip.ppo_clip(), constraints=[CONSTRAINTS[row.rule]])
     value, gradient, fired = run(
         loss_fn,
-        math.log(1.1),
+        math.log(row.ratio),
         row.advantage,
         entropies=row.entropy,
         old_entropies=row.old_entropy,
         entropy_slopes=row.slope,
     )
-    assert value == pytest.approx(1.1 * row.advantage, abs=1e-12)  # a clipped token still counts
-    assert gradient == pytest.approx(1.1 * row.advantage if row.kept else 0.0, abs=1e-12)
+    full = row.ratio * row.advantage
+    assert value == pytest.approx(full, abs=1e-12)  # a clipped token still counts
+    assert gradient == pytest.approx(full * row.kept, abs=1e-12)
     assert fired == row.fired
 
 

@@ -46,7 +46,12 @@ MUTANTS = [
     (CONSTRAINTS, "(entropies + ENTROPY_FLOOR)", "entropies"),
     (CONSTRAINTS, "erc_low & ~(entropy_gain >= 0)", "erc_low & ~(entropy_gain <= 0)"),
     (CONSTRAINTS, "erc_high & ~(entropy_gain <= 0)", "erc_high"),
-    (CONSTRAINTS, "inputs.advantages * inputs.entropy_slopes", "inputs.entropy_slopes"),
+    (CONSTRAINTS, "inputs.advantages * _slopes(inputs, rule)", "_slopes(inputs, rule)"),
+    (CONSTRAINTS, "return -(inputs.logprobs.detach()", "return (inputs.logprobs.detach()"),
+    (CONSTRAINTS, "logprobs.detach() + inputs.entropies)", "logprobs.detach())"),
+    (CONSTRAINTS, "(1 - low - rho, rho - 1 - high)", "(1 - high - rho, rho - 1 - low)"),
+    (CONSTRAINTS, "(-beyond / softness)", "(-beyond)"),
+    (CONSTRAINTS, "torch.where(rho.isnan(), 0.0,", "torch.where(rho.isnan(), 1.0,"),
     (CONSTRAINTS, ".abs() < min_entropy_change", ".abs() > min_entropy_change"),
     (IMPORTANCE, ".clamp(max=cap)", ""),
     (IMPORTANCE, ".clamp(max=cap)", ".clamp(min=1 / cap, max=cap)"),
@@ -62,8 +67,8 @@ MUTANTS = [
     ),
     (POLICY, "(logprobs - old_logprobs)", "(old_logprobs - logprobs)"),
     (POLICY, ".clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)", ""),
-    (POLICY, "objective.detach(), objective)", "0.0, objective)"),
-    (POLICY, "objective.detach(), objective)", "objective, objective)"),
+    (POLICY, "torch.where(hit, held, objective)", "torch.where(hit, 0.0, objective)"),
+    (POLICY, "torch.where(hit, held, objective)", "objective"),
 ]
 
 

@@ -142,17 +142,22 @@ def _evaluate(
     none = torch.zeros_like(inputs.mask)
     fired = {"erc_low": none, "erc_high": none, "random": none}
     for constraint in constraints:
-        for name, flags in constraint(inputs)._asdict().items():
-            if flags is not None:
-                fired[name] = fired[name] | flags
-                objective = torch.where(flags, objective.detach(), objective)
+        flags = constraint(inputs)
+        held = objective.detach()
+        if flags.kept is not None:
+            held = held + flags.kept * (objective - held)
+        hit = none
+        for name in fired:
+            if (own := getattr(flags, name)) is not None:
+                fired[name], hit = fired[name] | own, hit | own
+        objective = torch.where(hit, held, objective)
     rho = None
     if inputs.entropies is not None and inputs.old_entropies is not None:
         rho = entropy_ratio(inputs.entropies, inputs.old_entropies)
-    flags = {"ppo_low": ppo_low, "ppo_high": ppo_high, "dual": dual, **fired}
+    reasons = {"ppo_low": ppo_low, "ppo_high": ppo_high, "dual": dual, **fired}
     return LossOutput(
         loss=aggregate(objective, inputs.mask, num_tokens),
         ratio=inputs.ratio.detach(),
         entropy_ratio=rho,
-        **{name: flag & inputs.mask for name, flag in flags.items()},
+        **{name: flag & inputs.mask for name, flag in reasons.items()},
     )

@@ -49,11 +49,15 @@ class SurrogateOutput(NamedTuple):
 
 
 class ConstraintOutput(NamedTuple):
-    """Tokens that lose their gradient, by the reason they lose it."""
+    """Tokens that lose their gradient, by the reason they lose it.
+
+    `kept` is the share of its gradient that such a token keeps; None is nothing.
+    """
 
     erc_low: Flags | None = None
     erc_high: Flags | None = None
     random: Flags | None = None
+    kept: Tokens | None = None
 
 
 Surrogate = Callable[[LossInputs], SurrogateOutput]
@@ -68,7 +72,8 @@ class LossOutput:
 
     All flags are False outside the mask. A token in `ppo_low`/`ppo_high` has zero gradient under
     PPO-clip, a bounded one under GPPO, and a capped weight under CISPO; a token in `dual`,
-    `erc_low`, `erc_high` or `random` has zero gradient under every surrogate.
+    `erc_low`, `erc_high` or `random` has zero gradient under every surrogate, or the share that a
+    soft constraint leaves it.
     `entropy_ratio` is None when no entropies were given.
     """
 

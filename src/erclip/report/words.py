@@ -29,8 +29,9 @@ def method_name(loss: Any) -> str:
     for constraint in loss.get("constraints") or ():
         kind = constraint.get("kind") if isinstance(constraint, Mapping) else str(constraint)
         if kind == "entropy_ratio_clip":
-            directional = constraint.get("rule") == "directional"
-            name = f"directional ERC-{name}" if directional else f"ERC-{name}"
+            rule = str(constraint.get("rule") or "paper").replace("_", " ")
+            soft = "soft " if constraint.get("softness") else ""
+            name = f"{soft}ERC-{name}" if rule == "paper" else f"{soft}{rule} ERC-{name}"
         else:
             name = f"{name} with {str(kind).replace('_', ' ')}"
     return name
