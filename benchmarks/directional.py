@@ -3,8 +3,8 @@
     python benchmarks/directional.py benchmarks/results/directional.csv docs/directional.svg
 
 Trains the embedded model off-policy without ERC. Around every update the tokens of its mini-batch
-are scored before and after; predicted is A · ⟨∇ log π(a), ∇H⟩ (exact) or −A (log π(a) + H) (from the
-sampled token alone), realised is H after − H before, which the other tokens of the batch move too.
+are scored before and after. Predicted is A · ⟨∇ log π(a), ∇H⟩ (exact) or −A (log π(a) + H) (from
+the sampled token alone); realised is H after − H before, which the batch's other tokens move too.
 Rows: how often the signs agree, by rule and by a bin of entropy, of |predicted| or of ρ, and which
 share of Σ |A| (1 − π(a)), the size of the tokens' own gradients, lies in the bin.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def agreement(t: dict[str, np.ndarray]) -> tuple[int, list[dict]]:
     gradient = np.abs(t["advantage"]) * (1 - np.exp(t["logprob"]))
     edges = np.quantile(size[use], [0, 0.25, 0.5, 0.75, 0.9, 1])
     bins = {("all", "all"): use}
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         bins[("|predicted|", f"{low:.1e} to {high:.1e}")] = use & (size >= low) & (size <= high)
     for low, high in ((0, 1e-3), (1e-3, 1e-2), (1e-2, 0.1), (0.1, 0.5), (0.5, 10)):
         inside = (t["before"] >= low) & (t["before"] < high)
