@@ -11,6 +11,17 @@ from erclip.errors import UserError
 from erclip.integrations.verl import require_verl
 from erclip.integrations.verl.checks import check_config
 
+DATA = ("data.train_files", "data.val_files")
+FIRST_MACHINE = {"num_cpus": 1, "resources": {"node:__internal_head__": 0.001}}  # reads the data
+FOLDER = "trainer.default_local_dir"
+OTHER_PATHS = (
+    "actor_rollout_ref.model.path",
+    "reward.custom_reward_function.path",
+    "trainer.resume_from_path",
+    "trainer.rollout_data_dir",
+    "trainer.validation_data_dir",
+)
+
 
 def recipes() -> list[str]:
     """Names of the shipped recipes."""
@@ -43,7 +54,25 @@ def compose(recipe: str, overrides: Sequence[str]) -> Any:
         raise UserError(f"verl's configuration: {' '.join(str(error).split())}") from None
     check_config(config)
     loss_config(config.actor_rollout_ref.actor.policy_loss)
+    _validate(config)
     return config
+
+
+def _validate(config: Any) -> None:
+    """verl's own checks, which it makes with `assert` and ValueError."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    try:
+        validate_config(
+            config=config,
+            use_reference_policy=need_reference_policy(config),
+            use_critic=need_critic(config),
+        )
+    except UserError:
+        raise
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"verl's configuration: {' '.join(str(error).split())}") from None
 
 
 def as_yaml(config: Any) -> str:
@@ -56,27 +85,58 @@ def as_yaml(config: Any) -> str:
 def launch(config: Any) -> None:
     """What `python -m verl.trainer.main_ppo` does, with our TaskRunner."""
     import ray
+    from omegaconf import OmegaConf
     from verl.trainer.main_ppo import run_ppo
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
     from verl.utils.device import auto_set_device
 
     from erclip.integrations.verl import worker  # noqa: F401  (fails here rather than in a worker)
     from erclip.integrations.verl.runner import ERCTaskRunner
 
     auto_set_device(config)
-    validate_config(
-        config=config,
-        use_reference_policy=need_reference_policy(config),
-        use_critic=need_critic(config),
-    )
+    make_absolute(config, Path.cwd())
+    address = config.ray_kwargs.ray_init.get("address")
+    if config.trainer.nnodes > 1 and not address:  # else Ray may start a cluster of this machine
+        OmegaConf.update(config, "ray_kwargs.ray_init.address", "auto", force_add=True)
     try:
-        run_ppo(config, task_runner_class=ray.remote(ERCTaskRunner))
+        run_ppo(config, task_runner_class=ray.remote(**FIRST_MACHINE)(ERCTaskRunner))
+    except ConnectionError:
+        if ray.is_initialized():
+            raise
+        raise UserError(
+            f"trainer.nnodes = {config.trainer.nnodes} needs a Ray cluster, and none answers at "
+            f"{address or 'this machine'}; run `ray start --head` here and `ray start "
+            "--address=…` on the others (docs/verl.md)."
+        ) from None
     except ray.exceptions.RayTaskError as error:
         mistake = user_error(error)
         if mistake is None:
             raise
         raise mistake from None
+
+
+def make_absolute(config: Any, here: Path) -> None:
+    """Paths as the user meant them: a worker's working directory is where `ray start` was run.
+
+    Data must exist, since the trainer would miss it after minutes of set-up; the others may be hub
+    ids or `pkg://…`, and are paths if they exist.
+    """
+    from omegaconf import ListConfig, OmegaConf
+
+    for key in (*DATA, FOLDER, *OTHER_PATHS):
+        value = OmegaConf.select(config, key)
+        if isinstance(value, ListConfig):
+            OmegaConf.update(config, key, [_absolute(key, item, here) for item in value])
+        elif value:
+            OmegaConf.update(config, key, _absolute(key, value, here))
+
+
+def _absolute(key: str, value: str, here: Path) -> str:
+    if "://" in value:
+        return value
+    path = here / Path(value).expanduser()
+    if key in DATA and not path.exists():
+        raise UserError(f"{key} = {value}: there is no such file in {here}.")
+    return str(path) if key == FOLDER or path.exists() else value
 
 
 def user_error(error: BaseException) -> UserError | None:
