@@ -20,6 +20,7 @@ else:
         VERL_ENGINE_DEVICE="cuda",  # under which verl registers its FSDP engine
         TOKENIZERS_PARALLELISM="false",
         OMP_NUM_THREADS="1",
+        RAY_worker_niceness="0",  # 15 by default, which starves them on a busy machine
         PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
     )
     sys.path.insert(0, str(HERE))
