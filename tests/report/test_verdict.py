@@ -93,7 +93,7 @@ def each(kind: str, **values):
             ],
             "warning",
             "ERC clips noise, 12.00 % of tokens where the true ratio is 1, against 16.00 % in all: "
-            "a share of 0.75 (> 0.25)",
+            "a share of 0.75 (limit 0.25)",
         ),
         (
             "clipping noise",
@@ -103,7 +103,7 @@ def each(kind: str, **values):
             ],
             "warning",
             "ERC clips noise, 12.00 % of tokens where the true ratio is 1, against 0.30 % in all: "
-            "a share of 1.00",
+            "all of it (limit 0.25)",
         ),
         ("staleness", each("update", policy__kl_old=0.01), "good", "fresh, KL(old‖new) 0.01"),
         (

@@ -205,13 +205,18 @@ def log_axis(ax: Axes) -> None:
     if not math.isfinite(ax.dataLim.minposy):
         return  # zeros alone: nothing of a logarithm
     ax.set_yscale("log", nonpositive="mask")
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    plain_axis(ax)
     high = ax.dataLim.y1
     low = max(ax.dataLim.minposy, 1e-5 * high)
     ax.set_ylim(0.7 * low, 1.4 * high)
     steps = (1.0, 2.0, 5.0) if high < 300 * low else (1.0,)
     ax.yaxis.set_major_locator(LogLocator(subs=steps))
     ax.yaxis.set_minor_locator(NullLocator())
+
+
+def plain_axis(ax: Axes) -> None:
+    """Write whole numbers at the ticks, so that no power of ten hides in a corner."""
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def percent_axis(ax: Axes) -> None:

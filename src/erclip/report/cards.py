@@ -55,6 +55,7 @@ def per_update(
             caption += f" Log scale: the largest value is over {LOG_FROM} times the median."
         else:
             canvas.from_zero(ax)
+            canvas.plain_axis(ax)
         ax.set_ylabel(label)
         canvas.rollout_axis(ax, 1, last_rollout(runs))
         svg = canvas.to_svg(fig, title)

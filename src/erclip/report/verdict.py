@@ -143,10 +143,10 @@ def _noise(run: Run) -> Verdict | None:
     value = min(noise / clipped, 1.0)
     numbers = (
         f"{100 * noise:.2f} % of tokens where the true ratio is 1, against"
-        f" {100 * clipped:.2f} % in all: a share of {value:.2f}"
+        f" {100 * clipped:.2f} % in all: {'all of it' if value == 1 else f'a share of {value:.2f}'}"
     )
     if value > NOISE_SHARE:
-        sentence = f"ERC clips noise, {numbers} (> {NOISE_SHARE})"
+        sentence = f"ERC clips noise, {numbers} (limit {NOISE_SHARE})"
         return Verdict("clipping noise", "warning", sentence, value, NOISE_REMEDY)
     if not len(floors[1]) and run.setting("model", "dtype") in ("bfloat16", "float16"):
         sentence = f"not measured beyond equal weights, {numbers}; 16 bits round anew every update"

@@ -89,7 +89,7 @@
         const row = make("button");
         const clipped = d.clipped === null ? "" : `${(100 * d.clipped).toFixed(0)} % clipped`;
         row.append(make("b", d.fate, d.fate), make("span", "", `rollout ${d.rollout}`),
-          make("span", "", `${d.t.length} tokens`), make("span", "", clipped), make("span", "id", d.id));
+          make("span", "", `${d.t.length.toLocaleString("en")} tokens`), make("span", "", clipped), make("span", "id", d.id));
         row.item = d;
         row.addEventListener("click", () => choose(index, d));
         return row;
