@@ -11,7 +11,8 @@ from erclip.cli import main
 from erclip.errors import UserError
 from erclip.evaluation.compare import compare_evaluations
 from erclip.evaluation.statistics import difference_interval, difference_of_sets
-from erclip.evaluation.tables import comparison_json, comparison_sheet, markdown
+from erclip.evaluation.tables import comparison_json, comparison_sheet
+from erclip.report.sheet import markdown
 
 SETTINGS = {
     "model": "m", "k": 2, "temperature": 0.6, "top_p": 0.95, "instruction": "", "seed": 0,

@@ -15,8 +15,8 @@ from erclip.evaluation import folder
 from erclip.evaluation.benchmarks import check_names
 from erclip.evaluation.compare import compare_evaluations
 from erclip.evaluation.settings import check_settings
-from erclip.evaluation.tables import comparison_json, comparison_sheet, markdown, result_sheet
-from erclip.report.sheet import Sheet, print_sheet, write_sheet
+from erclip.evaluation.tables import comparison_json, comparison_sheet, result_sheet
+from erclip.report.sheet import Sheet, markdown, print_sheet, write_sheet
 
 FORMATS = ("text", "markdown", "json")
 

@@ -1,4 +1,4 @@
-"""Results and comparisons as tables: for the terminal, as Markdown, as JSON."""
+"""Results and comparisons as tables: for the terminal, as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from erclip.evaluation.compare import Comparison
 from erclip.evaluation.statistics import Interval
 from erclip.grading.audit import Audit
 from erclip.report.sheet import Sheet, Table, percent
-from erclip.report.words import printable
 
 CELL = 60  # characters of an answer that a table shows
 
@@ -92,29 +91,6 @@ def audit_sheet(audit: Audit, title: str, rows: int = 50) -> Sheet:
     return Sheet(title, sentences, [], tables)
 
 
-def markdown(sheet: Sheet) -> str:
-    """The tables of a sheet as GitHub's Markdown, the sentences as a list below.
-
-    >>> table = Table("A | B", ("set", "n"), [("gsm8k", "50")])
-    >>> print(markdown(Sheet("", ["fine"], [], [table])))
-    **A \\| B**
-    <BLANKLINE>
-    | set | n |
-    |---|--:|
-    | gsm8k | 50 |
-    <BLANKLINE>
-    - fine
-    """
-    parts = []
-    for table in sheet.tables:
-        rule = "|".join("---" if i < table.labels else "--:" for i in range(len(table.headings)))
-        lines = [_row(table.headings), f"|{rule}|", *map(_row, table.rows)]
-        parts.append(f"**{_cell(table.title)}**\n\n" + "\n".join(lines))
-    if sheet.sentences:
-        parts.append("\n".join(f"- {_cell(sentence)}" for sentence in sheet.sentences))
-    return "\n\n".join(parts)
-
-
 def comparison_json(comparison: Comparison) -> str:
     """All numbers of a comparison, with the verdicts."""
     fields = asdict(comparison)
@@ -143,13 +119,3 @@ def points(interval: Interval) -> str:
     """
     mean, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in interval)
     return f"{mean} ({low} to {high})"
-
-
-def _row(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(map(_cell, cells)) + " |"
-
-
-def _cell(text: str) -> str:
-    """Text that can't end a cell, a line or become HTML."""
-    text = " ".join(printable(text).split()).replace("&", "&amp;").replace("<", "&lt;")
-    return text.replace("\\", "\\\\").replace("|", "\\|")

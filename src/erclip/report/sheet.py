@@ -1,6 +1,6 @@
 """A short page of sentences, tables and plots: the ledger's, the noise floor's, a comparison's.
 
-The same `Table` goes to the terminal (rich) and to the page (HTML).
+The same `Table` goes to the terminal (rich), to the page (HTML) and to a document (Markdown).
 """
 
 from __future__ import annotations
@@ -68,6 +68,29 @@ def print_sheet(sheet: Sheet, console: Console) -> None:
         console.print(Text(f"• {printable(sentence)}"))
 
 
+def markdown(sheet: Sheet) -> str:
+    """The tables of a sheet as GitHub's Markdown, the sentences as a list below.
+
+    >>> table = Table("A | B", ("set", "n"), [("gsm8k", "50")])
+    >>> print(markdown(Sheet("", ["fine"], [], [table])))
+    **A \\| B**
+    <BLANKLINE>
+    | set | n |
+    |---|--:|
+    | gsm8k | 50 |
+    <BLANKLINE>
+    - fine
+    """
+    parts = []
+    for table in sheet.tables:
+        rule = "|".join("---" if i < table.labels else "--:" for i in range(len(table.headings)))
+        lines = [_row(table.headings), f"|{rule}|", *map(_row, table.rows)]
+        parts.append(f"**{_cell(table.title)}**\n\n" + "\n".join(lines))
+    if sheet.sentences:
+        parts.append("\n".join(f"- {_cell(sentence)}" for sentence in sheet.sentences))
+    return "\n\n".join(parts)
+
+
 def percent(share: float, digits: int = 2) -> str:
     """A share as text.
 
@@ -86,3 +109,13 @@ def _safe(sheet: Sheet) -> Sheet:
     return Sheet(
         printable(sheet.title), [printable(s) for s in sheet.sentences], sheet.plots, tables
     )
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def _cell(text: str) -> str:
+    """Text that can't end a cell, a line or become HTML."""
+    text = " ".join(printable(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return text.replace("\\", "\\\\").replace("|", "\\|")

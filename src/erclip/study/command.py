@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from erclip.errors import UserError
-from erclip.report.sheet import print_sheet, write_sheet
+from erclip.report.sheet import markdown, print_sheet, write_sheet
 from erclip.study.design import Cell, Study, read_study, settings_hash
 from erclip.study.page import study_sheet
 from erclip.study.plots import write_pictures
@@ -50,7 +50,9 @@ def study(
         sheet = study_sheet(results)
         print_sheet(sheet, console)
         page = write_sheet(sheet, folder / "report.html")
-        write_pictures(results, folder)
+        pictures = "".join(f"![{name}]({name})\n" for name in write_pictures(results, folder))
+        text = f"# {sheet.title}\n\n{pictures}\n{markdown(sheet)}\n"
+        (folder / "report.md").write_text(text, encoding="utf-8")
         console.print(f"page: {page}", soft_wrap=True)
     return work.failed
 

@@ -53,10 +53,12 @@ def study_plots(results: Results, found: Mapping[str, Runs]) -> list[tuple[str, 
     return drawn
 
 
-def write_pictures(results: Results, folder: Path) -> None:
-    """Every figure as an SVG of its own, legible in light and dark."""
-    for name, plot in study_plots(results, read(results)):
+def write_pictures(results: Results, folder: Path) -> list[str]:
+    """Every figure as an SVG of its own, legible in light and dark; their names."""
+    plots = study_plots(results, read(results))
+    for name, plot in plots:
         (folder / name).write_text(canvas.standalone(plot.svg, plot.legend), encoding="utf-8")
+    return [name for name, _ in plots]
 
 
 def _accuracy(axes: list[Axes], family: Sequence[Runs], points: Mapping[Any, list[Row]]) -> None:
