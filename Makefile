@@ -57,7 +57,7 @@ test-vllm: .venv-vllm/.ready
 	.venv-vllm/bin/python -m pip install -q $(TORCH) packaging
 	.venv-vllm/bin/python -m pip install -q --no-deps $(VLLM)
 	.venv-vllm/bin/python tests/engines/requirements.py > .venv-vllm/requirements.txt
-	.venv-vllm/bin/python -m pip install -q -r .venv-vllm/requirements.txt -e '.[gguf]' $(TORCH) pytest pytest-timeout hypothesis
+	.venv-vllm/bin/python -m pip install -q -r .venv-vllm/requirements.txt -e '.[gguf,lora]' $(TORCH) pytest pytest-timeout hypothesis
 	.venv-vllm/bin/python -m pip uninstall -q -y triton  # vLLM would use it, and it has no CPU backend
 	touch $@
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from erclip.plan import count, plan, read_model_config, remedies
+from erclip.plan import plan
+from erclip.plan_counts import count, read_model_config
+from erclip.plan_remedies import remedies
 from erclip.recipes import load_recipe
 
 MIB = 1 << 20
@@ -65,6 +67,45 @@ def test_every_lever_lowers_its_item(override, name):
 def test_a_reference_model_is_counted():
     found = items(plan(config("loss.kl={weight=0.1}")))
     assert found["reference weights", "always"] == found["weights", "always"]
+
+
+def test_adapters_are_all_that_is_trained():
+    """Rank 4 on 7 linear layers of 2: 4 (in + out) numbers each, float32 beside any weights."""
+    settings = ["model.lora={rank=4}", "loss.kl={weight=0.1}", "model.dtype=bfloat16"]
+    found = items(plan(config(*settings)))
+    attention = 64 + 64 + 2 * (64 + 64) + 64 + 64
+    adapters = 2 * 4 * (attention + 3 * (64 + 256))
+    assert found["weights", "always"] == 133_952 * 2 + adapters * 4
+    assert found["optimiser states", "always"] == 2 * adapters * 4
+    assert found["gradients", "update"] == adapters * 4
+    assert found["merged weights", "checkpoint"] == 133_952 * 2
+    assert ("reference weights", "always") not in found
+    other = items(plan(config(*settings, 'loss.kl.model="embedded"')))
+    assert other["reference weights", "always"] == 133_952 * 2
+    plain = items(plan(config()))
+    assert found["activations", "update"] != plain["activations", "update"]
+
+
+def test_autocast_keeps_weights_whole_and_casts_them_for_backward():
+    plain, cast = items(plan(config())), items(plan(config("model.autocast=bfloat16")))
+    for name in ("weights", "optimiser states"):
+        assert cast[name, "always"] == plain[name, "always"]
+    assert cast["activations", "update"] < plain["activations", "update"]
+
+
+def test_vllm_takes_its_share_at_the_start():
+    token = 2 * 2 * 4 * 16 * 2  # two layers, keys and values of 4 heads of 16, two bytes
+    engine = ["sampler.kind=vllm", "sampler.dtype=bfloat16", "sampler.max_tokens=24"]
+    share = items(plan(config(*engine, "sampler.memory_frac=0.25"), available=64 * MIB))
+    assert share["vLLM weights", "always"] == 133_952 * 2
+    assert share["vLLM cache", "always"] == 16 * MIB - 133_952 * 2  # a quarter of 64 MiB
+    fixed = plan(config(*engine, "sampler.kv_cache_gib=0.5"), prompt_tokens=8)
+    assert items(fixed)["vLLM cache", "always"] == 512 * MIB
+    (why,) = (item.why for item in fixed.items if item.name == "vLLM cache")
+    assert f"{512 * MIB // token:,} tokens of the {512 * 32:,} in a batch" in why
+    assert not [name for name, phase in share if phase == "sampling"]
+    server = items(plan(config("sampler.kind=vllm_server")))
+    assert not [name for name, phase in server if "cache" in name]
 
 
 def test_remedies_are_changes_that_fit():

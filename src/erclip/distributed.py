@@ -144,8 +144,20 @@ def join_world(device: str = "auto") -> World:
     return World(dist.get_rank(), dist.get_world_size())
 
 
+_guests: list[Callable[[], None]] = []
+
+
+def before_leaving(work: Callable[[], None]) -> None:
+    """Have `work` done by `leave_world`: for what has made itself groups of these processes."""
+    _guests.append(work)
+
+
 def leave_world() -> None:
     """Close the connections, if there are any."""
+    if not dist.is_initialized():
+        return
+    for work in _guests:
+        work()
     if dist.is_initialized():
         dist.destroy_process_group()
 

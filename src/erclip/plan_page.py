@@ -6,13 +6,15 @@ from rich.console import Console
 from rich.table import Table
 
 from erclip.config import Config
-from erclip.plan import Item, available_bytes, plan, remedies
+from erclip.plan import Item, available_bytes, plan
+from erclip.plan_remedies import remedies
 
 GIB = 1 << 30
 PHASES = {
     "sampling": "sampling",
     "update": "forward and backward",
     "step": "optimiser step",
+    "checkpoint": "checkpoint",
 }
 
 
@@ -20,12 +22,14 @@ def print_plan(
     config: Config, processes: int, memory_gib: float | None, prompt_tokens: int, console: Console
 ) -> bool:
     """Print the plan; whether it fits."""
-    planned = plan(config, processes, prompt_tokens)
     available = available_bytes(config, processes) if memory_gib is None else memory_gib * GIB
+    planned = plan(config, processes, prompt_tokens, available)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading, justify in (("", "left"), ("GiB", "right"), ("how it is reckoned", "left")):
         table.add_column(heading, justify=justify)
     for title, phase in (("always", "always"), *((v, k) for k, v in PHASES.items())):
+        if not any(item.phase == phase for item in planned.items):
+            continue
         total = "" if phase == "always" else f"{planned.total(phase) / GIB:.2f}"  # ty: ignore[invalid-argument-type]
         table.add_row(f"[bold]{title}", f"[bold]{total}", "")
         for item in planned.items:

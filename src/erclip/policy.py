@@ -6,8 +6,7 @@ so that at equal weights every ratio is exactly 1.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,24 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
 
+from erclip.adapters import (
+    adapted,
+    add_adapters,
+    load_adapters,
+    merged,
+    save_adapters,
+    switched_off,
+)
 from erclip.batches import TokenBatch
 from erclip.config import ModelConfig
 from erclip.distributed import World
-from erclip.embedded import embedded_model_dir
 from erclip.errors import UserError
+from erclip.loading import load_pretrained
 from erclip.ops import LogprobEntropy, linear_logprob_entropy
 from erclip.ops.reference import scores_from_logits
 from erclip.packing import Row, shared_rows, single_rows
+from erclip.precision import autocast_trunk, has_autocast
 from erclip.probes import prompts_can_be_shared
 from erclip.records import Sample
 from erclip.sharding import gathered, shard
@@ -61,9 +67,10 @@ class Policy:
         self.temperature = temperature
         self.head = head
         self._sharded = False
+        self.has_adapters = bool(adapted(model))
         text_config = model.config.get_text_config()
         self.softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
-        self.shares_prompts = prompts_can_be_shared(model)
+        self.shares_prompts = prompts_can_be_shared(model, rounded=has_autocast(model))
         if head == "op":
             self._probe()
 
@@ -92,6 +99,25 @@ class Policy:
             return
         with gathered(self.model):
             yield
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters by the architecture's own names, adapters merged; whole inside `gathered`."""
+        own = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        return merged(self.model, own)
+
+    def save_model(self, folder: Path, whole: Mapping[str, Tensor] | None = None) -> None:
+        """An ordinary model folder, with the adapters beside it if there are any.
+
+        `whole` are a sharded model's tensors, which another process may have gathered.
+        """
+        weights: Mapping[str, Tensor] | None = whole
+        if self.has_adapters or self._sharded:
+            own = self.model.named_parameters() if whole is None else whole.items()
+            weights = {name: value.detach() for name, value in own}
+        if self.has_adapters and weights is not None:
+            save_adapters(self.model, weights, folder)
+            weights = merged(self.model, weights)
+        self.model.save_pretrained(folder, state_dict=weights)
 
     def rows(self, samples: Iterable[Sample], token_budget: int) -> list[Row]:
         """Rows in which this model reads a prompt once for several responses, if it can."""
@@ -122,6 +148,12 @@ class Policy:
             place(out.entropies if entropy_gradient else out.entropies.detach()),
             None if out.slopes is None else place(out.slopes),
         )
+
+    @torch.no_grad()
+    def score_frozen(self, batch: TokenBatch) -> Scores:
+        """What the model under the adapters thinks of the batch's tokens."""
+        with switched_off(self.model):
+            return self.score(batch)
 
     def _within(self, work: Callable[[], LogprobEntropy]) -> LogprobEntropy:
         return self.model.within(work) if self._sharded else work()
@@ -177,27 +209,27 @@ def _refusal(why: str) -> str:
     )
 
 
-def load_policy(config: ModelConfig, temperature: float = 1.0) -> Policy:
-    """Load model and tokenizer from "embedded", a local folder or the hub, dropout off."""
-    path = model_folder(config.path)
-    _check_folder(path)
-    device = _device(config.device)
-    trust = config.trust_remote_code
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-        model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust)
-        _remove_dropout(model_config)
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=model_config,
-            dtype=getattr(torch, config.dtype),
-            trust_remote_code=trust,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"Model {config.path!r} cannot be loaded: {first}") from error
-    model = model.to(device)
+def load_policy(
+    config: ModelConfig,
+    temperature: float = 1.0,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+) -> Policy:
+    """Load model and tokenizer from "embedded", a local folder or the hub, dropout off.
+
+    The weights are those of `checkpoint` if one is given; with LoRA its adapters on the model of
+    `config`, else adapters that begin with `seed`.
+    """
+    if checkpoint is not None and config.lora is None:
+        config = config.model_copy(update={"path": str(checkpoint)})
+    model, tokenizer = load_pretrained(config)
+    if config.lora is not None:
+        add_adapters(model, config.lora, seed)
+        if checkpoint is not None:
+            load_adapters(model, checkpoint)
+    if config.autocast is not None:
+        autocast_trunk(model, getattr(torch, config.autocast))
     if config.gradient_checkpointing:
         renamed = getattr(model, "activation_checkpointing_enable", None)  # its newer name
         (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
@@ -209,44 +241,3 @@ def load_policy(config: ModelConfig, temperature: float = 1.0) -> Policy:
         temperature=temperature,
         checkpointing=config.gradient_checkpointing,
     )
-
-
-def model_folder(path: str) -> str:
-    """The folder (or hub id) that `model.path` names."""
-    return str(embedded_model_dir()) if path == "embedded" else path
-
-
-def _check_folder(path: str) -> None:
-    folder = Path(path)
-    looks_local = folder.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UserError(f"{path} is not a model folder: it has no config.json.")
-    if folder.is_file():
-        raise UserError(f"{path} is a file; model.path must name a model folder or a hub id.")
-    if looks_local and not folder.exists():
-        raise UserError(
-            f"No model folder {path!r}; check model.path, or give a hub id (owner/name)."
-        )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"model.device = {name!r} is no device; try auto, cpu or cuda.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"model.device = {name!r}, but this machine shows no CUDA device.")
-    return device
-
-
-def _remove_dropout(config: Any) -> None:
-    """Dropout would make old and new log-probs differ at equal weights."""
-    for key in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
-        if getattr(config, key, 0):
-            setattr(config, key, 0.0)
-
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # silences a warning after forks
-disable_progress_bar()  # a bar for every checkpoint would break the run's own display

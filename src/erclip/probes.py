@@ -10,13 +10,15 @@ from erclip.packing import Inputs, Row, lay_out, single_rows
 from erclip.records import Grade, Prompt, Response, Sample
 
 HIDDEN_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest hidden state
+ROUNDED = 0.05  # the same in 16 bits
 
 
 @torch.no_grad()
-def prompts_can_be_shared(model: Any) -> bool:
+def prompts_can_be_shared(model: Any, *, rounded: bool = False) -> bool:
     """Whether two responses behind one prompt get the hidden states that they get alone.
 
     It takes attention that accepts any mask (torch's own) and layers that see the whole past.
+    `rounded` says that products are coarser than the weights' dtype.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -30,7 +32,7 @@ def prompts_can_be_shared(model: Any) -> bool:
     except (RuntimeError, TypeError, ValueError):
         return False  # an architecture without positions, or with a mask of its own
     gap = (alone - together).abs().max() / alone.abs().max()
-    return bool(gap <= HIDDEN_TOLERANCE.get(model.dtype, 0.05))
+    return bool(gap <= (ROUNDED if rounded else HIDDEN_TOLERANCE.get(model.dtype, ROUNDED)))
 
 
 def _hidden(model: Any, inputs: Inputs) -> torch.Tensor:

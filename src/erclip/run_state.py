@@ -73,7 +73,7 @@ class RunState:
         scores = [] if flight is None else self.world.to_first(lambda: old_scores(flight))
 
         def save_model(folder: Path) -> None:
-            self.policy.model.save_pretrained(folder, state_dict=weights)
+            self.policy.save_model(folder, weights)
             self.policy.tokenizer.save_pretrained(folder)
 
         def fill(folder: Path) -> None:

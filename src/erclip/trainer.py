@@ -68,9 +68,12 @@ class Trainer:
             check_settings(state, config, saved)
         self.task = self.world.together(lambda: task_from(config.data))
         stream = PromptStream(self.task.train, config.trainer.seed)
-        source = {} if saved is None else {"path": str(saved)}
-        model = config.model.model_copy(update=source)
-        self.policy = self.world.together(lambda: load_policy(model, config.sampler.temperature))
+        seed = derive_seed(config.trainer.seed, "lora")
+        self.policy = self.world.together(
+            lambda: load_policy(
+                config.model, config.sampler.temperature, seed=seed, checkpoint=saved
+            )
+        )
         self.policy.shard(self.world)
         self.updater = Updater(self.policy, config, self.world)
         self.state = RunState(config, self.world, self.policy, self.updater, stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,6 +149,7 @@ class Updater:
         watch: Watch | None,
     ) -> tuple[Tensor, Tensor]:
         batch, terms = scored.batch, self.config.loss
+        reference = self._reference_scores(batch)
         new = self.score(batch, slopes=watch is not None)
         out = self.judge(scored, new, num_tokens)
         loss = out.loss
@@ -160,8 +161,9 @@ class Updater:
             loss = loss + terms.entropy_bonus * bonus
             new = replace(new, entropies=new.entropies.detach())
         sums = token_sums(out, new.entropies, batch.mask)
-        if terms.kl is not None and self.reference is not None:
-            kl = self._kl(new, batch, terms.kl.estimator)  # a sum over tokens
+        if terms.kl is not None and reference is not None:
+            estimator, mask = terms.kl.estimator, batch.mask
+            kl = kl_penalty(new.logprobs, reference.logprobs, mask, 1, estimator)  # a sum
             sums["policy/kl_ref"] = kl
             if terms.kl.weight:
                 loss = loss + terms.kl.weight * kl / max(num_tokens, 1)
@@ -173,23 +175,28 @@ class Updater:
         assert out.entropy_ratio is not None
         return loss.detach(), out.entropy_ratio[batch.mask]
 
-    def _kl(self, new: Scores, batch: TokenBatch, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
-        """Σ k(d) of the batch's tokens, the reference scored by the same op."""
-        assert self.reference is not None
-        with torch.no_grad():
-            reference = self.reference.score(batch)
-        return kl_penalty(new.logprobs, reference.logprobs, batch.mask, 1, estimator)
+    @torch.no_grad()
+    def _reference_scores(self, batch: TokenBatch) -> Scores | None:
+        """Before the policy's own pass, so that only one of them holds activations."""
+        if self.reference is None:
+            return None
+        if self.reference is self.policy:
+            return self.policy.score_frozen(batch)
+        return self.reference.score(batch)
 
 
 def load_reference(policy: Policy, config: Config, world: World) -> Policy | None:
     """The frozen model of the KL penalty; None without one.
 
-    It is scored during the updates, so that nothing of it has to be kept in a checkpoint.
+    It is scored during the updates, so that nothing of it has to be kept in a checkpoint. With
+    LoRA it is the policy itself: the weights that the run began with lie under its adapters.
     """
     kl = config.loss.kl
     if kl is None:
         return None
-    source = {} if kl.model is None else {"path": kl.model}
+    if kl.model is None and policy.has_adapters:
+        return policy
+    source = {"lora": None} if kl.model is None else {"lora": None, "path": kl.model}
     reference = load_policy(config.model.model_copy(update=source), policy.temperature)
     vocabularies = [p.model.config.get_text_config().vocab_size for p in (policy, reference)]
     if vocabularies[0] != vocabularies[1]:

@@ -59,6 +59,25 @@ def test_an_updated_engine_is_bit_equal_to_a_fresh_one(
         assert flat(updated) == flat(fresh.sample(prompts, settings, SEEDS)) != stale
 
 
+def test_an_engine_gets_merged_adapters(tiny, engine_for, prompts, tmp_path):
+    """It starts with the frozen model, follows the adapters, and is what their checkpoint is."""
+    policy, engine = engine_for(tiny, lora={"rank": 4})
+    settings = SamplingSettings(4, 24)
+    assert trainer_gap(policy, engine.sample(prompts, settings, SEEDS)) < 1e-4
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.2)
+    assert trainer_gap(policy, engine.sample(prompts, settings, SEEDS)) > 0.1
+    engine.update_weights()
+    updated = engine.sample(prompts, settings, SEEDS)
+    assert trainer_gap(policy, updated) < 1e-4
+    policy.save_model(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    _, fresh = engine_for(tmp_path)
+    assert flat(updated) == flat(fresh.sample(prompts, settings, SEEDS))
+
+
 def test_greedy_text_is_that_of_transformers(smollm2, engine_for, prompts):
     policy, engine = engine_for(smollm2)
     settings = SamplingSettings(2, 32, temperature=1e-6)

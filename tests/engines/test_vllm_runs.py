@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.vllm
 
@@ -17,11 +18,11 @@ def ones(response, grade):
 """
 
 
-def train(out, *overrides):
-    command = [sys.executable, "-m", "erclip", "train", "quickstart", "--out", str(out)]
+def train(out, *overrides, program=("erclip",)):
+    command = [sys.executable, "-m", *program, "train", "quickstart", "--out", str(out)]
     for override in (*ENGINE, *overrides):
         command += ["--set", override]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 def rollouts(out):
@@ -63,6 +64,27 @@ def test_a_run_repeats_itself(tiny, tmp_path):
         [{k: v for k, v in line.items() if "time" not in k} for line in lines] for lines in runs
     ]
     assert timeless[0] == timeless[1]
+
+
+def test_two_processes_have_an_engine_each(tiny, tmp_path):
+    """LoRA, sharded over both: each engine follows with the merged weights, and both end well."""
+    small = ["rollout.prompts=8", "trainer.updates_per_rollout=2", "sampler.max_tokens=16"]
+    more = ["trainer.rollouts=3", "trainer.learning_rate=1e-2", "eval.prompts=4"]
+    adapters = ["model.lora={rank=4}", "rollout.dynamic_sampling=off", f"model.path={tiny}"]
+    (tmp_path / "reward.py").write_text(REWARD)
+    reward = f"reward.function={tmp_path}/reward.py:ones"
+    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "-m", "erclip"]
+    ended = train(tmp_path / "run", *small, *more, *adapters, reward, program=torchrun)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "Traceback" not in ended.stderr
+    lines = rollouts(tmp_path / "run")
+    assert [line["train/responses"] for line in lines] == [64, 64, 64]
+    assert max(line["sampler/logprob_diff"] for line in lines) < 1e-5
+    saved = tmp_path / "run" / "checkpoints" / "rollout_00003"
+    before, after = (load_file(f"{folder}/model.safetensors") for folder in (tiny, saved))
+    assert before.keys() == after.keys()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert (before[name] - after[name]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

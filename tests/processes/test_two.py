@@ -18,7 +18,7 @@ from erclip.distributed import World
 from erclip.recipes import load_recipe
 from erclip.resuming import resumed_recipe
 from erclip.trainer import Trainer
-from processes.two import SHORT, one_update
+from processes.two import ADAPTERS, KINDS, SHORT, one_update
 
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -81,13 +81,14 @@ def two(one, tmp_path_factory):
     return folder
 
 
-def test_one_update_has_the_same_loss_gradients_and_metrics(two):
-    expected, gradients = one_update(World())
-    got = json.loads((two / "metrics.json").read_text())
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_update_has_the_same_loss_gradients_and_metrics(kind, two):
+    expected, gradients = one_update(World(), KINDS[kind])
+    got = json.loads((two / f"{kind}.json").read_text())
     assert expected["clip/erc_frac"] > 0.1
     assert got["loss/policy"] == pytest.approx(expected["loss/policy"], abs=1e-6)
     assert_same_metrics([got], [expected])
-    sharded = load_file(two / "gradients.safetensors")
+    sharded = load_file(two / f"{kind}.safetensors")
     assert sharded.keys() == gradients.keys()
     largest = max(gradient.abs().max() for gradient in gradients.values())
     for name, gradient in gradients.items():
@@ -110,6 +111,19 @@ def test_a_whole_run_has_the_same_metrics_samples_and_ledger(one, two):
         for ledger in ledgers
     ]
     assert tokens[0] == tokens[1]
+
+
+def test_adapters_are_trained_and_saved_alike(two, tmp_path):
+    Trainer(load_recipe("quickstart", ADAPTERS), tmp_path / "run").train()
+    assert_same_metrics(lines(two / "adapters"), lines(tmp_path / "run"))
+    for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        got, expected = (
+            load_file(run / "checkpoints" / "rollout_00001" / name)
+            for run in (two / "adapters", tmp_path / "run")
+        )
+        assert got.keys() == expected.keys()
+        for key, value in got.items():
+            assert (value - expected[key]).abs().max() < 1e-5, key
 
 
 def test_what_one_process_saved_two_go_on_with(one, two):

@@ -30,17 +30,26 @@ SHORT = [
     "checkpoint.every_updates=2", "ledger.every=2", "trainer.learning_rate=1e-3",
     "rollout.dynamic_sampling=refill", "loss.positive_nll=0.1",
 ]  # fmt: skip
-CONFIG = Config.model_validate(
-    {
-        "loss": {"constraints": ["entropy_ratio_clip"], "positive_nll": 0.1},
-        "trainer": {"grad_clip": math.inf, "token_budget": 150, "warmup_updates": 0},
-    }
-)
+ADAPTERS = [*SHORT, "model.lora={rank=4}", "loss.kl={weight=0.1}", "trainer.rollouts=1"]
 
 
-def drifted(seed: int):
-    """The embedded model with noise on its weights."""
-    policy = load_policy(ModelConfig())
+def settings(**model):
+    kl = {"weight": 0.1}
+    return Config.model_validate(
+        {
+            "model": model,
+            "loss": {"constraints": ["entropy_ratio_clip"], "positive_nll": 0.1, "kl": kl},
+            "trainer": {"grad_clip": math.inf, "token_budget": 150, "warmup_updates": 0},
+        }
+    )
+
+
+KINDS = {"plain": settings(), "lora": settings(lora={"rank": 4})}
+
+
+def drifted(config: Config, seed: int):
+    """The embedded model with noise on its weights, adapters among them."""
+    policy = load_policy(config.model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.model.parameters():
@@ -48,9 +57,9 @@ def drifted(seed: int):
     return policy
 
 
-def one_update(world: World):
+def one_update(world: World, config: Config):
     """(metrics, gradients by name) of one update on responses that other weights scored."""
-    old, new = load_policy(ModelConfig()), drifted(0)
+    old, new = load_policy(ModelConfig()), drifted(config, 0)
     sampler = TransformersSampler(old.model, old.tokenizer)
     prompts = list(load_task("countdown").train[:7])
     groups = sampler.sample(prompts, SamplingSettings(3, 24), range(len(prompts)))
@@ -58,15 +67,16 @@ def one_update(world: World):
         Sample(r, Grade(i % 3 == 0, None, "wrong"), 0.0, (-1.0) ** i * (1 + i / 10))
         for i, r in enumerate(response for group in groups for response in group)
     ]
-    scored = [ScoredBatch(s.batch, s.old) for s in score(samples, old, CONFIG, world)]
-    assert len(scored) == len(own_batches(samples, old, CONFIG, world))
+    scored = [ScoredBatch(s.batch, s.old) for s in score(samples, old, config, world)]
+    assert len(scored) == len(own_batches(samples, old, config, world))
     new.shard(world)
-    updater = Updater(new, CONFIG, world)
+    updater = Updater(new, config, world)
     seen: dict[str, torch.Tensor] = {}
 
     def look(*_):
         for name, parameter in new.model.named_parameters():
-            seen[name] = whole(parameter.grad).clone()
+            if parameter.requires_grad:
+                seen[name] = whole(parameter.grad).clone()
 
     updater.optimizer.register_step_pre_hook(look)
     return updater.update(scored), seen
@@ -76,11 +86,13 @@ def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     world = join_world("cpu")
-    metrics, gradients = one_update(world)
-    if world.first:
-        save_file(gradients, folder / "gradients.safetensors")
-        (folder / "metrics.json").write_text(json.dumps(metrics))
+    for kind, config in KINDS.items():
+        metrics, gradients = one_update(world, config)
+        if world.first:
+            save_file(gradients, folder / f"{kind}.safetensors")
+            (folder / f"{kind}.json").write_text(json.dumps(metrics))
     Trainer(load_recipe("quickstart", SHORT), folder / "run", world=world).train()
+    Trainer(load_recipe("quickstart", ADAPTERS), folder / "adapters", world=world).train()
     half = folder / "half"
     Trainer(resumed_recipe(half), half, world=world, resume=True).train()
     leave_world()

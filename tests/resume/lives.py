@@ -18,6 +18,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+import erclip.adapters
 import erclip.training_state
 from erclip.errors import UserError
 from erclip.interrupts import Stopped
@@ -49,6 +50,7 @@ class Moments:
             (Path, "replace"),
             (safetensors.torch, "save_file"),
             (erclip.training_state, "save_file"),
+            (erclip.adapters, "save_file"),
             (Updater, "update"),
             (RunDir, "log"),
             (RunDir, "log_samples"),

@@ -41,7 +41,7 @@ def life():
     lives = Lives()
     yield lives
     lives.process.stdin.close()
-    lives.process.wait(10)
+    lives.process.wait(100)
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +63,16 @@ def traces(run):
         name: [timeless(line) for line in (run / name).read_text().splitlines()]
         for name in ("metrics.jsonl", "samples.jsonl", "tokens.jsonl")
     }
-    files = {
-        name: (run / "checkpoints" / last / name).read_bytes()
-        for name in ("model.safetensors", "optimizer.safetensors", "optimizer.json")
-    }
+    folder = run / "checkpoints" / last
+    saved = [folder / "optimizer.json", *folder.rglob("*.safetensors")]
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in saved}
+    assert files.keys() >= {"model.safetensors", "optimizer.safetensors"}
     return {"last": last, "names": Checkpoints(run / "checkpoints").names(), **lines, **files}
 
 
 def assert_same(run, whole):
     got, expected = traces(run), traces(whole)
+    assert got.keys() == expected.keys()
     for name in expected:
         assert got[name] == expected[name], name
 
@@ -101,6 +102,23 @@ def test_a_signal_is_followed_by_a_checkpoint(number, life, whole, tmp_path):
     assert life(tmp_path / "run", moment=moment, signal=number) == 128 + number
     assert life(tmp_path / "run") == 0
     assert_same(tmp_path / "run", run)
+
+
+def test_adapters_and_their_frozen_model_go_on(life, tmp_path):
+    """LoRA, with a penalty to the model under the adapters: in a file, and between updates."""
+    overrides = ["model.lora={rank=2}", "loss.kl={weight=0.1}", "trainer.rollouts=2"]
+    report = tmp_path / "report.json"
+    assert life(tmp_path / "whole", report=str(report), overrides=overrides) == 0
+    kinds = json.loads(report.read_text())["moments"]
+    assert "adapter/adapter_model.safetensors" in traces(tmp_path / "whole")
+    for moment in (
+        moments_of(kinds, "save_file", "fsync")[-2],
+        moments_of(kinds, "update", "rename")[-2],
+    ):
+        out = tmp_path / str(moment)
+        assert life(out, moment=moment, overrides=overrides) == KILLED
+        assert life(out, overrides=overrides) == 0
+        assert_same(out, tmp_path / "whole")
 
 
 @pytest.mark.slow

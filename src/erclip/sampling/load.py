@@ -6,7 +6,8 @@ from erclip.config import Config
 from erclip.config import TransformersSampler as TransformersSettings
 from erclip.config import VllmSampler as VllmSettings
 from erclip.distributed import World
-from erclip.policy import Policy, model_folder
+from erclip.loading import model_folder
+from erclip.policy import Policy
 from erclip.sampling.base import Sampler
 from erclip.sampling.transformers import TransformersSampler
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import Cache
 
 from erclip.errors import Diverged
+from erclip.precision import kept_casts
 from erclip.records import Prompt, Response
 from erclip.sampling.base import SamplingSettings, encode_prompts, end_ids, make_response
 from erclip.sampling.cache import growing_cache
@@ -51,7 +52,8 @@ class TransformersSampler:
         for start in range(0, len(order), per_batch):
             chosen = order[start : start + per_batch]
             draws = uniforms([seeds[i] for i in chosen], settings.responses, settings.max_tokens)
-            rows = self._decode([encoded[i] for i in chosen], settings, draws)
+            with kept_casts(self.model.device):
+                rows = self._decode([encoded[i] for i in chosen], settings, draws)
             for index, i in enumerate(chosen):
                 own = rows[index * settings.responses : (index + 1) * settings.responses]
                 results[i] = [

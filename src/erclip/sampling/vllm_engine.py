@@ -7,12 +7,14 @@ import random
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from erclip.config import VllmSampler as Settings
+from erclip.distributed import before_leaving
 from erclip.errors import UserError
 from erclip.policy import Policy
 from erclip.records import Prompt, Response
@@ -37,16 +39,21 @@ class VllmEngine:
         self.mode = logprobs_mode(settings.top_p)
         self.max_model_len = context_length(settings, policy.model.config)
         self.engine = start_engine(settings, policy, folder, self.max_model_len, trust)
+        before_leaving(self.close)
+
+    def close(self) -> None:
+        """Give vLLM's process groups back while there still is what they are groups of."""
+        self.engine.llm_engine.engine_core.shutdown()
 
     def update_weights(self) -> None:
         """Copy the policy's weights into the engine."""
         with self.policy.gathered():
-            weights = checkpoint_weights(self.policy.model)
             if self.settings.tensor_parallel == 1:
+                weights = checkpoint_weights(self.policy)
                 self.engine.collective_rpc("erclip_load", args=(list(weights.items()),))
             else:  # the workers are processes of their own
                 with tempfile.TemporaryDirectory(prefix="erclip-weights-") as folder:
-                    self.policy.model.save_pretrained(folder)
+                    self.policy.save_model(Path(folder))
                     self.engine.collective_rpc("erclip_reload", args=(folder,))
 
     def sample(
@@ -135,12 +142,11 @@ def random_state_kept() -> Generator[None]:
     random.setstate(state)
 
 
-def checkpoint_weights(model: Any) -> dict[str, Tensor]:
+def checkpoint_weights(policy: Policy) -> dict[str, Tensor]:
     """The policy's tensors under the names that its checkpoints have; a tied tensor once."""
     from transformers.core_model_loading import revert_weight_conversion
 
-    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    return revert_weight_conversion(model, weights)
+    return revert_weight_conversion(policy.model, policy.weights())
 
 
 def context_length(settings: Settings, model_config: Any) -> int:

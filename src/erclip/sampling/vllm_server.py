@@ -80,7 +80,7 @@ class VllmServer:
     def _hand_over(self) -> None:
         with tempfile.TemporaryDirectory(prefix="weights-", dir=self.settings.folder) as folder:
             Path(folder).chmod(0o755)  # the server may be another user's
-            self.policy.model.save_pretrained(folder)
+            self.policy.save_model(Path(folder))
             self._call("/collective_rpc", {"method": "erclip_reload", "args": [folder]})
         if not self._call("/reset_prefix_cache", {}).get("success"):
             raise UserError(

@@ -1,0 +1,145 @@
+"""LoRA through peft: a frozen model with low-rank adapters (arXiv 2106.09685), W + (α/r) · B A.
+
+B begins at zero, so the policy begins as the model. Adapters are float32 whatever the model's
+dtype is. What leaves the trainer (checkpoints, vLLM) is merged; `adapter/` of a checkpoint holds
+the adapters in peft's own format, and a run goes on from them and the model it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from erclip.config import Lora
+from erclip.errors import UserError
+
+FOLDER = "adapter"
+NAME = "default"  # peft's name of a model's only adapter
+PREFIX = "base_model.model."  # peft's files name parameters as its own wrapper does
+SAME = 1e-2  # of a tensor's largest entry; the merged weights may come from another device
+
+
+def add_adapters(model: Any, lora: Lora, seed: int) -> None:
+    """Freeze `model` and put an adapter beside each target; the seed decides A."""
+    try:
+        import peft
+    except ImportError:
+        raise UserError("model.lora needs peft: pip install 'erclip[lora]'.") from None
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    settings = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    settings.base_model_name_or_path = model.name_or_path
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            peft.inject_adapter_in_model(settings, model)
+        except ValueError as error:
+            said = str(error).strip().splitlines()[0]
+            raise UserError(f"model.lora.targets = {lora.targets!r} does not fit: {said}") from None
+    _refuse_others(model, lora)
+    for name, parameter in model.named_parameters():
+        adapter = ".lora_" in name
+        parameter.requires_grad_(adapter)
+        if adapter:
+            parameter.data = parameter.data.float()
+
+
+def adapted(model: Any) -> dict[str, Any]:
+    """Name → layer of everything that has an adapter; nothing without LoRA."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+
+
+@contextmanager
+def switched_off(model: Any) -> Generator[None]:
+    """The frozen model alone, in a pass without gradients: adding 0 · B A x changes no bit."""
+    layers = adapted(model).values()
+    kept = [layer.scaling[NAME] for layer in layers]
+    for layer in layers:
+        layer.scaling[NAME] = 0.0
+    try:
+        yield
+    finally:
+        for layer, scaling in zip(layers, kept, strict=True):
+            layer.scaling[NAME] = scaling
+
+
+@torch.no_grad()
+def merged(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the plain architecture: B A added in float32, then rounded to the model's dtype.
+
+    `weights` are the model's own, whole; those without adapters are passed on, not copied.
+    """
+    layers = adapted(model)
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        owner, _, kind = name.partition(".base_layer.")
+        if ".lora_" in name:
+            continue
+        if kind == "weight":
+            layer = layers[owner]
+            low, high = (weights[f"{owner}.lora_{part}.{NAME}.weight"] for part in "AB")
+            product = high.float() @ low.float()
+            change = product.T if layer.fan_in_fan_out else product
+            value = (value.float() + layer.scaling[NAME] * change).to(value.dtype)
+        found[f"{owner}.{kind}" if kind else name] = value
+    return found
+
+
+def save_adapters(model: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write `adapter/` as peft does: `PeftModel.from_pretrained(base, folder / "adapter")`."""
+    target = folder / FOLDER
+    model.peft_config[NAME].save_pretrained(target)
+    tensors = {
+        PREFIX + name.replace(f".{NAME}.weight", ".weight"): value.contiguous()
+        for name, value in weights.items()
+        if ".lora_" in name
+    }
+    save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def load_adapters(model: Any, folder: Path) -> None:
+    """Put back what `save_adapters` wrote into `folder`, a checkpoint.
+
+    Raises UserError where the model under the adapters is not the one that they were trained on:
+    the two together have to give the checkpoint's merged weights.
+    """
+    own = dict(model.named_parameters())
+    for name, value in load_file(folder / FOLDER / "adapter_model.safetensors").items():
+        own[name.removeprefix(PREFIX).replace(".weight", f".{NAME}.weight")].copy_(value)
+    whole = merged(model, {name: value.detach() for name, value in own.items()})
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as saved:
+            for name in saved.keys() & whole.keys():
+                expected, got = saved.get_tensor(name).float(), whole[name].float().cpu()
+                if (
+                    expected.shape != got.shape
+                    or (expected - got).abs().max() > SAME * expected.abs().max()
+                ):
+                    raise UserError(
+                        f"{folder} holds adapters for another model than {model.name_or_path} is "
+                        f"now ({name} differs); put the model back that the run began with"
+                    )
+
+
+def _refuse_others(model: Any, lora: Lora) -> None:
+    """Only linear layers inside the model: the head's weight is read by the op, not called."""
+    if hasattr(model.get_output_embeddings(), "lora_A"):
+        raise UserError(
+            f"model.lora.targets = {lora.targets!r} would adapt the output head, whose weight the "
+            "head op reads; leave it out (all-linear does)"
+        )
+    for name, layer in adapted(model).items():
+        if layer.lora_A.keys() != {NAME}:
+            raise UserError(
+                f"model.lora.targets = {lora.targets!r} names {name}, which is no linear layer; "
+                "leave it out"
+            )

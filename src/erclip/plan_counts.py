@@ -1,0 +1,103 @@
+"""A model's parameters and activations, counted without a byte of either.
+
+The model is built on tensors that have shapes and no storage, and one micro-batch goes through it
+while every storage that autograd keeps is added up.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from erclip.adapters import add_adapters
+from erclip.config import Config
+from erclip.errors import UserError
+from erclip.loading import model_folder
+from erclip.precision import autocast_trunk
+
+
+class Counted(NamedTuple):
+    """What the fake model told: parameters, and bytes that one micro-batch leaves for backward."""
+
+    parameters: int
+    largest: int
+    layers: int
+    kept: int
+    shape: tuple[int, int]
+    adapters: int
+
+    def trained(self, width: int) -> tuple[int, str]:
+        """Bytes of what is trained, and how many numbers that is; adapters are float32."""
+        numbers, each = (self.adapters, 4) if self.adapters else (self.parameters, width)
+        return numbers * each, f"{numbers / 1e6:,.1f} M × {each} bytes"
+
+
+def read_model_config(config: Config) -> Any:
+    """config.json of the recipe's model."""
+    path = config.model.path
+    try:
+        return AutoConfig.from_pretrained(
+            model_folder(path),
+            trust_remote_code=config.model.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"The config.json of model {path!r} cannot be read: {first}") from error
+
+
+def count(config: Config, model_config: Any, processes: int, prompt_tokens: int) -> Counted:
+    """Send one full micro-batch through the model on fake tensors.
+
+    It holds `token_budget` tokens, or a mini-batch's share of one process if that is less. Rows are
+    as long as they get, so that the padding mask, of which sdpa keeps a float copy [B, L, L] per
+    layer, is counted at its largest.
+    """
+    length = config.sampler.max_tokens + prompt_tokens
+    prompts = -(-config.rollout.prompts // config.trainer.updates_per_rollout)
+    share = -(-prompts * config.rollout.responses // processes)
+    rows = max(1, min(config.trainer.token_budget // length, share))
+    dtype = getattr(torch, config.model.dtype)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(model_config, dtype=dtype)
+        if config.model.lora is not None:
+            add_adapters(model, config.model.lora, seed=0)
+    with FakeTensorMode(), torch.device("cpu"):
+        _pretend_to_be_on_a_cpu(model)
+        if config.model.autocast is not None:
+            autocast_trunk(model, getattr(torch, config.model.autocast))
+        adapters = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
+        sizes = [p.numel() for p in model.parameters()]
+        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        kept: dict[int, Any] = {}  # the storages too, lest an address is used again
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage
+            return tensor
+
+        ids = torch.zeros(rows, length, dtype=torch.long)
+        mask = torch.ones(rows, 1, length, length, dtype=torch.bool)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        total = sum(storage.nbytes() for storage in kept.values())
+    layers = model_config.get_text_config().num_hidden_layers
+    return Counted(sum(sizes), max(sizes), layers, total, (rows, length), adapters)
+
+
+def _pretend_to_be_on_a_cpu(model: torch.nn.Module) -> None:
+    """Fake tensors in the place of those without a device, whose kernels would not be a CPU's."""
+    fakes: dict[int, torch.Tensor] = {}  # tied ones stay one
+    for module in model.modules():
+        held: tuple[Any, ...] = (module._parameters, module._buffers)
+        for tensors in held:
+            for name, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                fake = torch.empty(tensor.shape, dtype=tensor.dtype)
+                if isinstance(tensor, torch.nn.Parameter):
+                    fake = torch.nn.Parameter(fake, requires_grad=tensor.requires_grad)
+                tensors[name] = fakes.setdefault(id(tensor), fake)

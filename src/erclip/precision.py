@@ -1,0 +1,41 @@
+"""float32 weights and a trunk in bfloat16: small updates are kept, products cost half.
+
+The head stays outside: hidden states come back as float32 and its products are float32, in the op
+and in sampling alike.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+import torch
+
+
+def autocast_trunk(model: Any, dtype: torch.dtype) -> None:
+    """Run everything below the output head under autocast, whoever calls it."""
+    trunk = model.base_model
+    forward = trunk.forward
+
+    @wraps(forward)
+    def rounded(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(model.device.type, dtype):
+            out = forward(*args, **kwargs)
+        out.last_hidden_state = out.last_hidden_state.float()
+        return out
+
+    trunk.forward = rounded
+    trunk.erclip_autocast = dtype
+
+
+def has_autocast(model: Any) -> bool:
+    """Whether `autocast_trunk` was applied."""
+    return hasattr(model.base_model, "erclip_autocast")
+
+
+def kept_casts(device: torch.device) -> torch.autocast:
+    """Within it, a trunk under autocast rounds its weights once and not at every call.
+
+    Only where no weight changes: autocast forgets its copies when the outermost context ends.
+    """
+    return torch.autocast(device.type, enabled=False)
