@@ -88,14 +88,14 @@ def test_paths_are_the_users_not_rays(tmp_path):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A function that makes the n-th machine; `tmp_path / "own"` is another folder on each."""
+    """A function that makes the n-th machine; `tmp_path / "local"` is another folder on each."""
     if not available():
         pytest.skip("needs Linux namespaces, hence root")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
     made = [Switch()]
 
     def make(number):
-        made.append(Machine(made[0], number, tmp_path / "own"))
+        made.append(Machine(made[0], number, tmp_path / "local"))
         return made[-1]
 
     yield make
@@ -112,10 +112,12 @@ def test_a_run_on_two_machines_outlives_one_of_them(machine, tmp_path, countdown
 
     def run(name, *extra):
         data = "train.parquet"  # relative: Ray's own working directory is /
-        return Run(None, data, tmp_path, "erc_dapo", name, extra=extra, machine=head.enter)
+        there = (*head.enter, "env", "-C", str(tmp_path))
+        return Run(None, data, tmp_path, "erc_dapo", name, extra=extra, machine=there)
 
-    own = run("own", f"trainer.default_local_dir={tmp_path}/own/checkpoints")
-    own.wait(until=lambda: f"1 of {RANKS} machines are ready" in own.tail())
+    own = run("unshared", f"trainer.default_local_dir={tmp_path}/local/checkpoints")
+    waiting = f"1 of {RANKS} machines are ready"
+    assert own.wait(until=lambda: waiting in own.tail()) is None, own.tail()
     second = machine(2)
     second.ray_start(ray, f"--address={head.address}:6379")
     assert own.wait() == 2, own.tail()
