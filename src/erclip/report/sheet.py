@@ -102,13 +102,12 @@ def percent(share: float, digits: int = 2) -> str:
 
 def _safe(sheet: Sheet) -> Sheet:
     """The sheet with control characters made visible; Jinja escapes the rest."""
+    sentences = [printable(s).replace(" %", "\u00a0%") for s in sheet.sentences]  # one word
     tables = [
         Table(t.title, t.headings, [tuple(map(printable, r)) for r in t.rows], t.caption, t.labels)
         for t in sheet.tables
     ]
-    return Sheet(
-        printable(sheet.title), [printable(s) for s in sheet.sentences], sheet.plots, tables
-    )
+    return Sheet(printable(sheet.title), sentences, sheet.plots, tables)
 
 
 def _row(cells: tuple[str, ...]) -> str:
