@@ -68,7 +68,7 @@ class TransformersSampler:
         """(token ids, log-probs) of each of the B sequences, responses to a prompt adjacent."""
         device = self.model.device
         ids, attention = _pad_left(prompts, self.end_ids[0], device)
-        cache = growing_cache(self.model.config)
+        cache = growing_cache(self.model.config, ids.shape[1] + settings.max_tokens)
         logits = self._forward(ids, attention, cache)
         if settings.responses > 1:
             cache.batch_repeat_interleave(settings.responses)
