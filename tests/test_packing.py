@@ -88,7 +88,7 @@ def test_every_layout_scores_the_same(policy, family, layout):
     rows = layouts(family)
     expected = policy.score(batch_of(rows["alone"]))
     got = policy.score(batch_of(rows[layout]))
-    assert (expected.logprobs - got.logprobs).abs().max() < 2e-6
+    assert (expected.logprobs - got.logprobs).abs().max() < 5e-6  # of numbers up to 15
     assert (expected.entropies - got.entropies).abs().max() < 2e-6
 
 

@@ -48,17 +48,18 @@ def make_batch(
     inputs, predictors = lay_out(rows, pad_id)
     samples = [sample for row in rows for sample in row.samples]
     span = max(len(sample.response.token_ids) for sample in samples)
-    mask = torch.zeros(len(samples), span, dtype=torch.bool)
-    sampled = torch.zeros(len(samples), span)
+    sampled, spans = [], []
     hidden_index, targets = [], []
-    for index, (sample, before) in enumerate(zip(samples, predictors, strict=True)):
+    for sample, before in zip(samples, predictors, strict=True):
         response, length = sample.response, len(sample.response.token_ids)
-        sampled[index, :length] = torch.tensor(response.logprobs)
+        sampled.append((*response.logprobs, *[0.0] * (span - length)))
         if mask_truncated and response.truncated:
+            spans.append(0)
             continue
-        mask[index, :length] = True
+        spans.append(length)
         hidden_index += before
         targets += response.token_ids
+    mask = torch.arange(span) < torch.tensor(spans)[:, None]
     return TokenBatch(
         inputs={name: tensor.to(device) for name, tensor in inputs.items()},
         hidden_index=torch.tensor(hidden_index, dtype=torch.long, device=device),
@@ -67,7 +68,7 @@ def make_batch(
         mask=mask.to(device),
         advantages=torch.tensor([s.advantage for s in samples], device=device),
         correct=torch.tensor([s.grade.correct for s in samples], device=device),
-        sampler_logprobs=sampled.to(device),
+        sampler_logprobs=torch.tensor(sampled, device=device),
         num_tokens=len(targets),
         samples=tuple(samples),
     )

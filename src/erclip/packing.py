@@ -20,6 +20,8 @@ from torch import Tensor
 
 from erclip.records import Sample
 
+PADDING = -1  # whose position it is: 0 the prompt's, 1, 2, … its responses'
+
 
 @dataclass(frozen=True)
 class Row:
@@ -76,10 +78,7 @@ def micro_batches(rows: Iterable[Row], token_budget: int) -> list[list[Row]]:
 def lay_out(rows: Sequence[Row], pad_id: int) -> Inputs:
     """Rows padded at the end to one rectangle."""
     width = max(row.length for row in rows)
-    ids = torch.full((len(rows), width), pad_id)
-    segments = torch.full((len(rows), width), -1)  # 0 the prompt, then its responses, -1 padding
-    positions = torch.zeros((len(rows), width), dtype=torch.long)
-    predictors = []
+    ids, positions, segments, predictors = [], [], [], []
     for index, row in enumerate(rows):
         prompt = len(row.prompt_ids)
         tokens, places, owners = list(row.prompt_ids), list(range(prompt)), [0] * prompt
@@ -90,17 +89,21 @@ def lay_out(rows: Sequence[Row], pad_id: int) -> Inputs:
             tokens += own
             places += range(prompt, prompt + len(own))
             owners += [owner] * len(own)
-        ids[index, : len(tokens)] = torch.tensor(tokens)
-        positions[index, : len(tokens)] = torch.tensor(places)
-        segments[index, : len(tokens)] = torch.tensor(owners)
+        ids.append(_padded(tokens, width, pad_id))
+        positions.append(_padded(places, width, 0))
+        segments.append(_padded(owners, width, PADDING))
+    arguments, owned = {"input_ids": torch.tensor(ids)}, torch.tensor(segments)
     if all(len(row.samples) == 1 for row in rows):
-        return Inputs({"input_ids": ids, "attention_mask": (segments >= 0).long()}, predictors)
-    arguments = {
-        "input_ids": ids,
-        "position_ids": positions,
-        "attention_mask": _sees(segments)[:, None],
-    }
+        arguments["attention_mask"] = (owned != PADDING).long()
+    else:
+        arguments["position_ids"] = torch.tensor(positions)
+        arguments["attention_mask"] = _sees(owned)[:, None]
     return Inputs(arguments, predictors)
+
+
+def _padded(values: list[int], width: int, fill: int) -> list[int]:
+    """As many as a row has places: one tensor of all rows costs far less than one for each."""
+    return values + [fill] * (width - len(values))
 
 
 def _sees(segments: Int[Tensor, "R L"]) -> Tensor:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import compress
 from typing import NamedTuple
 
 import torch
@@ -63,7 +64,7 @@ class Rollout:
         """Means over every response sampled, kept or not."""
         samples = [sample for group in self.sampled for sample in group.samples]
         count = len(samples)
-        with_signal = sum(_differ(group) for group in self.sampled)
+        with_signal = sum(_differ(self.sampled))
         return {
             "train/reward": sum(s.reward for s in samples) / count,
             "train/accuracy": sum(s.grade.correct for s in samples) / count,
@@ -103,7 +104,7 @@ def collect(
         rollout.sample_s += max(part.sample_s for part in parts)
         rollout.grade_s += max(part.grade_s for part in parts)
         rollout.sampled += groups
-        rollout.kept += groups if plan.kind == "off" else filter(_differ, groups)
+        rollout.kept += groups if plan.kind == "off" else compress(groups, _differ(groups))
         if len(rollout.kept) >= target:
             break
     rollout.kept = rollout.kept[:target]
@@ -152,6 +153,6 @@ def _grade(responses: list[list[Response]], task: Task, config: Config) -> list[
     ]
 
 
-def _differ(group: Group) -> bool:
-    rewards = torch.tensor([[sample.reward for sample in group.samples]])
-    return bool(has_signal(rewards)[0])
+def _differ(groups: Sequence[Group]) -> list[bool]:
+    rewards = [[sample.reward for sample in group.samples] for group in groups]
+    return has_signal(torch.tensor(rewards)).tolist()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 
+import torch
+
 
 def derive_seed(*parts: object) -> int:
     """A seed from names and numbers, so that no two uses of randomness share a stream."""
@@ -17,3 +19,13 @@ def derive_seed(*parts: object) -> int:
 def prompt_seeds(count: int, *parts: object) -> list[int]:
     """One seed for each of `count` prompts, from the names of the call and the prompt's place."""
     return [derive_seed(*parts, place) for place in range(count)]
+
+
+def seed_torch(seed: int) -> None:
+    """`torch.manual_seed`, on the devices that are there.
+
+    For every absent kind of device, torch's own keeps the call with its traceback, for ever.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)

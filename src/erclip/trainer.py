@@ -26,7 +26,7 @@ from erclip.rollouts import PromptStream, collect
 from erclip.run_dir import RunDir
 from erclip.run_state import RunState, check_settings
 from erclip.sampling.load import load_sampler
-from erclip.seeds import derive_seed
+from erclip.seeds import derive_seed, seed_torch
 from erclip.tasks import Task, load_task
 from erclip.training_state import weights_are_finite
 from erclip.updates import ScoredBatch, Updater
@@ -138,7 +138,7 @@ class Trainer:
         """Sample, and score with the policy as it now is."""
         started = time.perf_counter()
         seed = derive_seed(self.config.trainer.seed, "rollout", number)
-        torch.manual_seed(self._seed("rollout", number))
+        seed_torch(self._seed("rollout", number))
         first = self.state.stream.position
         try:
             with self.interrupts.at_once(), self.policy.gathered():
@@ -194,7 +194,7 @@ class Trainer:
         started = time.perf_counter()
         counters = self.state.counters
         update, index, mini = counters.updates + 1, flight.done + 1, flight.order[flight.done]
-        torch.manual_seed(self._seed("update", update))  # for random_mask
+        seed_torch(self._seed("update", update))  # for random_mask
         with self.recorder.update(update, index) as watch:
             metrics = self.updater.update(flight.scored[mini], watch)
         if index == 1 and uses_erc(self.config):

@@ -38,21 +38,14 @@ class Sampler(Protocol):
 
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Token ids of a prompt: through the chat template if the tokenizer has one."""
-    if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in prompt.messages],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-    return tokenizer("\n".join(message["content"] for message in prompt.messages))["input_ids"]
+    return _encode(tokenizer, [prompt])[0]
 
 
 def encode_prompts(
     tokenizer: Any, prompts: Sequence[Prompt], max_prompt_tokens: int
 ) -> list[list[int]]:
     """Token ids of every prompt; raises UserError for one that is too long."""
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    encoded = _encode(tokenizer, prompts)
     for prompt, ids in zip(prompts, encoded, strict=True):
         if len(ids) > max_prompt_tokens:
             raise UserError(
@@ -60,6 +53,19 @@ def encode_prompts(
                 f"{max_prompt_tokens}; raise the limit or drop the row."
             )
     return encoded
+
+
+def _encode(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """All in one call of the tokenizer, which costs more than a short prompt does."""
+    if not tokenizer.chat_template:
+        texts = ["\n".join(message["content"] for message in p.messages) for p in prompts]
+        return tokenizer(texts)["input_ids"]
+    texts = tokenizer.apply_chat_template(
+        [[dict(message) for message in prompt.messages] for prompt in prompts],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def end_ids(model_config: Any, tokenizer: Any) -> list[int]:
