@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -18,8 +19,11 @@ from erclip.errors import UserError
 def build_optimizer(
     parameters: Sequence[nn.Parameter], config: TrainerConfig, processes: int = 1
 ) -> torch.optim.Optimizer:
-    """AdamW, with states in the parameters' dtype or in 8 bits."""
-    make: Any = torch.optim.AdamW
+    """AdamW, with states in the parameters' dtype or in 8 bits.
+
+    The fused kernel reads and writes each weight and each state once, instead of once an operation.
+    """
+    make: Any = partial(torch.optim.AdamW, fused=True)
     if config.optimizer.kind == "adamw_8bit":
         if processes > 1:
             raise UserError(
