@@ -36,20 +36,18 @@ def settings(job: dict, folder: Path) -> list[str]:
     if not job["erc"]:
         values["loss.constraints"] = "[]"
     if job["prompt_repeats"]:
-        data = folder / "data.jsonl"
-        lines = [
-            {"question": text, "answer": "#### 1"}
-            for text in questions(job)
-            for _ in range(rollouts)
-        ]
-        data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        rows = [text for text in questions(job) for _ in range(rollouts)]
+        for name, texts in (("data", rows), ("test", ["How many apples are in two boxes?"])):
+            lines = [{"question": text, "answer": "#### 1"} for text in texts]
+            path = folder / f"{name}.jsonl"
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            values["data.path" if name == "data" else "data.test_path"] = json.dumps(str(path))
         reward = folder / "reward.py"
         here = json.dumps(str(Path(__file__).parent))
         reward.write_text(
             f"import sys\nsys.path.append({here})\nfrom train_work import spread\n\n"
             "def reward(response, grade):\n    return spread(response.text)\n"
         )
-        values["data.path"] = values["data.test_path"] = json.dumps(str(data))
         values["reward.function"] = json.dumps(f"{reward}:reward")
     return [f"{key}={value}" for key, value in values.items()]
 
