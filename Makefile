@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart test test-slow test-trackers test-trl test-verl docs bench-op format clean test-vllm
+.PHONY: setup quickstart test test-slow test-trackers test-trl test-verl docs bench-op bench-train format clean test-vllm
 
 setup: $(VENV)/.ready
 
@@ -86,6 +86,14 @@ bench-op: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/op.py --rounds 5
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/op.py --dtype bfloat16 --shape 128 576 49152 --rounds 3
 	$(BIN)/python benchmarks/op_table.py benchmarks/results/op_float32_*.csv benchmarks/results/op_bfloat16_*.csv
+
+# The same training in erclip and in TRL, and how erclip's cost grows; rows, then the table and the plot of docs/performance.md.
+bench-train: setup .venv-trl-$(TRL_NEW)/.ready
+	test -e models/smollm2/config.json || $(BIN)/erclip fetch-model smollm2 models/smollm2
+	$(BIN)/python benchmarks/train.py --trl-python .venv-trl-$(TRL_NEW)/bin/python --smollm2 models/smollm2
+	$(BIN)/python benchmarks/train.py --curve --setup embedded
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/train_floor.py
+	$(BIN)/python benchmarks/train_table.py
 
 format: setup
 	$(BIN)/python -m ruff check --fix .

@@ -1,6 +1,6 @@
 """Seconds per rollout of the same training in erclip and in TRL, interleaved, each in a process.
 
-    python benchmarks/train.py --rounds 3 --trl-python .venv-trl-new/bin/python
+    python benchmarks/train.py --rounds 3 --trl-python .venv-trl-1.16.0/bin/python
 
 Same model, prompts, group size, response length, updates per rollout, float32, threads. A child
 process trains one untimed rollout, then some timed ones, and prints a JSON line. CPU seconds stand
@@ -74,8 +74,11 @@ def variants(name: str, args: argparse.Namespace) -> list[tuple[str, dict]]:
         (f"length × {m}", {**setup, "max_tokens": setup["max_tokens"] * m, "fixed_length": True})
         for m in (1, 2, 4)
     ]
-    found += [(f"vocabulary × {m}", {**setup, "vocabulary_times": m}) for m in (1, 64, 1024, 4096)]
-    return found
+    found += [
+        (f"vocabulary × {m}", {**setup, "vocabulary_times": m, "fixed_length": True})
+        for m in (1, 64, 256, 1024)
+    ]
+    return [(change, {**job, "timed": 2}) for change, job in found]
 
 
 def summary(runs: list[dict]) -> dict:
@@ -104,7 +107,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--curve", action="store_true", help="how the cost grows, erclip only")
     parser.add_argument("--smollm2", type=Path, default=Path("models/smollm2"))
-    parser.add_argument("--trl-python", type=Path, default=Path(".venv-trl-new/bin/python"))
+    parser.add_argument("--trl-python", type=Path, default=Path(".venv-trl-1.16.0/bin/python"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     todo = [

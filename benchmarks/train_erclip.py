@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import erclip
+from erclip.embedded import embedded_model_dir
 from erclip.recipes import load_recipe
 from erclip.trainer import Trainer
 from train_work import peak_rss_mib, questions
@@ -35,6 +37,8 @@ def settings(job: dict, folder: Path) -> list[str]:
     }
     if not job["erc"]:
         values["loss.constraints"] = "[]"
+    if job.get("vocabulary_times", 1) > 1:
+        values["model.path"] = json.dumps(str(wider_model(folder, job["vocabulary_times"])))
     if job["prompt_repeats"]:
         rows = [text for text in questions(job) for _ in range(rollouts)]
         for name, texts in (("data", rows), ("test", ["How many apples are in two boxes?"])):
@@ -42,14 +46,25 @@ def settings(job: dict, folder: Path) -> list[str]:
             path = folder / f"{name}.jsonl"
             path.write_text("".join(json.dumps(line) + "\n" for line in lines))
             values["data.path" if name == "data" else "data.test_path"] = json.dumps(str(path))
-        reward = folder / "reward.py"
+    if job["prompt_repeats"] or job.get("fixed_length"):
+        reward, what = folder / "reward.py", "token_ids" if job.get("fixed_length") else "text"
         here = json.dumps(str(Path(__file__).parent))
         reward.write_text(
             f"import sys\nsys.path.append({here})\nfrom train_work import spread\n\n"
-            "def reward(response, grade):\n    return spread(response.text)\n"
+            f"def reward(response, grade):\n    return spread(str(response.{what}))\n"
         )
         values["reward.function"] = json.dumps(f"{reward}:reward")
     return [f"{key}={value}" for key, value in values.items()]
+
+
+def wider_model(folder: Path, times: int) -> Path:
+    """The embedded model with `times` its vocabulary; the new rows of the head are random."""
+    model = AutoModelForCausalLM.from_pretrained(embedded_model_dir(), dtype=torch.float32)
+    model.resize_token_embeddings(times * model.config.vocab_size, mean_resizing=False)
+    path = folder / "model"
+    model.save_pretrained(path)
+    AutoTokenizer.from_pretrained(embedded_model_dir()).save_pretrained(path)
+    return path
 
 
 def main() -> None:
@@ -58,6 +73,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         trainer = Trainer(load_recipe("quickstart", settings(job, folder)), folder / "run", Clock())
+        if job.get("fixed_length"):  # an id that is next to never drawn: nothing ends early
+            trainer.sampler.end_ids = [trainer.policy.tokenizer.unk_token_id]
         clock = trainer.observer
         assert isinstance(clock, Clock)
         trainer.train()
