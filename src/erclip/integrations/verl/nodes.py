@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from erclip.errors import UserError
+from erclip.integrations.verl.launch import user_error
 
 WAIT_S = 300.0  # machines of a job scheduler do not join at the same moment
 PACKAGES = ("erclip", "verl", "torch", "transformers")
@@ -171,6 +173,37 @@ def _mark(folder: str | None) -> Generator[str | None]:
         yield str(path)
     finally:
         os.unlink(path)
+
+
+@contextmanager
+def machine_lost(wait_s: float = 30.0) -> Generator[None]:
+    """Turn the failure of a run into one sentence if a machine has left the cluster meanwhile.
+
+    Ray notices a dead machine by missed heartbeats, often after its peers' connections have failed.
+    """
+    before = _alive()
+    try:
+        yield
+    except Exception as error:
+        if user_error(error):
+            raise
+        deadline = time.monotonic() + wait_s
+        while not (lost := sorted(before - _alive())) and time.monotonic() < deadline:
+            time.sleep(1.0)
+        if not lost:
+            raise
+        traceback.print_exc()
+        raise UserError(
+            f"machine {', '.join(lost)} left the Ray cluster during the run; bring it back (or "
+            "another: `ray start --address=…`) and give the same command, which goes on from the "
+            "last checkpoint."
+        ) from None
+
+
+def _alive() -> set[str]:
+    import ray
+
+    return {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def _free_resources() -> list[Resources]:

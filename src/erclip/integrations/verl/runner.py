@@ -9,7 +9,7 @@ from verl.utils.config import omega_conf_to_dataclass
 
 from erclip.integrations.verl.checks import check_config
 from erclip.integrations.verl.loss import ERCLoss
-from erclip.integrations.verl.nodes import check_nodes
+from erclip.integrations.verl.nodes import check_nodes, machine_lost
 
 # `TaskRunnerV1` is a Ray actor class; the Python class it was made from can be subclassed.
 _TaskRunner: Any = TaskRunnerV1.__ray_metadata__.modified_class
@@ -22,7 +22,8 @@ class ERCTaskRunner(_TaskRunner):
         """verl's run, after the checks: `run_ppo` may have been called without `erclip verl`."""
         check_config(config)
         check_nodes(config)
-        super().run(config)
+        with machine_lost(0.0 if config.trainer.nnodes == 1 else 30.0):
+            super().run(config)
 
     def init_agent_loop_manager(self) -> None:
         """Called by `run` after the trainer's set-up and before `fit`."""
