@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import statistics
 
 import torch
@@ -68,9 +69,15 @@ def update(policy: Policy, work) -> None:
 
 def cpu_seconds(function, *arguments) -> float:
     """Of this process and of the compilers that it waited for."""
-    started = os.times()[:4]
+    started = used()
     function(*arguments)
-    return sum(os.times()[:4]) - sum(started)
+    return used() - started
+
+
+def used() -> float:
+    """CPU seconds up to now."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
 def noise(policy: Policy, work) -> tuple[float, float]:

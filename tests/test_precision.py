@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from erclip.batches import Sample
 from erclip.config import Config, ModelConfig
+from erclip.diagnostics.rounding import rounding_share
 from erclip.distributed import World
 from erclip.flight import own_batches
 from erclip.policy import load_policy
@@ -80,6 +81,20 @@ def test_small_steps_are_kept(responses):
         moved[name] = torch.stack(changed).mean()
     assert moved["autocast"] > 0.9
     assert moved["bfloat16"] < 0.1
+
+
+def test_a_run_sees_its_rounding(responses):
+    """What ERC clips where embeddings move by one bfloat16 unit is what bfloat16 weights clip."""
+    shares = {}
+    for name, model in (
+        ("float32", ModelConfig()),
+        ("autocast", ModelConfig(autocast="bfloat16")),
+    ):
+        policy = load_policy(model)
+        scored = [score_old(policy, batch) for batch in batches(responses, policy)]
+        shares[name] = rounding_share(Updater(policy, config()), scored)
+    assert shares["float32"] == 0
+    assert 0.02 < shares["autocast"] < 0.5
 
 
 def test_both_heads_agree(responses):

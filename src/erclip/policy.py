@@ -32,7 +32,7 @@ from erclip.loading import load_pretrained
 from erclip.ops import LogprobEntropy, linear_logprob_entropy
 from erclip.ops.reference import scores_from_logits
 from erclip.packing import Row, shared_rows, single_rows
-from erclip.precision import autocast_trunk, has_autocast
+from erclip.precision import autocast_dtype, autocast_trunk
 from erclip.probes import prompts_can_be_shared
 from erclip.records import Sample
 from erclip.sharding import gathered, shard
@@ -70,7 +70,9 @@ class Policy:
         self.has_adapters = bool(adapted(model))
         text_config = model.config.get_text_config()
         self.softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
-        self.shares_prompts = prompts_can_be_shared(model, rounded=has_autocast(model))
+        self.shares_prompts = prompts_can_be_shared(
+            model, rounded=autocast_dtype(model) is not None
+        )
         if head == "op":
             self._probe()
 

@@ -28,9 +28,9 @@ def autocast_trunk(model: Any, dtype: torch.dtype) -> None:
     trunk.erclip_autocast = dtype
 
 
-def has_autocast(model: Any) -> bool:
-    """Whether `autocast_trunk` was applied."""
-    return hasattr(model.base_model, "erclip_autocast")
+def autocast_dtype(model: Any) -> torch.dtype | None:
+    """In which products below the head are rounded; None where they are as fine as the weights."""
+    return getattr(getattr(model, "base_model", None), "erclip_autocast", None)
 
 
 def kept_casts(device: torch.device) -> torch.autocast:

@@ -6,6 +6,7 @@ Tensors are whole, whatever the number of processes was, so any number of proces
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,20 @@ def whole_optimizer(updater: Updater) -> dict[str, Any]:
 
 
 def save_optimizer(state: dict[str, Any], updater: Updater, folder: Path) -> None:
-    """`exp_avg.<parameter>`, `step.<parameter>`, … in one file; numbers and schedule beside it."""
+    """`exp_avg.<parameter>`, `step.<parameter>`, … in one file; numbers and schedule beside it.
+
+    What an optimiser nests (bitsandbytes does) is named `outer/inner.<parameter>`; a table that
+    several parameters share is written for each.
+    """
     tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
     numbers: dict[str, Any] = {}
     for parameter, values in state["state"].items():
-        for key, value in values.items():
+        for key, value in _flat(values):
             if isinstance(value, Tensor):
-                tensors[f"{key}.{parameter}"] = value.contiguous()
+                shared = value.data_ptr() in places
+                places.add(value.data_ptr())
+                tensors[f"{key}.{parameter}"] = value.clone() if shared else value.contiguous()
             else:
                 numbers[f"{key}.{parameter}"] = value
     save_file(tensors, folder / OPTIMIZER)
@@ -58,6 +66,14 @@ def save_optimizer(state: dict[str, Any], updater: Updater, folder: Path) -> Non
         "scheduler": updater.scheduler.state_dict(),
     }
     (folder / NUMBERS).write_text(json.dumps(rest) + "\n", encoding="utf-8")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}/")
+        else:
+            yield prefix + key, value
 
 
 def load_optimizer(updater: Updater, folder: Path, world: World) -> None:
@@ -70,7 +86,11 @@ def load_optimizer(updater: Updater, folder: Path, world: World) -> None:
         values.update(load_file(folder / OPTIMIZER))
     for name, value in values.items():
         key, _, parameter = name.partition(".")
-        state.setdefault(parameter, {})[key] = value
+        held = state.setdefault(parameter, {})
+        *outer, inner = key.split("/")
+        for part in outer:
+            held = held.setdefault(part, {})
+        held[inner] = value
     if not any(world.gather(lambda: bool(state))):  # before the first update there is none
         return
     set_optimizer_state_dict(

@@ -13,6 +13,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from erclip.checkpoints import Checkpoints, damage
@@ -195,6 +196,22 @@ def test_a_file_that_cannot_grow_ends_the_command_in_one_sentence(copy):
     assert done.stderr.startswith("erclip: Checkpoint ")
     assert done.stderr.count("\n") == 1
     assert damage(copy / "checkpoints" / "rollout_00003") is None
+
+
+def test_8bit_states_go_on_bit_for_bit(tmp_path):
+    """bitsandbytes nests its states and shares its tables between parameters."""
+    pytest.importorskip("bitsandbytes")
+    kind = ["trainer.optimizer=adamw_8bit", "trainer.learning_rate=1e-3", "checkpoint.every=1"]
+    start(tmp_path / "whole", *kind)
+    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "checkpoints" / "rollout_00003")
+    Trainer(resumed_recipe(tmp_path / "half"), tmp_path / "half", resume=True).train()
+    assert metrics(tmp_path / "half") == metrics(tmp_path / "whole")
+    for name in ("model", "optimizer"):
+        file = f"checkpoints/rollout_00003/{name}.safetensors"
+        one, other = (load_file(tmp_path / run / file) for run in ("half", "whole"))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(value, other[key]) for key, value in one.items()), name
 
 
 def test_five_bad_updates_in_a_row_end_the_run(tmp_path, monkeypatch):

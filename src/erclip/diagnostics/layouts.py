@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
+from erclip.precision import autocast_dtype
 from erclip.records import Response
 
 Layout = Callable[[Any, Sequence[Response], int], Float[Tensor, "N D"]]
@@ -85,12 +86,17 @@ def rounded_elsewhere(model: Any, responses: Sequence[Response], rows: int) -> F
 
 @contextmanager
 def nudged_embeddings(model: Any) -> Generator[None]:
-    """Within it, every number of a token's embedding is the next one away from zero."""
+    """Within it, every number of a token's embedding is the next one away from zero.
+
+    The next one of the dtype in which products are rounded, which autocast makes coarser.
+    """
+    rounded = autocast_dtype(model)
 
     def away(module: Any, arguments: Any, output: Tensor) -> Tensor:
+        coarse = rounded or output.dtype
         # m·2^e grows by m/2 units in its last place, 1 ≤ m < 2: rounded, that is one
-        step = 1 + torch.finfo(output.dtype).eps / 2
-        return (output.double() * step).to(output.dtype)
+        step = 1 + torch.finfo(coarse).eps / 2
+        return (output.to(coarse).double() * step).to(coarse).to(output.dtype)
 
     handle = model.get_input_embeddings().register_forward_hook(away)
     try:
