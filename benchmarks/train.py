@@ -3,8 +3,9 @@
     python benchmarks/train.py --rounds 3 --trl-python .venv-trl-1.16.0/bin/python
 
 Same model, prompts, group size, response length, updates per rollout, float32, threads. A child
-process trains one untimed rollout, then some timed ones, and prints a JSON line. CPU seconds stand
-beside wall seconds: on a machine that others use too, they are the ones to compare.
+process trains some timed rollouts, with the small model after an untimed one, and prints a JSON
+line. CPU seconds stand beside wall seconds: on a machine that others use too, they are the ones to
+compare.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SETUPS: dict[str, dict] = {
         "responses": 8,
         "max_tokens": 24,
         "updates": 8,
+        "warmup": 1,
         "timed": 4,
         "prompt_repeats": 0,
     },
@@ -36,8 +38,18 @@ SETUPS: dict[str, dict] = {
         "responses": 8,
         "max_tokens": 64,
         "updates": 2,
+        "warmup": 0,
         "timed": 1,
         "prompt_repeats": 6,
+    },
+    "smollm2-short": {  # a quarter of the work, for a busy machine
+        "prompts": 2,
+        "responses": 8,
+        "max_tokens": 32,
+        "updates": 2,
+        "warmup": 0,
+        "timed": 1,
+        "prompt_repeats": 2,
     },
 }
 COLUMNS = (
@@ -101,7 +113,7 @@ def main() -> None:
     from op import commit, hardware
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--setup", nargs="+", choices=SETUPS, default=list(SETUPS))
+    parser.add_argument("--setup", nargs="+", choices=SETUPS, default=["embedded", "smollm2"])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)

@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from train_work import peak_rss_mib, questions
 
 
 def settings(job: dict, folder: Path) -> list[str]:
-    rollouts = 1 + job["timed"]
+    rollouts = job["warmup"] + job["timed"]
     values = {
         "rollout.prompts": job["prompts"],
         "rollout.responses": job["responses"],
@@ -78,9 +79,9 @@ def main() -> None:
         clock = trainer.observer
         assert isinstance(clock, Clock)
         trainer.train()
-    timed = clock.rollouts[1:]
-    count = len(timed)
-    cpu = [b["cpu"] - a["cpu"] for a, b in zip(clock.rollouts, timed, strict=False)]
+    lines = clock.lines[job["warmup"] :]
+    timed, count = lines[1:], job["timed"]
+    cpu = [b["cpu"] - a["cpu"] for a, b in pairwise(lines)]
     wall = sum(line["time/rollout_s"] for line in timed) / count
     tokens = sum(line["train/responses"] * line["train/response_length"] for line in timed) / count
     result = {
@@ -98,14 +99,14 @@ def main() -> None:
 
 
 class Clock:
-    """CPU time at the end of every rollout."""
+    """CPU time before the first rollout and at the end of every one."""
 
     def __init__(self):
-        self.rollouts: list[dict] = []
+        self.lines: list[dict] = []
 
     def on_log(self, kind: str, rollout: int, metrics: dict) -> None:
-        if kind == "rollout":
-            self.rollouts.append({**metrics, "cpu": time.process_time()})
+        if kind == "rollout" or not self.lines:  # the first line is the evaluation before training
+            self.lines.append({**metrics, "cpu": time.process_time()})
 
     def on_samples(self, *args: object) -> None:
         pass

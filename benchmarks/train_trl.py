@@ -41,22 +41,28 @@ class Timed(GRPOTrainer):
 
 
 class Clock(TrainerCallback):
-    """Readings at the end of every rollout's last update."""
+    """Readings before the first rollout and after every rollout's last update."""
 
     def __init__(self, updates: int):
         self.updates, self.readings = updates, []
 
+    def on_train_begin(self, *args, **kwargs):
+        self.read()
+
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.updates == 0:
-            t = self.trainer
-            self.readings.append(
-                (time.process_time(), time.perf_counter(), t.sample_s, t.score_s, t.tokens)
-            )
+            self.read()
+
+    def read(self):
+        t = self.trainer
+        self.readings.append(
+            (time.process_time(), time.perf_counter(), t.sample_s, t.score_s, t.tokens)
+        )
 
 
 def data_and_reward(job: dict):
     """The countdown task and its grader, or made-up questions and a reward that spreads."""
-    rollouts = 1 + job["timed"]
+    rollouts = job["warmup"] + job["timed"]
     if job["prompt_repeats"]:
         rows = [{"prompt": [{"role": "user", "content": text}]} for text in questions(job)]
         return Dataset.from_list(rows * rollouts), lambda completions, **_: [
@@ -87,7 +93,7 @@ def main() -> None:
         args = GRPOConfig(
             folder,
             loss_type="dapo",
-            max_steps=job["updates"] * (1 + job["timed"]),
+            max_steps=job["updates"] * (job["warmup"] + job["timed"]),
             per_device_train_batch_size=job["prompts"] * job["responses"] // job["updates"],
             steps_per_generation=job["updates"],
             num_generations=job["responses"],
@@ -113,7 +119,7 @@ def main() -> None:
         )
         clock.trainer = trainer
         trainer.train()
-    first, last, count = clock.readings[0], clock.readings[-1], job["timed"]
+    first, last, count = clock.readings[job["warmup"]], clock.readings[-1], job["timed"]
     cpu, wall, sample, score, tokens = ((b - a) / count for a, b in zip(first, last, strict=True))
     result = {
         "rollout_cpu_s": cpu,
