@@ -32,7 +32,7 @@ from op import commit, hardware
 RESULTS = Path(__file__).parent / "results"
 SETUPS = {  # prompts in a mini-batch, responses to each, tokens of a prompt and of a response
     "embedded": (8, 8, 9, 14),
-    "smollm2": (2, 8, 150, 64),
+    "smollm2": (1, 8, 75, 32),
 }
 
 

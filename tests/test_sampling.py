@@ -9,7 +9,7 @@ from erclip.batches import make_batch
 from erclip.errors import Diverged, UserError
 from erclip.packing import single_rows
 from erclip.records import Grade, Prompt, Sample
-from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
+from erclip.sampling import SamplingSettings, TransformersSampler, draw, encode_prompt
 from erclip.sampling.draw import nucleus, sample_token, uniforms
 
 
@@ -96,6 +96,17 @@ def test_responses_are_cut_at_max_tokens(policy, countdown):
     groups = sampler(policy).sample(list(countdown.train[:8]), SamplingSettings(2, 3), range(8))
     assert {len(r.token_ids) for group in groups for r in group} == {3}
     assert all(r.truncated for group in groups for r in group)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_rows_are_drawn_alike_in_blocks_and_at_once(monkeypatch, top_p):
+    logits = torch.randn(7, 50, generator=torch.Generator().manual_seed(0))
+    uniform = uniforms([1], 7, 1)[:, 0]
+    whole = sample_token(logits, 0.8, top_p, uniform)
+    for block in (1, 100, 349):  # one row, two, six and a single one
+        monkeypatch.setattr(draw, "BLOCK", block)
+        parts = sample_token(logits, 0.8, top_p, uniform)
+        assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 
 
 def test_tokens_follow_the_distribution():

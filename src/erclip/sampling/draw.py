@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+BLOCK = 1 << 18  # probabilities at a time: 1 MiB, and 2 MiB of their sums
+
 
 def uniforms(seeds: Sequence[int], responses: int, length: int) -> Float[Tensor, "B T"]:
     """Numbers in [0, 1): row i·responses + g is the g-th stream of seeds[i]; float64.
@@ -33,16 +35,27 @@ def sample_token(
 ) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
     """Draw a token per row; its log-prob (nats) is at the temperature, before the nucleus cut.
 
-    token = min {v : Σ_{w ≤ v} p_w > u · Σ p}, so a token of probability zero is never drawn. Logits
-    that are NaN give a NaN log-prob, and some token.
+    token = min {v : Σ_{w ≤ v} p_w > u · Σ p}, so a token of probability zero is never drawn.
+    On a CPU a few rows at a time, whose numbers stay in its cache.
     """
-    logprobs = torch.log_softmax(logits / temperature, dim=-1)
+    rows = max(1, BLOCK // logits.shape[1])
+    if logits.device.type != "cpu" or len(logits) <= rows:
+        return _draw(logits, temperature, top_p, uniform)
+    blocks = zip(logits.split(rows), uniform.split(rows), strict=True)
+    drawn = [_draw(block, temperature, top_p, own) for block, own in blocks]
+    tokens, logprobs = zip(*drawn, strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _draw(
+    logits: Tensor, temperature: float, top_p: float, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
+    logprobs = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
     probs = logprobs.exp()
     if top_p < 1:
         probs = nucleus(probs, top_p)
     mass = probs.cumsum(-1, dtype=torch.float64)
     token = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True)
-    token = token.clamp(max=logits.shape[-1] - 1)
     return token.squeeze(1), logprobs.gather(1, token).squeeze(1)
 
 
