@@ -35,8 +35,9 @@ def sample_token(
 ) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
     """Draw a token per row; its log-prob (nats) is at the temperature, before the nucleus cut.
 
-    token = min {v : Σ_{w ≤ v} p_w > u · Σ p}, so a token of probability zero is never drawn.
-    On a CPU a few rows at a time, whose numbers stay in its cache.
+    token = min {v : Σ_{w ≤ v} p_w > u · Σ p}, so a token of probability zero is never drawn. Logits
+    that are NaN give a NaN log-prob, and some token. On a CPU a few rows at a time, whose numbers
+    stay in its cache.
     """
     rows = max(1, BLOCK // logits.shape[1])
     if logits.device.type != "cpu" or len(logits) <= rows:
@@ -56,6 +57,7 @@ def _draw(
         probs = nucleus(probs, top_p)
     mass = probs.cumsum(-1, dtype=torch.float64)
     token = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True)
+    token = token.clamp(max=logits.shape[-1] - 1)
     return token.squeeze(1), logprobs.gather(1, token).squeeze(1)
 
 
