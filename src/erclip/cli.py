@@ -86,13 +86,16 @@ def study(
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Only this method; repeatable.")] = None,
+    at: Annotated[
+        list[str] | None, typer.Option(help="Only here, as learning_rate=3e-4; repeatable.")
+    ] = None,
     out: Out = None,
 ) -> None:
     """Run methods × settings × seeds; the same command goes on after a stop, and reports."""
     from erclip.study.command import study as run
 
     try:
-        failed = run(file, out, processes, seed or [], method or [], console)
+        failed = run(file, out, processes, seed or [], method or [], at or [], console)
     except KeyboardInterrupt:
         console.print("Interrupted: the same command goes on.")
         raise typer.Exit(130) from None

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -27,15 +28,17 @@ def study(
     processes: int | None,
     seeds: Iterable[int],
     methods: Iterable[str],
+    settings: Iterable[str],
     console: Console,
 ) -> int:
     """Run what is missing of a study and report all of it; the number of runs that failed.
 
-    `seeds` and `methods` choose among those of the file; none chooses all.
+    `seeds`, `methods` and `settings` ("learning_rate=3e-4") choose among those of the file; none
+    chooses all.
     """
     plan = read_study(file)
     folder = out or Path("results") / plan.name
-    chosen = _choose(plan, list(seeds), list(methods))
+    chosen = _choose(plan, list(seeds), list(methods), _at(plan, settings))
     with _locked(folder):
         results = Results(plan, folder)
         work = Work(plan, results, chosen, console)
@@ -136,7 +139,9 @@ def _clipped(row: Row) -> float:
     return share if share == share else 0.0
 
 
-def _choose(study: Study, seeds: list[int], methods: list[str]) -> list[Cell]:
+def _choose(
+    study: Study, seeds: list[int], methods: list[str], at: dict[str, set[Any]]
+) -> list[Cell]:
     names = [method.name for method in study.methods]
     for given, known, what in ((seeds, study.seeds, "seed"), (methods, names, "method")):
         for value in given:
@@ -147,8 +152,34 @@ def _choose(study: Study, seeds: list[int], methods: list[str]) -> list[Cell]:
     return [
         cell
         for cell in study.cells()
-        if (not seeds or cell.seed in seeds) and (not methods or cell.method in methods)
+        if (not seeds or cell.seed in seeds)
+        and (not methods or cell.method in methods)
+        and all(value in at[name] for name, value in cell.point if name in at)
     ]
+
+
+def _at(study: Study, settings: Iterable[str]) -> dict[str, set[Any]]:
+    """Column of the grid → the values to run."""
+    chosen: dict[str, set[Any]] = {}
+    for text in settings:
+        name, _, value = text.partition("=")
+        key = next((key for key in study.grid if name in (key, study.columns[key])), None)
+        if key is None:
+            there = ", ".join(study.columns.values()) or "nothing"
+            raise UserError(f"{study.name} has no {name!r} in its grid: it has {there}.")
+        found = [v for v in study.grid[key] if value == str(v) or _same_number(value, v)]
+        if not found:
+            there = ", ".join(map(str, study.grid[key]))
+            raise UserError(f"{study.name} has no {name} {value!r}: it has {there}.")
+        chosen.setdefault(study.columns[key], set()).update(found)
+    return chosen
+
+
+def _same_number(text: str, value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and float(text) == value
+    except ValueError:
+        return False
 
 
 @contextmanager

@@ -7,7 +7,7 @@ sides. An interval that holds 0 is a tie, whatever its middle.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,9 +42,11 @@ class Runs:
         full = [point for point, rows in self.points.items() if len(rows) == most]
         return max(full, key=lambda point: _mean(self.values(point)))
 
-    def over_grid(self) -> dict[int, float]:
-        """The mean over the grid by seed, of the seeds that have every point."""
-        points = [self.values(point) for point in self.points]
+    def over_grid(self, among: Collection[Point] | None = None) -> dict[int, float]:
+        """The mean over the grid (or these points of it) by seed, of the seeds that have it all."""
+        points = [self.values(point) for point in self.points if among is None or point in among]
+        if not points:
+            return {}
         shared = set.intersection(*(set(values) for values in points))
         return {seed: _mean({s: v[seed] for s, v in enumerate(points)}) for seed in sorted(shared)}
 
@@ -87,7 +89,7 @@ def against(runs: Runs, base: Runs) -> Against:
     """`runs` minus `base`, paired by seed."""
     return Against(
         paired(base.values(base.best()), runs.values(runs.best())),
-        paired(base.over_grid(), runs.over_grid()),
+        paired(base.over_grid(runs.points), runs.over_grid(base.points)),
         {
             point: found
             for point in runs.points
