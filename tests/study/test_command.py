@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from erclip.cli import app
@@ -19,7 +20,8 @@ from erclip.config import Config
 from erclip.errors import UserError
 from erclip.recipes import load_recipe
 from erclip.study.cell import run_cell
-from erclip.study.design import settings_hash
+from erclip.study.command import _at, _choose, _locked, study
+from erclip.study.design import read_study, settings_hash
 from erclip.study.processes import Job, run_jobs
 
 STUDY = """
@@ -147,18 +149,30 @@ def test_a_process_that_dies_costs_its_run_only(tmp_path):
 
 
 def test_unknown_choices_and_a_second_study_are_refused(tmp_path):
-    from rich.console import Console
-
-    from erclip.study.command import _locked, study
-
     file, out = write(tmp_path), tmp_path / "out"
     with pytest.raises(UserError, match="no seed 7: it has 0, 1"):
-        study(file, out, 1, [7], [], Console(quiet=True))
+        study(file, out, 1, [7], [], [], Console(quiet=True))
     with pytest.raises(UserError, match="no method 'DAPO'"):
-        study(file, out, 1, [], ["DAPO"], Console(quiet=True))
+        study(file, out, 1, [], ["DAPO"], [], Console(quiet=True))
+    with pytest.raises(UserError, match="no 'learning_rate' in its grid: it has nothing"):
+        study(file, out, 1, [], [], ["learning_rate=1e-4"], Console(quiet=True))
     with _locked(out), pytest.raises(UserError, match="Another"):
-        study(file, out, 1, [], [], Console(quiet=True))
+        study(file, out, 1, [], [], [], Console(quiet=True))
     assert not (out / "runs.csv").exists()
+
+
+def test_points_of_the_grid_can_be_chosen(tmp_path):
+    grid = '[grid]\n"trainer.learning_rate" = [1e-4, 3e-4, 1e-3]\n[methods.ERC]'
+    text = STUDY.replace(", learning_rate = 3e-4", "").replace("[methods.ERC]", grid)
+    plan = read_study(write(tmp_path, text))
+    chosen = _choose(plan, [1], [], _at(plan, ["learning_rate=3e-4", "learning_rate=0.001"]))
+    assert {(dict(cell.point)["learning_rate"], cell.seed) for cell in chosen} == {
+        (3e-4, 1),
+        (1e-3, 1),
+    }
+    assert _choose(plan, [], [], _at(plan, [])) == plan.cells()
+    with pytest.raises(UserError, match="no learning_rate '2e-4': it has 0.0001, 0.0003"):
+        _at(plan, ["learning_rate=2e-4"])
 
 
 def wait_for(condition, timeout_s: float = 120) -> None:

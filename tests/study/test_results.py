@@ -100,6 +100,8 @@ def test_an_incomplete_study_says_so_and_compares_what_both_have(results):
     found = read(results)
     assert dict(found["B"].best()) == {"learning_rate": 1e-4}
     assert against(found["B"], found["A"]).counts == (0, 1, 0)
+    # across the grid: the one point that both have, not A's two
+    assert against(found["B"], found["A"]).over_grid.mean == pytest.approx(0.0)
     assert study_sheet(results).sentences[0] == "9 of 12 runs are there."
 
 
