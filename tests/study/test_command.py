@@ -171,7 +171,7 @@ def test_points_of_the_grid_can_be_chosen(tmp_path):
         (1e-3, 1),
     }
     assert _choose(plan, [], [], _at(plan, [])) == plan.cells()
-    with pytest.raises(UserError, match="no learning_rate '2e-4': it has 0.0001, 0.0003"):
+    with pytest.raises(UserError, match="no learning_rate '2e-4': it has"):
         _at(plan, ["learning_rate=2e-4"])
 
 
