@@ -11,6 +11,7 @@ import pytest
 
 from erclip.config import Config
 from erclip.metrics import METRICS
+from erclip.study.design import read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,10 +32,15 @@ def test_python_blocks_run(code, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", blocks("toml"))
-def test_toml_blocks_are_recipes(text):
+def test_toml_blocks_are_recipes_or_studies(text, tmp_path):
     table = tomllib.loads(text)
     assert table
-    Config.model_validate(table)
+    if "methods" not in table:
+        Config.model_validate(table)
+        return
+    file = tmp_path / "study.toml"
+    file.write_text(text)
+    assert read_study(file).cells()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

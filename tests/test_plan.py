@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from erclip.plan import plan
-from erclip.plan_counts import count, read_model_config
-from erclip.plan_remedies import remedies
+from erclip.plan.counts import count, read_model_config
+from erclip.plan.memory import plan
+from erclip.plan.remedies import remedies
 from erclip.recipes import load_recipe
 
 MIB = 1 << 20

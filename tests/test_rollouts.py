@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from erclip.config import Config, OverlongConfig, RewardConfig
+from erclip.config import Config, RewardConfig
+from erclip.config.data import OverlongConfig
 from erclip.errors import UserError
 from erclip.records import Grade, Prompt, Response
 from erclip.rewards import reward

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from erclip.config import Lora
+from erclip.config.model import Lora
 from erclip.errors import UserError
 
 FOLDER = "adapter"

@@ -40,8 +40,8 @@ def train(
     ] = None,
 ) -> None:
     """Train a model by a recipe; writes a run directory with a report."""
+    from erclip.checkpoints.resuming import resumed_recipe
     from erclip.recipes import load_recipe
-    from erclip.resuming import resumed_recipe
 
     if resume is None:
         loaded = load_recipe(recipe or "quickstart", overrides or [])
@@ -70,7 +70,7 @@ def plan(
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of a long prompt.")] = 256,
 ) -> None:
     """Say what memory a recipe needs per process, and what to change so that it fits."""
-    from erclip.plan_page import print_plan
+    from erclip.plan.page import print_plan
     from erclip.recipes import load_recipe
 
     config = load_recipe(recipe, overrides or []).config

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from erclip.checkpoints import write_json
+from erclip.checkpoints.folders import write_json
 from erclip.errors import UserError
 from erclip.recipes import Recipe
 from erclip.records import Sample

@@ -10,8 +10,11 @@ from typing import Protocol
 
 import torch
 
-from erclip.checkpoints import Checkpoints, read_state
-from erclip.config import Config, DataConfig, EntropyRatioClip
+from erclip.checkpoints.folders import Checkpoints, read_state
+from erclip.checkpoints.run_state import RunState, check_settings
+from erclip.checkpoints.training_state import weights_are_finite
+from erclip.config import Config, DataConfig
+from erclip.config.loss import EntropyRatioClip
 from erclip.diagnostics import rounding
 from erclip.diagnostics.recorder import Recorder
 from erclip.distributed import World
@@ -24,11 +27,9 @@ from erclip.policy import load_policy
 from erclip.recipes import Recipe
 from erclip.rollouts import PromptStream, collect
 from erclip.run_dir import RunDir
-from erclip.run_state import RunState, check_settings
 from erclip.sampling.load import load_sampler
 from erclip.seeds import derive_seed, seed_torch
 from erclip.tasks import Task, load_task
-from erclip.training_state import weights_are_finite
 from erclip.updates import ScoredBatch, Updater
 
 ACCIDENTS = 5  # updates skipped in a row before the run gives up

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import erclip.losses
 from erclip.batches import TokenBatch
-from erclip.config import Config, EntropyRatioClip, LossConfig
+from erclip.config import Config, LossConfig
+from erclip.config.loss import EntropyRatioClip
 from erclip.distributed import World
 from erclip.errors import UserError
 from erclip.losses import LossOutput, entropy_bonus, kl_penalty, policy_loss, positive_nll

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from erclip.checkpoints.resuming import resumed_recipe
 from erclip.diagnostics.ledger import read_ledger
 from erclip.distributed import World
 from erclip.recipes import load_recipe
-from erclip.resuming import resumed_recipe
 from erclip.trainer import Trainer
 from processes.two import ADAPTERS, KINDS, SHORT, one_update
 

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from erclip.batches import Sample
+from erclip.checkpoints.resuming import resumed_recipe
 from erclip.config import Config, ModelConfig
 from erclip.distributed import World, join_world, leave_world
 from erclip.flight import own_batches, score
 from erclip.policy import load_policy
 from erclip.recipes import load_recipe
 from erclip.records import Grade
-from erclip.resuming import resumed_recipe
 from erclip.sampling import SamplingSettings, TransformersSampler
 from erclip.sharding import whole
 from erclip.tasks import load_task

@@ -19,11 +19,11 @@ import safetensors.torch
 import torch
 
 import erclip.adapters
-import erclip.training_state
+import erclip.checkpoints.training_state
+from erclip.checkpoints.resuming import resumed_recipe
 from erclip.errors import UserError
 from erclip.interrupts import Stopped
 from erclip.recipes import load_recipe
-from erclip.resuming import resumed_recipe
 from erclip.run_dir import RunDir
 from erclip.trainer import Trainer
 from erclip.updates import Updater
@@ -49,7 +49,7 @@ class Moments:
             (Path, "rename"),
             (Path, "replace"),
             (safetensors.torch, "save_file"),
-            (erclip.training_state, "save_file"),
+            (erclip.checkpoints.training_state, "save_file"),
             (erclip.adapters, "save_file"),
             (Updater, "update"),
             (RunDir, "log"),

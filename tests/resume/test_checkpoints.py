@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from erclip.checkpoints import Checkpoints, damage
+from erclip.checkpoints.folders import Checkpoints, damage
+from erclip.checkpoints.resuming import resumed_recipe
 from erclip.errors import UserError
 from erclip.recipes import load_recipe
-from erclip.resuming import resumed_recipe
 from erclip.trainer import Trainer
 from erclip.updates import Updater
 
@@ -161,7 +161,7 @@ def test_a_full_or_read_only_disk_is_one_sentence_and_keeps_what_there_is(
     code, copy, tmp_path, monkeypatch
 ):
     trainer = Trainer(resumed_recipe(copy, ["trainer.rollouts=5"]), copy, resume=True)
-    monkeypatch.setattr("erclip.run_state.save_optimizer", full(code))
+    monkeypatch.setattr("erclip.checkpoints.run_state.save_optimizer", full(code))
     with pytest.raises(UserError) as caught:
         trainer.train()
     sentence = str(caught.value)
@@ -175,7 +175,7 @@ def test_a_full_or_read_only_disk_is_one_sentence_and_keeps_what_there_is(
 def test_the_final_model_is_saved_elsewhere_if_the_disk_is_full(copy, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     trainer = Trainer(resumed_recipe(copy, ["trainer.rollouts=4"]), copy, resume=True)
-    monkeypatch.setattr("erclip.run_state.save_optimizer", full(errno.ENOSPC))
+    monkeypatch.setattr("erclip.checkpoints.run_state.save_optimizer", full(errno.ENOSPC))
     with pytest.raises(UserError, match="the trained model is in"):
         trainer.train()
     rescued = AutoModelForCausalLM.from_pretrained(tmp_path / "erclip-rollout_00004").state_dict()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from erclip.checkpoints import Checkpoints
+from erclip.checkpoints.folders import Checkpoints
 
 KILLED = -9
 LIVES = Path(__file__).with_name("lives.py")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from erclip.config import Count, Positive, Section
+from erclip.config.section import Count, Positive, Section
 from erclip.errors import UserError
 
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."

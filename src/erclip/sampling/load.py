@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from erclip.config import Config
-from erclip.config import TransformersSampler as TransformersSettings
-from erclip.config import VllmSampler as VllmSettings
+from erclip.config.sampling import TransformersSampler as TransformersSettings
+from erclip.config.sampling import VllmSampler as VllmSettings
 from erclip.distributed import World
 from erclip.loading import model_folder
 from erclip.policy import Policy

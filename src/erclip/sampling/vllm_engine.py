@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erclip.config import VllmSampler as Settings
+from erclip.config.sampling import VllmSampler as Settings
 from erclip.distributed import before_leaving
 from erclip.errors import UserError
 from erclip.policy import Policy

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from erclip.config import VllmServerSampler as Settings
+from erclip.config.sampling import VllmServerSampler as Settings
 from erclip.distributed import World
 from erclip.errors import UserError
 from erclip.policy import Policy

@@ -33,7 +33,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from erclip.config import Config, Section
+from erclip.config import Config
+from erclip.config.section import Section
 from erclip.errors import UserError
 from erclip.recipes import check, merge, one_sentence, read_table
 

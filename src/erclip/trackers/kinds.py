@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from erclip.config import (
+from erclip.config.trackers import (
     MlflowTracker,
     TensorboardTracker,
     TrackerConfig,

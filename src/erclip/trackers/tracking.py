@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from erclip.config import TrackerConfig
+from erclip.config.trackers import TrackerConfig
 from erclip.trackers.base import Line, Row, RunInfo, Tracker, table_row, tracked
 from erclip.trackers.kinds import make_tracker
 

@@ -6,7 +6,8 @@ import inspect
 
 import pytest
 
-from erclip.config import Config, EntropyRatioClip, LossConfig, PpoClip
+from erclip.config import Config, LossConfig
+from erclip.config.loss import EntropyRatioClip, PpoClip
 from erclip.errors import UserError
 from erclip.integrations.verl.launch import compose, recipes, user_error
 from erclip.integrations.verl.settings import MODES, ERCPolicyLossConfig, loss_config

@@ -8,15 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 from trl import GRPOConfig
 
-from erclip.config import (
-    DynamicSampling,
-    EntropyRatioClip,
-    LossConfig,
-    OverlongConfig,
-    OversampleDynamicSampling,
-    PpoClip,
-    Section,
-)
+from erclip.config import LossConfig
+from erclip.config.data import OverlongConfig
+from erclip.config.loss import EntropyRatioClip, PpoClip
+from erclip.config.sampling import DynamicSampling, OversampleDynamicSampling
+from erclip.config.section import Section
 from erclip.errors import UserError
 
 REPLACED = (

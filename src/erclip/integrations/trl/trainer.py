@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from trl import GRPOTrainer
 
-from erclip.config import OverlongConfig
+from erclip.config.data import OverlongConfig
 from erclip.errors import UserError
 from erclip.integrations.trl import groups
 from erclip.integrations.trl.config import ERCConfig

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from erclip.config import Config
-from erclip.plan import Item, available_bytes, plan
-from erclip.plan_remedies import remedies
+from erclip.plan.memory import Item, available_bytes, plan
+from erclip.plan.remedies import remedies
 
 GIB = 1 << 30
 PHASES = {

@@ -1,6 +1,6 @@
 """What a recipe will need in memory on each process, from the model's config.json alone.
 
-Parameters and activations are counted, not guessed (`plan_counts.py`). docs/memory.md says how near
+Parameters and activations are counted, not guessed (`counts.py`). docs/memory.md says how near
 this comes.
 
 Letters: B rows of a micro-batch, L tokens of a row, N response tokens, D hidden size, V vocabulary.
@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
-from erclip.config import Config, TransformersSampler, VllmSampler
+from erclip.config import Config
+from erclip.config.sampling import TransformersSampler, VllmSampler
 from erclip.ops.tiles import tile_shape
-from erclip.plan_counts import Counted, count, read_model_config
+from erclip.plan.counts import Counted, count, read_model_config
 
 Phase = Literal["always", "sampling", "update", "step", "checkpoint"]
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from erclip.config import Adamw8bit, Config, Lora, TransformersSampler, VllmSampler
-from erclip.plan import PROMPT_TOKENS, plan
+from erclip.config import Config
+from erclip.config.model import Lora
+from erclip.config.sampling import TransformersSampler, VllmSampler
+from erclip.config.training import Adamw8bit
+from erclip.plan.memory import PROMPT_TOKENS, plan
 
 
 class Remedy(NamedTuple):

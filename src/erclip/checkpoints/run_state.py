@@ -12,21 +12,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from erclip.checkpoints import STATE, Checkpoints, save_elsewhere, write_json
-from erclip.config import Config
-from erclip.distributed import World
-from erclip.errors import UserError
-from erclip.flight import Flight, load_flight, old_scores, save_flight
-from erclip.policy import Policy
-from erclip.resuming import settings_digest
-from erclip.rollouts import PromptStream
-from erclip.run_dir import RunDir
-from erclip.training_state import (
+from erclip.checkpoints.folders import STATE, Checkpoints, save_elsewhere, write_json
+from erclip.checkpoints.resuming import settings_digest
+from erclip.checkpoints.training_state import (
     load_optimizer,
     save_optimizer,
     whole_optimizer,
     whole_weights,
 )
+from erclip.config import Config
+from erclip.distributed import World
+from erclip.errors import UserError
+from erclip.flight import Flight, load_flight, old_scores, save_flight
+from erclip.policy import Policy
+from erclip.rollouts import PromptStream
+from erclip.run_dir import RunDir
 from erclip.updates import Updater
 
 

@@ -1,0 +1,77 @@
+"""Where prompts come from, and what a response is worth."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from erclip.config.section import Count, Section
+
+
+class DataConfig(Section):
+    """Where prompts come from and how answers are read."""
+
+    path: str = Field(
+        "countdown",
+        description='"countdown", a local JSONL or Parquet file, a hub data set id '
+        '(owner/name[:config]), "reasoning-gym:TASK", or a task that a package installed',
+    )
+    test_path: str | None = Field(None, description="held-out rows; None splits `path` by hash")
+    split: str = Field("train", description="split of a hub data set")
+    test_split: str | None = Field(None, description="held-out split of a hub data set")
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="share held out by hash where there is no test_path"
+    )
+    instruction: str = Field("", description="appended to the last user message of every prompt")
+    system_prompt: str = Field("", description="system message put before every prompt")
+    after_think: bool = Field(False, description="grade only the text after the last </think>")
+    last_number: bool = Field(
+        False, description="without a boxed answer, read the last number of the response"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the embedded or reasoning-gym task"
+    )
+
+
+class OverlongConfig(Section):
+    """DAPO's soft overlong punishment: 0 up to max_length − cache, then linearly down to −1."""
+
+    max_length: Count = Field(description="L_max, in tokens; beyond it the punishment is −1")
+    cache: Count = Field(description="L_cache, in tokens")
+
+    @model_validator(mode="after")
+    def _cache_fits(self) -> OverlongConfig:
+        if self.cache > self.max_length:
+            raise ValueError(f"cache ({self.cache}) must not exceed max_length ({self.max_length})")
+        return self
+
+
+class RewardConfig(Section):
+    """From a grade to a number."""
+
+    correct: float = 1.0
+    wrong: float = 0.0
+    missing_think: float | None = Field(
+        None, description="reward of a response without </think>; None = graded like any other"
+    )
+    overlong: OverlongConfig | None = Field(
+        None, description="soft overlong punishment; None = off"
+    )
+    function: Annotated[str, Field(pattern=r".+\.py:\w+$")] | None = Field(
+        None,
+        description='"file.py:name" of fn(response, grade) → float; replaces correct, wrong and '
+        "missing_think, the overlong punishment is still added",
+    )
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> RewardConfig:
+        if self.function is not None:
+            for name in ("correct", "wrong", "missing_think"):
+                value, default = getattr(self, name), RewardConfig.model_fields[name].default
+                if value != default:
+                    raise ValueError(
+                        f"reward.{name} = {value} has no effect beside reward.function: "
+                        f"leave it at its default ({default})"
+                    )
+        return self

@@ -1,0 +1,99 @@
+"""The loop and the optimiser; evaluation, checkpoints and the ledger on the way."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from erclip.config.schedule import ConstantSchedule, ScheduleConfig
+from erclip.config.section import (
+    Count,
+    CountOrZero,
+    Fraction,
+    NonNegative,
+    Positive,
+    Section,
+    by_kind,
+    to_tuple,
+)
+
+
+class Adamw(Section):
+    """AdamW."""
+
+    kind: Literal["adamw"] = "adamw"
+
+
+class Adamw8bit(Section):
+    """AdamW with states in 8 bits, blockwise quantised: 2 bytes per weight (bitsandbytes)."""
+
+    kind: Literal["adamw_8bit"] = "adamw_8bit"
+
+
+OptimizerConfig = Annotated[
+    Adamw | Adamw8bit, Field(discriminator="kind"), BeforeValidator(by_kind)
+]
+
+
+class TrainerConfig(Section):
+    """The loop and the optimiser."""
+
+    rollouts: Count = 100
+    updates_per_rollout: Count = Field(8, description="mini-batches per epoch, K")
+    epochs: Count = Field(1, description="passes over one rollout")
+    learning_rate: Positive = 1e-6
+    warmup_updates: CountOrZero = Field(10, description="linear warm-up, then `schedule`")
+    schedule: ScheduleConfig = Field(
+        ConstantSchedule(), description="one of transformers' schedules, over all updates planned"
+    )
+    optimizer: OptimizerConfig = Adamw()
+    betas: Annotated[tuple[Fraction, Fraction], BeforeValidator(to_tuple)] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.1
+    grad_clip: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="largest gradient norm; inf = no clipping"
+    )
+    token_budget: Count = Field(
+        16_384, description="largest micro-batch, in padded tokens; changes memory, not results"
+    )
+    seed: int = 0
+    saved_samples: CountOrZero = Field(16, description="responses of each rollout kept for reading")
+
+
+class EvalConfig(Section):
+    """Held-out evaluation, before, during and after training."""
+
+    every: CountOrZero = Field(0, description="in rollouts; 0 = only before and after")
+    prompts: CountOrZero = Field(0, description="held-out prompts used; 0 = all")
+    responses: Count = Field(4, description="responses per prompt, k of avg@k")
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: Count | None = Field(None, description="None = the sampler's")
+
+
+class CheckpointConfig(Section):
+    """When to save what a run needs to go on, and how many of these folders to keep.
+
+    There is always one after the last rollout.
+    """
+
+    every: CountOrZero = Field(0, description="in rollouts; 0 = only after the last")
+    every_updates: CountOrZero = Field(
+        0, description="in updates, within a rollout too; 0 = none. For rollouts that take hours"
+    )
+    keep_last: Count = Field(
+        2, description="newest ones kept; a damaged one falls back to the one before"
+    )
+    keep_best: CountOrZero = Field(
+        1,
+        description="kept besides, by held-out avg@k; an evaluation in between that is the best so "
+        "far is saved too",
+    )
+
+
+class LedgerConfig(Section):
+    """What is kept of single tokens, for `erclip ledger` and the report's token view."""
+
+    every: CountOrZero = Field(
+        0, description="in updates; each k-th leaves a row per token in ledger/ (pyarrow); 0 = none"
+    )
