@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from erclip.batches import make_batch
 from erclip.packing import Row, lay_out, micro_batches, shared_rows, single_rows
-from erclip.probes import prompts_can_be_shared
+from erclip.policy.probes import prompts_can_be_shared
 from erclip.records import Grade, Prompt, Response, Sample
 
 

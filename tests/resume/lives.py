@@ -18,8 +18,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-import erclip.adapters
 import erclip.checkpoints.training_state
+import erclip.policy.adapters
 from erclip.checkpoints.resuming import resumed_recipe
 from erclip.errors import UserError
 from erclip.interrupts import Stopped
@@ -50,7 +50,7 @@ class Moments:
             (Path, "replace"),
             (safetensors.torch, "save_file"),
             (erclip.checkpoints.training_state, "save_file"),
-            (erclip.adapters, "save_file"),
+            (erclip.policy.adapters, "save_file"),
             (Updater, "update"),
             (RunDir, "log"),
             (RunDir, "log_samples"),

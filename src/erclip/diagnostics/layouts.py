@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from erclip.precision import autocast_dtype
+from erclip.policy.precision import autocast_dtype
 from erclip.records import Response
 
 Layout = Callable[[Any, Sequence[Response], int], Float[Tensor, "N D"]]

@@ -12,11 +12,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from erclip.adapters import add_adapters
 from erclip.config import Config
 from erclip.errors import UserError
-from erclip.loading import model_folder
-from erclip.precision import autocast_trunk
+from erclip.policy.adapters import add_adapters
+from erclip.policy.loading import model_folder
+from erclip.policy.precision import autocast_trunk
 
 
 class Counted(NamedTuple):

@@ -6,8 +6,8 @@ from erclip.config import Config
 from erclip.config.sampling import TransformersSampler as TransformersSettings
 from erclip.config.sampling import VllmSampler as VllmSettings
 from erclip.distributed import World
-from erclip.loading import model_folder
 from erclip.policy import Policy
+from erclip.policy.loading import model_folder
 from erclip.sampling.base import Sampler
 from erclip.sampling.transformers import TransformersSampler
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Cache
 
 from erclip.errors import Diverged
-from erclip.precision import kept_casts
+from erclip.policy.precision import kept_casts
 from erclip.records import Prompt, Response
 from erclip.sampling.base import SamplingSettings, encode_prompts, end_ids, make_response
 from erclip.sampling.cache import growing_cache

@@ -16,7 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from erclip.adapters import (
+from erclip.batches import TokenBatch
+from erclip.config import ModelConfig
+from erclip.distributed import World
+from erclip.errors import UserError
+from erclip.ops import LogprobEntropy, linear_logprob_entropy
+from erclip.ops.reference import scores_from_logits
+from erclip.packing import Row, shared_rows, single_rows
+from erclip.policy.adapters import (
     adapted,
     add_adapters,
     load_adapters,
@@ -24,16 +31,9 @@ from erclip.adapters import (
     save_adapters,
     switched_off,
 )
-from erclip.batches import TokenBatch
-from erclip.config import ModelConfig
-from erclip.distributed import World
-from erclip.errors import UserError
-from erclip.loading import load_pretrained
-from erclip.ops import LogprobEntropy, linear_logprob_entropy
-from erclip.ops.reference import scores_from_logits
-from erclip.packing import Row, shared_rows, single_rows
-from erclip.precision import autocast_dtype, autocast_trunk
-from erclip.probes import prompts_can_be_shared
+from erclip.policy.loading import load_pretrained
+from erclip.policy.precision import autocast_dtype, autocast_trunk
+from erclip.policy.probes import prompts_can_be_shared
 from erclip.records import Sample
 from erclip.sharding import gathered, shard
 
