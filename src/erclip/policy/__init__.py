@@ -1,4 +1,4 @@
-"""The model that is trained: loaded, in its precision, with its adapters, scoring through the op."""
+"""The model that is trained: loading, precision, adapters, and scoring through the op."""
 
 from erclip.policy.policy import Policy, Scores, load_policy
 
