@@ -10,6 +10,7 @@ from typing import Any
 from erclip.errors import UserError
 from erclip.integrations.verl import require_verl
 from erclip.integrations.verl.checks import check_config
+from erclip.integrations.verl.nodes import user_error
 
 DATA = ("data.train_files", "data.val_files")
 FIRST_MACHINE = {"num_cpus": 1, "resources": {"node:__internal_head__": 0.001}}  # reads the data
@@ -137,15 +138,6 @@ def _absolute(key: str, value: str, here: Path) -> str:
     if key in DATA and not path.exists():
         raise UserError(f"{key} = {value}: there is no such file in {here}.")
     return str(path) if key == FOLDER or path.exists() else value
-
-
-def user_error(error: BaseException) -> UserError | None:
-    """The UserError that a worker raised, out of the envelopes that Ray put around it."""
-    from ray.exceptions import RayTaskError
-
-    while isinstance(error, RayTaskError):
-        error = error.cause
-    return error if isinstance(error, UserError) else None
 
 
 def _folder() -> Path:

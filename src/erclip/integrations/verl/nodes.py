@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from erclip.errors import UserError
-from erclip.integrations.verl.launch import user_error
 
 WAIT_S = 300.0  # machines of a job scheduler do not join at the same moment
 PACKAGES = ("erclip", "verl", "torch", "transformers")
@@ -226,3 +225,12 @@ def _address() -> str:
     import ray
 
     return ray.get_runtime_context().gcs_address
+
+
+def user_error(error: BaseException) -> UserError | None:
+    """The UserError that a worker raised, out of the envelopes that Ray put around it."""
+    from ray.exceptions import RayTaskError
+
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error if isinstance(error, UserError) else None
