@@ -58,12 +58,19 @@ def test_recipes_are_listed_with_a_line_each(call):
 def test_a_run_and_its_report(tmp_path, call):
     out = tmp_path / "run"
     done = erclip("train", "--out", out, *SHORT)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert "before training: countdown/avg_at_4 0." in done.stdout
     page = (out / "report.html").read_text()
     (out / "report.html").unlink()
     assert call("report", out)[0] == 0
     assert (out / "report.html").stat().st_size == pytest.approx(len(page.encode()), rel=0.1)
+
+
+def test_other_packages_say_nothing():
+    """What LoRA, 8-bit AdamW and transformers' schedules import, warns on CPUs with bfloat16."""
+    code = "from erclip.foreign import import_quietly as i; i('peft'); i('bitsandbytes')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
 
 from erclip.config import TrainerConfig
 from erclip.errors import UserError
+from erclip.foreign import import_quietly
 
 
 def build_optimizer(
@@ -31,7 +30,7 @@ def build_optimizer(
                 'of weights; several processes share the states of "adamw" anyway.'
             )
         try:
-            make = import_module("bitsandbytes").optim.AdamW8bit
+            make = import_quietly("bitsandbytes").optim.AdamW8bit
         except ImportError:
             raise UserError(
                 "trainer.optimizer = \"adamw_8bit\" needs bitsandbytes: pip install 'erclip[8bit]'."
@@ -51,18 +50,24 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: TrainerConfig) -> L
     theirs has at step k of one step more, so warm-up is k / warmup_updates and "linear" ends just
     above 0. Rollouts of which nothing was kept make no update: the schedule then ends higher.
     """
+    if config.schedule.kind == "constant":  # without transformers', whose import takes seconds
+        warmup = max(config.warmup_updates, 1)
+        return LambdaLR(optimizer, lambda step: min((step + 1) / warmup, 1.0))
+    return LambdaLR(optimizer, _one_ahead(_theirs(optimizer, config).lr_lambdas[0]))
+
+
+def _theirs(optimizer: torch.optim.Optimizer, config: TrainerConfig) -> LambdaLR:
+    name = config.schedule.kind
     total = config.rollouts * config.updates_per_rollout * config.epochs + 1
-    schedule = config.schedule
-    name, more = schedule.kind, schedule.model_dump(exclude={"kind"}, exclude_none=True)
-    theirs = get_scheduler(
-        "constant_with_warmup" if name == "constant" else name,
+    schedule = import_quietly("transformers.optimization").get_scheduler(
+        name,
         optimizer,
         num_warmup_steps=config.warmup_updates,
-        num_training_steps=None if name in ("constant", "inverse_sqrt") else total,
-        scheduler_specific_kwargs=more or None,
+        num_training_steps=None if name == "inverse_sqrt" else total,
+        scheduler_specific_kwargs=config.schedule.model_dump(exclude={"kind"}, exclude_none=True),
     )
-    assert isinstance(theirs, LambdaLR)
-    return LambdaLR(optimizer, _one_ahead(theirs.lr_lambdas[0]))
+    assert isinstance(schedule, LambdaLR)
+    return schedule
 
 
 def _one_ahead(factor: Callable[[int], float]) -> Callable[[int], float]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from erclip.config.model import Lora
 from erclip.errors import UserError
+from erclip.foreign import import_quietly
 
 FOLDER = "adapter"
 NAME = "default"  # peft's name of a model's only adapter
@@ -29,7 +30,7 @@ SAME = 1e-2  # of a tensor's largest entry; the merged weights may come from ano
 def add_adapters(model: Any, lora: Lora, seed: int) -> None:
     """Freeze `model` and put an adapter beside each target; the seed decides A."""
     try:
-        import peft
+        peft = import_quietly("peft")
     except ImportError:
         raise UserError("model.lora needs peft: pip install 'erclip[lora]'.") from None
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
