@@ -108,6 +108,30 @@ def test_vllm_takes_its_share_at_the_start():
     assert not [name for name, phase in server if "cache" in name]
 
 
+def test_a_share_that_leaves_no_room_for_a_response_is_not_enough():
+    engine = ["sampler.kind=vllm", "sampler.max_tokens=24", "model.device=cuda"]
+    starved = config(*engine, "sampler.memory_frac=0.0002")
+    planned = plan(starved, prompt_tokens=8, available=2048 * MIB)
+    (cache,) = (item for item in planned.items if item.name == "vLLM cache")
+    assert (cache.bytes, cache.enough) == (0, False)
+    assert "0 tokens, and one response may have 32" in cache.why
+    assert planned.peak < 2048 * MIB
+    assert not planned.fits(2048 * MIB)
+    assert plan(config(*engine), prompt_tokens=8, available=2048 * MIB).fits(2048 * MIB)
+    enough = [r for r in remedies(starved, 2048 * MIB, processes=1, prompt_tokens=8) if r.enough]
+    assert "sampler.memory_frac = 0.4" in {remedy.setting for remedy in enough}
+    assert "sampler.memory_frac = 0.0001" not in {remedy.setting for remedy in enough}
+
+
+def test_on_a_gpu_vllm_is_a_remedy():
+    settings = config("model.device=cuda", "rollout.responses=64", "sampler.max_tokens=2000")
+    peak = plan(settings).peak
+    found = remedies(settings, int(0.9 * peak), processes=1)
+    (engine,) = (r for r in found if r.setting.startswith("sampler.kind = vllm"))
+    assert engine.enough
+    assert engine.peak <= 0.9 * peak
+
+
 def test_remedies_are_changes_that_fit():
     settings = config("trainer.updates_per_rollout=1", "sampler.batch_size=8")
     peak = plan(settings, prompt_tokens=8).peak

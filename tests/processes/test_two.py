@@ -21,14 +21,14 @@ from erclip.trainer import Trainer
 from processes.two import ADAPTERS, KINDS, SHORT, one_update
 
 HERE = Path(__file__).parent
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
 COUNTED = ("clip/", "train/", "eval/")
 
 
-def torchrun(*arguments, **options):
+def torchrun(*arguments, processes=2, **options):
     paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    command = [*TORCHRUN, *map(str, arguments)]
+    command = [*TORCHRUN, str(processes), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
 
 
@@ -131,19 +131,38 @@ def test_what_one_process_saved_two_go_on_with(one, two):
     assert_same_metrics(lines(two / "half"), lines(one / "run"))
 
 
-def test_what_two_processes_saved_one_goes_on_with(one, two, tmp_path):
+@pytest.fixture
+def cut(two, tmp_path):
+    """The run of two processes as it was in the middle of its first rollout's updates."""
     run = tmp_path / "run"
     shutil.copytree(two / "run", run)
     shutil.rmtree(run / "checkpoints" / "rollout_00002")
     (middle,) = (run / "checkpoints").iterdir()
     assert middle.name == "rollout_00001_update_000004"
-    Trainer(resumed_recipe(run), run, resume=True).train()
-    assert_same_metrics(lines(run), lines(one / "run"))
-    names = ("checkpoints/rollout_00002/model.safetensors",)
-    for name in names:
-        expected = load_file(one / "run" / name)
-        for key, value in load_file(run / name).items():
-            assert (value - expected[key]).abs().max() < 1e-5, key
+    return run
+
+
+def assert_same_end(run, expected):
+    """Counts exactly, weights to their rounding."""
+    assert_same_metrics(lines(run), lines(expected))
+    name = "checkpoints/rollout_00002/model.safetensors"
+    weights = load_file(expected / name)
+    for key, value in load_file(run / name).items():
+        assert (value - weights[key]).abs().max() < 1e-5, key
+
+
+def test_what_two_processes_saved_one_goes_on_with(one, cut):
+    Trainer(resumed_recipe(cut), cut, resume=True).train()
+    assert_same_end(cut, one / "run")
+
+
+@pytest.mark.slow
+def test_what_two_processes_saved_four_go_on_with(one, cut):
+    """By the command of docs/scaling.md."""
+    command = ("-m", "erclip", "train", "--resume", cut)
+    done = torchrun(*command, processes=4, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(cut, one / "run")
 
 
 @pytest.mark.slow

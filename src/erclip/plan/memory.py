@@ -31,6 +31,7 @@ class Item(NamedTuple):
     phase: Phase
     bytes: int
     why: str
+    enough: bool = True  # False where the recipe grants less than a run needs to start
 
 
 class Plan(NamedTuple):
@@ -46,6 +47,10 @@ class Plan(NamedTuple):
     def peak(self) -> int:
         """Bytes of the phase that needs most."""
         return max(self.total(phase) for phase in get_args(Phase) if phase != "always")
+
+    def fits(self, available: float) -> bool:
+        """Whether the peak is there, and every item has what it needs."""
+        return self.peak <= available and all(item.enough for item in self.items)
 
 
 class Load(NamedTuple):
@@ -74,7 +79,7 @@ def plan(
         *_sampler(config, text, counted, Load(prompt_tokens, processes, available)),
         *_update(config, text, counted),
     )
-    return Plan(tuple(item for item in items if item.bytes))
+    return Plan(tuple(item for item in items if item.bytes or not item.enough))
 
 
 def _weights(config: Config, counted: Counted, processes: int) -> Iterator[Item]:
@@ -84,7 +89,7 @@ def _weights(config: Config, counted: Counted, processes: int) -> Iterator[Item]
     whole = own + frozen * width
     how = f"{frozen / 1e6:,.1f} M × {width} bytes and adapters" if frozen else per
     shared = f" / {processes}" if processes > 1 else ""
-    yield Item("runtime", "always", RUNTIME[_device(config)], "Python, torch, transformers")
+    yield Item("runtime", "always", RUNTIME[device_of(config)], "Python, torch, transformers")
     yield Item("weights", "always", whole // processes, f"{how}{shared}")
     states, reckoned = 2 * own, f"AdamW: 2 × {per}"
     if config.trainer.optimizer.kind == "adamw_8bit":
@@ -96,14 +101,14 @@ def _weights(config: Config, counted: Counted, processes: int) -> Iterator[Item]
         yield Item("reference weights", "always", copy, "the model of loss.kl, as large as this")
     yield Item("gradients", "update", own // processes, f"{per}{shared}")
     yield Item("gradients", "step", own // processes, f"{per}{shared}")
-    foreach = own if _device(config) == "cuda" else 2 * min(counted.largest * width, own)
+    foreach = own if device_of(config) == "cuda" else 2 * min(counted.largest * width, own)
     scratch = foreach // processes
     yield Item(
         "optimiser scratch", "step", scratch, "all gradients on CUDA, twice the largest else"
     )
     if processes > 1:
         yield Item("gathered weights", "sampling", whole, f"{how}: sampling needs them whole")
-        if _device(config) == "cpu":
+        if device_of(config) == "cpu":
             why = "weights and states, whole, on the first process"
             yield Item("gathered checkpoint", "checkpoint", whole + states, why)
     if frozen:
@@ -123,7 +128,7 @@ def _sampler(config: Config, text: Any, counted: Counted, load: Load) -> Iterato
     if isinstance(sampler, TransformersSampler):
         yield from _sampling(config, text, numbers, rows, length)
     elif isinstance(sampler, VllmSampler):
-        yield from _engine(config, sampler, counted, numbers, rows * length, load)
+        yield from _engine(config, sampler, counted, numbers, (rows, length), load)
     if counted.adapters and not isinstance(sampler, TransformersSampler):
         copy = (counted.parameters - counted.adapters) * _width(config)
         yield Item("merged weights", "sampling", copy, "a copy with the adapters in it, for vLLM")
@@ -141,7 +146,12 @@ def _sampling(config: Config, text: Any, numbers: int, rows: int, length: int) -
 
 
 def _engine(
-    config: Config, engine: VllmSampler, counted: Counted, numbers: int, wanted: int, load: Load
+    config: Config,
+    engine: VllmSampler,
+    counted: Counted,
+    numbers: int,
+    batch: tuple[int, int],
+    load: Load,
 ) -> Iterator[Item]:
     """What vLLM takes at the start and keeps, while updates are made too."""
     width = _width(config) if engine.dtype == "model" else getattr(torch, engine.dtype).itemsize
@@ -153,10 +163,14 @@ def _engine(
         memory = load.available or available_bytes(config, load.processes)
         cache = max(engine.memory_frac * memory - weights, 0.0)
         how = f"what memory_frac = {engine.memory_frac:g} leaves"
-    holds = f"{how}: {cache / token:,.0f} tokens of the {wanted:,} in a batch"
+    rows, length = batch
+    holds = f"{how}: {cache / token:,.0f} tokens of the {rows * length:,} in a batch"
+    enough = cache >= length * token
+    if not enough:
+        holds = f"{how}: {cache / token:,.0f} tokens, and one response may have {length:,}"
     parts = f" / {engine.tensor_parallel}" if engine.tensor_parallel > 1 else ""
     yield Item("vLLM weights", "always", weights, f"a copy, {width} bytes each{parts}")
-    yield Item("vLLM cache", "always", int(cache), holds)
+    yield Item("vLLM cache", "always", int(cache), holds, enough)
 
 
 def _update(config: Config, text: Any, counted: Counted) -> Iterator[Item]:
@@ -174,7 +188,7 @@ def _update(config: Config, text: Any, counted: Counted) -> Iterator[Item]:
     if config.model.head == "logits":
         yield Item("logits", "update", 4 * tokens * text.vocab_size * 4, "4 × N × V float32")
         return
-    device = torch.device(_device(config))
+    device = torch.device(device_of(config))
     tile = tile_shape(tokens, text.vocab_size, device, None)
     buffers = 3 * tile[0] * tile[1] * 4 + 3 * tokens * text.hidden_size * 4
     why = f"3 tiles of {tile[0]} × {tile[1]} and 3 × N × D, float32, N = {tokens}"
@@ -183,14 +197,15 @@ def _update(config: Config, text: Any, counted: Counted) -> Iterator[Item]:
 
 def available_bytes(config: Config, processes: int) -> int:
     """What one process may take: its GPU's memory, or its share of this machine's free RAM."""
-    if _device(config) == "cuda" and torch.cuda.is_available():
+    if device_of(config) == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
     with open("/proc/meminfo", encoding="ascii") as lines:
         (free,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     return free * 1024 // processes
 
 
-def _device(config: Config) -> str:
+def device_of(config: Config) -> str:
+    """`cpu` or `cuda`; with `model.device = "cuda"` one can plan where no GPU is."""
     name = config.model.device
     return "cuda" if "cuda" in name or (name == "auto" and torch.cuda.is_available()) else "cpu"
 

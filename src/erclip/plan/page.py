@@ -36,13 +36,16 @@ def print_plan(
             if item.phase == phase:
                 table.add_row(*_row(item))
     console.print(table)
-    fits = planned.peak <= available
-    verdict = "fits into" if fits else "does not fit into"
+    fits = planned.fits(available)
+    verdict = "fits into" if planned.peak <= available else "does not fit into"
     console.print(
         f"peak per process {planned.peak / GIB:.2f} GiB {verdict} {available / GIB:.2f} GiB",
         style="green" if fits else "red",
         highlight=False,
     )
+    for item in planned.items:
+        if not item.enough:
+            console.print(f"{item.name} too small: {item.why}", style="red", highlight=False)
     if not fits:
         _print_remedies(config, int(available), processes, prompt_tokens, console)
     return fits
@@ -57,9 +60,13 @@ def _print_remedies(
     config: Config, available: int, processes: int, prompt_tokens: int, console: Console
 ) -> None:
     found = remedies(config, available, processes, prompt_tokens)
-    enough = bool(found) and found[0].peak <= available
+    if not found:
+        console.print("no single change helps.")
+        return
     console.print(
-        "one of these makes it fit:" if enough else "no single change is enough; these help:"
+        "one of these makes it fit:"
+        if found[0].enough
+        else "no single change is enough; these help:"
     )
     for remedy in found:
         console.print(f"  {remedy.setting}: {remedy.peak / GIB:.2f} GiB", highlight=False)

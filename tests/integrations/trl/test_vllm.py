@@ -42,7 +42,7 @@ class Sampler:
         scores = self.model.compute_transition_scores(
             out.sequences, out.scores, normalize_logits=True
         )
-        scores += 0.3 * torch.arange(scores.shape[1]).cos()
+        scores += 0.3 * (out.sequences[:, width:] + torch.arange(scores.shape[1])).cos()
         completions, logprobs = [], []
         for ids, row in zip(out.sequences[:, width:].tolist(), scores.tolist(), strict=True):
             end = self.model.generation_config.eos_token_id
@@ -73,8 +73,13 @@ def even(completion_ids, **_):
 
 MODES = {
     "no correction": {"vllm_importance_sampling_correction": False},
-    "token": {"vllm_importance_sampling_mode": "token_truncate"},
-    "sequence": {"vllm_importance_sampling_mode": "sequence_mask"},
+    **{
+        mode: {
+            "vllm_importance_sampling_mode": mode,
+            "vllm_importance_sampling_clip_max": 1.1,  # below the largest weight, so that it acts
+        }
+        for mode in ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+    },
 }
 
 
@@ -94,9 +99,30 @@ def test_with_erc_off_a_run_is_stock(run, mode):
     assert generation.calls == len(generation.synced) == 2  # vLLM has the weights of each rollout
     assert generation.synced == other.vllm_generation.synced  # under the names that vLLM knows
     if mode != "no correction":
-        key = "sampling/importance_sampling_ratio/mean"
-        assert history(ours, key) == pytest.approx(history(other, key), abs=1e-6)
-        assert abs(history(ours, key)[0] - 1) > 0.01
+        for kind in ("min", "mean", "max"):
+            key = f"sampling/importance_sampling_ratio/{kind}"
+            assert history(ours, key) == pytest.approx(history(other, key), abs=1e-5)
+        assert history(ours, key)[0] > 1.05
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "no correction"])
+def test_a_mode_truncates_or_masks_a_token_or_a_sequence(run, mode):
+    """The weights of each of TRL's four modes, from the two log-probs of a batch."""
+    whole = next_batches(run(loss=NO_ERC, vllm_importance_sampling_mode="token_truncate"))[0]
+    batch = next_batches(run(loss=NO_ERC, **MODES[mode]))[0]
+    assert torch.equal(whole["completion_ids"], batch["completion_ids"])
+    inside = batch["completion_mask"].bool()
+    want = whole["importance_sampling_ratio"].masked_fill(~inside, 1.0)
+    if mode.startswith("sequence"):
+        want = want.prod(1, keepdim=True)
+    acts = want > 1.1
+    assert 0 < acts.sum() < acts.numel()
+    want = torch.where(acts, 1.1 if mode.endswith("truncate") else 0.0, want)
+    got = batch["importance_sampling_ratio"]
+    assert got.shape == want.shape
+    if not mode.startswith("sequence"):
+        got, want = got[inside], want[inside]
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)
