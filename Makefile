@@ -85,7 +85,7 @@ bench-op: setup
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/op.py --rounds 5
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/op.py --dtype bfloat16 --shape 128 576 49152 --rounds 3
-	$(BIN)/python benchmarks/op_table.py benchmarks/results/op_float32_*.csv benchmarks/results/op_bfloat16_*.csv
+	$(BIN)/python benchmarks/op_table.py benchmarks/results/op/*.csv
 
 # The same training in erclip and in TRL, and how erclip's cost grows; rows, then the table and the plot of docs/performance.md.
 bench-train: setup .venv-trl-$(TRL_NEW)/.ready

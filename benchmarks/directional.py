@@ -24,7 +24,7 @@ import torch
 from erclip.recipes import load_recipe
 from erclip.report import canvas, series
 from erclip.trainer import Trainer
-from op import commit, hardware
+from machine import commit, hardware
 
 RULES = ("exact", "sampled")
 COLUMNS = (

@@ -5,6 +5,8 @@
 One untimed round warms up and counts memory (torch's allocations; what is held at the end as
 gradients is subtracted). Then every op runs once per round. CPU seconds are recorded beside wall
 seconds: on a machine that others use too, they are the ones to compare, with one thread.
+Rows go to results/op, in one file for each kind of machine and number of threads; they replace
+those of the same shape and dtype.
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import platform
-import subprocess
 import time
 from pathlib import Path
 from statistics import median, quantiles
@@ -21,34 +21,11 @@ from statistics import median, quantiles
 import torch
 from torch.profiler import profile
 
+from machine import commit, hardware, kind
 from op_peers import Peer, peers
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "op"
 CLIPPED = (0.0, 0.2, 0.5, 0.6)
-
-
-def hardware() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def commit() -> str:
-    run = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return run.stdout.strip()
 
 
 class Work:
@@ -164,6 +141,21 @@ COLUMNS = (
 )
 
 
+def record(path: Path, rows: list[dict]) -> None:
+    """Write the rows beside those of other shapes and dtypes."""
+
+    def work(row: dict) -> list[str]:
+        return [str(row[name]) for name in ("dtype", "n", "d", "v")]
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = list(csv.DictReader(path.open())) if path.exists() else []
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for row in old if work(row) != work(rows[0]))
+        writer.writerows(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", type=int, nargs=3, default=(2048, 576, 49152))
@@ -172,14 +164,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    name = f"op_{args.dtype}_{'x'.join(map(str, args.shape))}.csv"
-    out = args.out or RESULTS / name
+    threads = f"{args.threads}-thread{'s' * (args.threads > 1)}"
+    out = args.out or RESULTS / f"{kind()}_{threads}.csv"
     rows = measure(args)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    record(out, rows)
     for row in rows:
         print(
             f"{row['op']:30s} {row.get('case', row.get('skipped', '')):18s}"

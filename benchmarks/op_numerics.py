@@ -20,7 +20,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erclip.ops import linear_logprob_entropy
-from op import commit, hardware
+from machine import commit, hardware
 
 PROMPTS = (
     "What is 17 times 24?",

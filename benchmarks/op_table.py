@@ -1,21 +1,25 @@
-"""The recorded rows of the head as the Markdown tables of docs/performance.md.
+"""Recorded rows of the head as Markdown: one table for each dtype and shape of each file.
 
-python benchmarks/op_table.py benchmarks/results/op_float32_2048x576x49152.csv
+python benchmarks/op_table.py benchmarks/results/op/*.csv
 """
 
 from __future__ import annotations
 
 import csv
 import sys
+from itertools import groupby
 from pathlib import Path
+
+
+def work(row: dict) -> tuple[str, ...]:
+    return row["dtype"], row["n"], row["d"], row["v"]
 
 
 def key(row: dict) -> tuple[str, str]:
     return row["case"], row["clipped_frac"]
 
 
-def table(path: Path) -> str:
-    rows = list(csv.DictReader(path.open()))
+def table(rows: list[dict]) -> str:
     timed = [row for row in rows if not row["skipped"]]
     naive = {key(row): row for row in timed if row["op"] == "naive"}
     first = timed[0]
@@ -42,4 +46,5 @@ def table(path: Path) -> str:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        print(table(Path(name)), end="\n\n")
+        for _, rows in groupby(csv.DictReader(Path(name).open()), work):
+            print(table(list(rows)), end="\n\n")

@@ -110,7 +110,7 @@ def summary(runs: list[dict]) -> dict:
 
 
 def main() -> None:
-    from op import commit, hardware
+    from machine import commit, hardware
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--setup", nargs="+", choices=SETUPS, default=["embedded", "smollm2"])

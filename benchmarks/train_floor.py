@@ -27,7 +27,7 @@ from erclip.policy import Policy, load_policy
 from erclip.recipes import load_recipe
 from erclip.records import Grade, Prompt, Response, Sample
 from erclip.updates import ScoredBatch, Updater, build_loss
-from op import commit, hardware
+from machine import commit, hardware
 
 RESULTS = Path(__file__).parent / "results"
 SETUPS = {  # prompts in a mini-batch, responses to each, tokens of a prompt and of a response
