@@ -46,5 +46,6 @@ def table(rows: list[dict]) -> str:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        for _, rows in groupby(csv.DictReader(Path(name).open()), work):
+        lines = Path(name).read_text().splitlines()
+        for _, rows in groupby(csv.DictReader(lines), work):
             print(table(list(rows)), end="\n\n")

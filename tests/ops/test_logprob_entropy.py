@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.profiler import profile
 
-from erclip.ops import chunked, linear_logprob_entropy, operators
+from erclip.ops import chunked, linear_logprob_entropy, matmul, operators
 
 N, D, V = 13, 12, 203
 
@@ -55,9 +55,13 @@ def test_errors_are_never_above_the_naive_ones(dtype, scale, bias, temperature, 
     assert worst(got.entropies, want.entropies) <= worst(peer[1], want.entropies) + 1e-6
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "bf16_unit"),
+    [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)],
+)
 @pytest.mark.parametrize("scale", [0.01, 1.0, 5.0])
-def test_gradient_errors_are_never_above_the_naive_ones(dtype, scale):
+def test_gradient_errors_are_never_above_the_naive_ones(monkeypatch, dtype, bf16_unit, scale):
+    monkeypatch.setattr(matmul, "bf16_is_faster", lambda: bf16_unit)
     upstream = torch.linspace(-1, 1, N)
 
     def gradients(function, *tensors):

@@ -53,7 +53,40 @@ def test_both_products_are_as_close_to_float64(monkeypatch, onednn):
     assert ((got - x.double() @ w.double().T).abs() <= bound).all()
 
 
-def test_bf16_tiles_are_widened_on_a_cpu():
+def test_operands_by_device_and_dtype(monkeypatch):
     x = torch.zeros(1, 1, dtype=torch.bfloat16)
-    assert matmul.operand_dtype(x, x) == torch.float32
-    assert matmul.operand_dtype(x.double(), x) == torch.float64
+    for native in (False, True):
+        monkeypatch.setattr(matmul, "bf16_is_faster", lambda native=native: native)
+        assert matmul.arithmetic(x, x) == (torch.float32, torch.float32, not native)
+        assert matmul.arithmetic(x.half(), x.half()) == (torch.float32, torch.float32, True)
+        assert matmul.arithmetic(x, x.float()) == (torch.float32, torch.float32, True)
+        assert matmul.arithmetic(x.double(), x) == (torch.float64, torch.float64, True)
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("amx_bf16", True), ("avx512_bf16", False)])
+def test_bf16_products_are_chosen_by_the_machine(tmp_path, flags, expected):
+    if not hasattr(torch.backends.mkldnn, "matmul") or not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch cannot choose the precision of a product")
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"flags\t\t: fpu {flags} avx2\n")
+    assert matmul.bf16_is_faster(path) is expected
+    assert matmul.bf16_is_faster(tmp_path / "absent") is False
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_products_leave_in_float32_whatever_torch_is_set_to(exact):
+    """Below "highest", torch rounds float32 operands to bf16 where that is faster."""
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(64, 512, generator=g), torch.randn(512, 96, generator=g)
+    if not exact:
+        a, b = a.bfloat16().float(), b.bfloat16().float()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with matmul.products(exact):
+            got = matmul.product(a, b, torch.float32)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    bound = 512 * 2**-24 * (a.double().abs() @ b.double().abs())
+    assert ((got - a.double() @ b.double()).abs() <= bound).all()

@@ -68,24 +68,30 @@ def gradient_tile(
     return (out if squash is None else out.mul_(squash)).to(out_dtype)
 
 
-def factor_out(saved: Saved, temperature: float, exact: bool) -> tuple[Saved, Tensor]:
+def factor_out(saved: Saved, temperature: float, wide: bool, exact: bool) -> tuple[Saved, Tensor]:
     """What `gradient_tile` leaves out, as one factor per row [N], and `saved` without it.
 
     Where products are as wide as their sums, g is taken out of the V-wide tile and put on the
-    D-wide rows. Where the tile is rounded to 16 bits (CUDA), it keeps g, so that it is rounded
-    once, but loses a power of two: gradients of 1e-8 would vanish in fp16.
+    D-wide rows. Where a product rounds the tile to 16 bits, the tile keeps g, so that it is rounded
+    once. If it is stored so, too (CUDA, not `wide`), it loses a power of two: gradients of 1e-8
+    would vanish in fp16.
     """
-    assert saved.grad_logprobs is not None
-    if exact and saved.grad_entropies is None:
-        return saved._replace(grad_logprobs=None), saved.grad_logprobs / -temperature
+    grads, grad_entropies = saved.grad_logprobs, saved.grad_entropies
+    assert grads is not None
+    if exact and grad_entropies is None:
+        return saved._replace(grad_logprobs=None), grads / -temperature
     if exact:
-        return saved, torch.full_like(saved.grad_logprobs, -1.0 / temperature)
-    largest = saved.grad_logprobs.abs().amax()
-    if saved.grad_entropies is not None:
-        largest = torch.maximum(largest, saved.grad_entropies.abs().amax())
-    power = torch.exp2(torch.log2(largest).ceil()).clamp_min(torch.finfo(largest.dtype).tiny)
-    scaled_entropies = None if saved.grad_entropies is None else saved.grad_entropies / power
+        return saved, torch.full_like(grads, -1.0 / temperature)
+    divisor = torch.full_like(grads[0], -temperature)
+    factor = torch.ones_like(divisor)
+    if not wide:
+        largest = grads.abs().amax()
+        if grad_entropies is not None:
+            largest = torch.maximum(largest, grad_entropies.abs().amax())
+        divisor = torch.exp2(torch.log2(largest).ceil()).clamp_min(torch.finfo(grads.dtype).tiny)
+        factor = divisor / -temperature
     scaled = saved._replace(
-        grad_logprobs=saved.grad_logprobs / power, grad_entropies=scaled_entropies
+        grad_logprobs=grads / divisor,
+        grad_entropies=None if grad_entropies is None else grad_entropies / divisor,
     )
-    return scaled, (power / -temperature).expand_as(saved.log_sum)
+    return scaled, factor.expand_as(saved.log_sum)

@@ -6,10 +6,27 @@ Letters: R rows, C columns of a tile, D hidden size, K whatever is summed over.
 from __future__ import annotations
 
 import functools
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+class Arithmetic(NamedTuple):
+    """Tiles are multiplied as `operand`; sums and products are `total`.
+
+    `exact` says that a product takes any operand of that dtype as it is. Else it sees 16 bits:
+    inputs have no more, but a gradient of logits is rounded.
+    """
+
+    operand: torch.dtype
+    total: torch.dtype
+    exact: bool
 
 
 def accumulation_dtype(hidden: Tensor) -> torch.dtype:
@@ -17,16 +34,37 @@ def accumulation_dtype(hidden: Tensor) -> torch.dtype:
     return torch.float64 if hidden.dtype == torch.float64 else torch.float32
 
 
-def operand_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    """The dtype in which tiles are multiplied.
+def arithmetic(hidden: Tensor, weight: Tensor) -> Arithmetic:
+    """How this device multiplies these inputs.
 
-    CUDA multiplies bf16 and fp16 and leaves in float32. A CPU has no such product in torch: it
-    would round the logits to bf16, so tiles are widened instead, which is exact.
+    CUDA multiplies bf16 and fp16 and leaves in float32. On a CPU torch would round such a product
+    to 16 bits, so tiles are widened first, which is exact. Where the CPU has a bf16 unit, oneDNN
+    multiplies the widened tiles as bf16 again, still leaving in float32.
     """
-    dtype = torch.promote_types(hidden.dtype, weight.dtype)
-    if hidden.device.type == "cuda" or dtype == torch.float64:
-        return dtype
-    return torch.float32
+    inputs, total = torch.promote_types(hidden.dtype, weight.dtype), accumulation_dtype(hidden)
+    if hidden.device.type == "cuda" or inputs == torch.float64:
+        return Arithmetic(inputs, total, inputs == total)
+    narrow = inputs == torch.bfloat16 and hidden.device.type == "cpu" and bf16_is_faster()
+    return Arithmetic(torch.float32, total, not narrow)
+
+
+@contextmanager
+def products(exact: bool) -> Generator[None]:
+    """float32 products on a CPU are exact in here, or of bf16 operands, whatever torch is set to.
+
+    `torch.set_float32_matmul_precision("medium")` would otherwise make a float32 head a bf16 one.
+    The setting is the process's: another thread's float32 product would follow it meanwhile.
+    """
+    setting = getattr(torch.backends.mkldnn, "matmul", None)
+    if setting is None:  # before torch 2.9
+        yield
+        return
+    before = setting.fp32_precision
+    setting.fp32_precision = "ieee" if exact else "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
 
 
 def product(a: Tensor, b: Tensor, out_dtype: torch.dtype) -> Tensor:
@@ -50,7 +88,22 @@ def logits_tile(x: Tensor, w: Tensor, out_dtype: torch.dtype) -> Tensor:
 
 
 @functools.cache
-def onednn_is_faster(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def bf16_is_faster(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether bf16 tiles are multiplied as bf16: a CPU with AMX, and a product that works.
+
+    Like `onednn_is_faster`, this rests on the machine and never on a timing.
+    """
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.backends.mkldnn, "matmul"):
+        return False
+    if not cpuinfo.is_file() or "amx_bf16" not in cpuinfo.read_text().split():
+        return False
+    with products(exact=False):  # 325 has nine bits: one too many for a product rounded to bf16
+        out = torch.mm(torch.ones(64, 65), torch.full((65, 64), 5.0))
+    return bool((out == 325).all())
+
+
+@functools.cache
+def onednn_is_faster(cpuinfo: Path = CPUINFO) -> bool:
     """Whether float32 tiles go through oneDNN: an AMD CPU with AVX-512, and a product that works.
 
     The choice rests on the machine, never on a timing, so that every process of a run makes the
