@@ -81,6 +81,8 @@ def measure(args: argparse.Namespace) -> list[dict]:
     work = Work(*args.shape, getattr(torch, args.dtype), device)
     everybody, memory = [], {}
     for peer in peers():
+        if args.only and peer.name not in args.only:
+            continue
         try:
             for case in cases(peer) if peer.op is not None else []:
                 if case in ("forward", 0.0):
@@ -162,6 +164,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="+", help="names of ops, for shapes that take long")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     threads = f"{args.threads}-thread{'s' * (args.threads > 1)}"
