@@ -9,7 +9,8 @@ import pytest
 from erclip.config import Config, LossConfig
 from erclip.config.loss import EntropyRatioClip, PpoClip
 from erclip.errors import UserError
-from erclip.integrations.verl.launch import compose, recipes, user_error
+from erclip.integrations.verl.launch import compose, recipes
+from erclip.integrations.verl.nodes import user_error
 from erclip.integrations.verl.settings import MODES, ERCPolicyLossConfig, loss_config
 
 pytestmark = pytest.mark.verl
