@@ -266,13 +266,22 @@ def recipes() -> None:
 @app.command()
 def warmup(
     out: Annotated[Path, typer.Argument(help="Folder for the model.")],
+    task: Annotated[
+        str, typer.Option(help="countdown, reasoning-gym:count_bits or …:leg_counting.")
+    ] = "countdown",
+    size: Annotated[str, typer.Option(help="0.1, 0.6 or 3 million parameters.")] = "0.1",
     seed: Annotated[int, typer.Option(help="Seed of initialisation and data order.")] = 0,
 ) -> None:
-    """Re-create the embedded model: imitation until it solves about three problems in ten."""
+    """Make a small model that solves about three problems in ten, to train with RL afterwards.
+
+    With nothing but a folder it is the embedded model.
+    """
     from erclip.embedded.warmup import warm_up
 
     warm_up(
         out,
+        task=task,
+        size=size,
         seed=seed,
         report=lambda check: console.print(
             f"{check.steps} updates: accuracy {check.accuracy:.3f}", highlight=False

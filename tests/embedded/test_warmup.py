@@ -1,16 +1,19 @@
 """The warm-up: its data, its repeatability, its stopping."""
 
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from erclip.embedded.architecture import build_tokenizer
-from erclip.embedded.warmup import IGNORED, WarmUp, collate, demonstrations, token_loss, warm_up
+from erclip.embedded.architecture import SHAPES, build_model, build_tokenizer
+from erclip.embedded.demonstrators import DEMONSTRATORS, countdown
+from erclip.embedded.warmup import IGNORED, WarmUp, collate, encode, token_loss, warm_up
 from erclip.errors import UserError
-from erclip.records import Prompt
+from erclip.records import Prompt, Response
+from erclip.tasks import load_task
 from erclip.tasks.countdown import Problem, judge
 
 PROMPT = Prompt("p", ({"role": "user", "content": "3 7 12=33"},), Problem((3, 7, 12), 33))
@@ -46,12 +49,30 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         warm_up(tmp_path)
 
 
-def test_attempts_calculate_rightly_and_mostly_miss() -> None:
-    tokenizer = build_tokenizer()
-    solved, attempted = demonstrations(tokenizer, PROMPT)
-    texts = [tokenizer.decode(example.tokens[example.start : -1]) for example in attempted]
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"task": "gsm8k"}, "No warm-up for the task 'gsm8k': .* countdown, reasoning-gym:"),
+        ({"size": "7"}, "No size '7': there are 0.1, 0.6, 3"),
+    ],
+)
+def test_unknown_tasks_and_sizes_are_refused(tmp_path: Path, wrong, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        warm_up(tmp_path / "a", **wrong)
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_a_size_is_what_it_says(size: str) -> None:
+    model = build_model(build_tokenizer(), 0, size)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(float(size), rel=0.4)
+
+
+def test_countdown_attempts_calculate_rightly_and_mostly_miss() -> None:
+    draw = random.Random(0)
+    solved = {countdown(PROMPT, True, draw) for _ in range(20)}
+    texts = sorted({countdown(PROMPT, False, draw) for _ in range(400)})
     assert len(solved) == 1
-    assert len(texts) == len(set(texts)) == 9
+    assert len(texts) == 9
     assert [judge(PROMPT.gold, text).correct for text in texts].count(True) == 1
     results = [int(text.rpartition("=")[2]) for text in texts]
     own = [
@@ -61,9 +82,49 @@ def test_attempts_calculate_rightly_and_mostly_miss() -> None:
     assert all(grade.correct for grade in own)
 
 
+@pytest.mark.parametrize("path", DEMONSTRATORS)
+def test_demonstrators_solve_or_miss_in_tokens_that_the_model_has(path: str) -> None:
+    if path.startswith("reasoning-gym:"):
+        pytest.importorskip("reasoning_gym", reason="needs the extra `gym`")
+    shown = DEMONSTRATORS[path]
+    task = load_task(path, options={"size": 200, **shown.options} if shown.options else {})
+    tokenizer = build_tokenizer(shown.characters, shown.phrases, shown.context)
+    prompts = [*task.train, *task.test][:200]
+    for solved in (True, False):
+        draw = random.Random(0)
+        texts = [shown.demonstrate(prompt, solved, draw) for prompt in prompts]
+        examples = encode(tokenizer, prompts, texts)
+        for example, text in zip(examples, texts, strict=True):
+            assert tokenizer.unk_token_id not in example.tokens
+            assert tokenizer.decode(example.tokens[example.start : -1]) == text
+            assert len(example.tokens) - example.start < shown.max_tokens
+            assert example.start + shown.max_tokens <= shown.context
+        responses = [
+            Response(prompt, (1,), (2,), text, False, logprobs=(0.0,))
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        correct = sum(grade.correct for grade in task.grade(responses))
+        assert correct == len(prompts) if solved else correct < 0.2 * len(prompts)
+
+
+def test_a_model_for_a_gym_task_is_an_ordinary_folder(tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym", reason="needs the extra `gym`")
+    few = {"steps": 2, "check_every": 2, "batch_size": 4, "check_prompts": 4}
+    warm_up(tmp_path / "a", task="reasoning-gym:leg_counting", **few)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "a")
+    shown = DEMONSTRATORS["reasoning-gym:leg_counting"]
+    text = f"{shown.phrases[0]}12 sea slugs, 3 cats?\n"
+    ids = tokenizer(text).input_ids
+    assert len(ids) == 1 + 3 + 2 + 2 + 2
+    assert tokenizer.decode(ids) == text
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "a")
+    assert model.generation_config.max_new_tokens == shown.max_tokens
+    assert model.config.vocab_size == len(tokenizer)
+
+
 def test_labels_cover_the_solution_and_its_end_alone() -> None:
     tokenizer = build_tokenizer()
-    (example,), _ = demonstrations(tokenizer, PROMPT)
+    (example,) = encode(tokenizer, [PROMPT], ["3*7=21;21+12=33"])
     assert tokenizer.decode(example.tokens) == "3 7 12=33:3*7=21;21+12=33<eos>"
     tokens, labels = collate([example, example._replace(tokens=example.tokens[:20])], 0)
     assert tokenizer.decode(labels[0][labels[0] != IGNORED]) == "3*7=21;21+12=33<eos>"

@@ -1,10 +1,15 @@
-"""The embedded model's shape and its character tokenizer, both in standard formats.
+"""Shapes of warmed-up models and their character tokenizer, both in standard formats.
 
-Two narrow layers: on a CPU a pass over so small a model costs mostly per-operation overhead, and
-each layer adds its share. One layer is too few to look a number up and calculate with it.
+The embedded model has two narrow layers: on a CPU a pass over so small a model costs mostly
+per-operation overhead, and each layer adds its share. One layer is too few to look a number up and
+calculate with it.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -20,16 +25,39 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character.
+class Shape(NamedTuple):
+    """Width, width of the feed-forward part, layers, heads."""
 
-    >>> tokenizer = build_tokenizer()
-    >>> tokenizer.decode(tokenizer("3*7=21;").input_ids)
-    '3*7=21;'
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+
+
+SHAPES = {  # millions of parameters → shape
+    "0.1": Shape(64, 256, 2, 4),
+    "0.6": Shape(128, 384, 3, 4),
+    "3": Shape(256, 640, 4, 8),
+}
+
+
+def build_tokenizer(
+    characters: str = CHARACTERS, phrases: Sequence[str] = (), context: int = 64
+) -> PreTrainedTokenizerFast:
+    """One token per phrase, and one per character elsewhere.
+
+    >>> tokenizer = build_tokenizer(phrases=["Solve "])
+    >>> tokenizer.decode(tokenizer("Solve 3*7=21;").input_ids)
+    'Solve 3*7=21;'
+    >>> len(tokenizer("Solve 3*7=21;").input_ids)
+    8
     """
-    vocabulary = {token: index for index, token in enumerate((PAD, EOS, UNKNOWN, *CHARACTERS))}
+    vocabulary = {
+        token: index for index, token in enumerate((PAD, EOS, UNKNOWN, *characters, *phrases))
+    }
+    pattern = "|".join((*map(re.escape, phrases), r"[\s\S]"))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -38,22 +66,25 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         unk_token=UNKNOWN,
         padding_side="left",
         clean_up_tokenization_spaces=False,
-        model_max_length=64,
+        model_max_length=context,
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A freshly initialised Llama decoder in float32, without dropout."""
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, seed: int, size: str = "0.1", max_tokens: int = 24
+) -> LlamaForCausalLM:
+    """A freshly initialised Llama decoder in float32, without dropout; `size` is one of SHAPES."""
+    shape = SHAPES[size]
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=64,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=tokenizer.model_max_length,
         tie_word_embeddings=False,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -67,7 +98,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
         temperature=1.0,
         top_k=0,
         top_p=1.0,
-        max_new_tokens=24,
+        max_new_tokens=max_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )

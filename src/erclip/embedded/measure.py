@@ -1,4 +1,4 @@
-"""The warm-up's stopping rule: accuracy of sampled answers."""
+"""The warm-up's measure: accuracy of sampled answers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def sampled_accuracy(
     *,
     samples: int = 4,
     seed: int = 0,
+    max_tokens: int = MAX_TOKENS,
 ) -> float:
     """Share of correct answers, `samples` per prompt at temperature 1, under a fixed seed."""
     model.eval()
     sampler = TransformersSampler(model, tokenizer, batch_size=1024)
     groups = sampler.sample(
-        prompts, SamplingSettings(samples, MAX_TOKENS), prompt_seeds(len(prompts), seed)
+        prompts, SamplingSettings(samples, max_tokens), prompt_seeds(len(prompts), seed)
     )
     grades = task.grade([response for group in groups for response in group])
     return sum(grade.correct for grade in grades) / len(grades)

@@ -1,10 +1,10 @@
-"""The script that made the embedded model: imitate a demonstrator who is not always right.
+"""How the embedded model and its like are made: imitate a demonstrator who is not always right.
 
 Reinforcement learning lifts a model that can solve a problem but does not always do it. Imitating
 solutions alone and stopping early gives the opposite: a model that is surely right or surely wrong,
 whose groups of responses carry no signal. So demonstrations are first nearly all solutions, then
 more and more random attempts with right arithmetic and whatever result: the model learns to
-calculate, to aim, and not always to aim. At the end three held-out answers in ten are correct.
+calculate, to aim, and not always to aim. At the end about one held-out answer in three is right.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from erclip.embedded.architecture import build_model, build_tokenizer
+from erclip.embedded.architecture import SHAPES, build_model, build_tokenizer
+from erclip.embedded.demonstrators import Demonstrate, find_demonstrator
 from erclip.embedded.measure import sampled_accuracy
 from erclip.errors import UserError
 from erclip.records import Prompt
-from erclip.tasks.countdown import Problem, countdown, derivations, solutions
+from erclip.tasks import load_task
 
 IGNORED = -100
+GENERATED = 20_000  # questions of a reasoning-gym task
 
 
 class Example(NamedTuple):
@@ -34,6 +36,16 @@ class Example(NamedTuple):
 
     tokens: list[int]
     start: int
+
+
+class Pace(NamedTuple):
+    """How long a model of some size is trained, and at which learning rate."""
+
+    steps: int
+    learning_rate: float
+
+
+PACES = {"0.1": Pace(4_000, 3e-3), "0.6": Pace(2_500, 2e-3), "3": Pace(1_500, 1e-3)}
 
 
 class WarmUp(NamedTuple):
@@ -46,17 +58,19 @@ class WarmUp(NamedTuple):
 def warm_up(
     out_dir: Path,
     *,
+    task: str = "countdown",
+    size: str = "0.1",
     seed: int = 0,
-    steps: int = 4_000,
+    steps: int | None = None,
     solved_first: float = 0.9,
     solved_last: float = 0.4,
     batch_size: int = 64,
-    learning_rate: float = 3e-3,
+    learning_rate: float | None = None,
     check_every: int = 250,
     check_prompts: int = 512,
     report: Callable[[WarmUp], None] | None = None,
 ) -> WarmUp:
-    """Train from scratch for `steps` updates and save to `out_dir`.
+    """Train from scratch and save to `out_dir`: a model of `size` million parameters for `task`.
 
     A demonstration is a solution with a probability that falls linearly from `solved_first` to
     `solved_last`, else a random attempt; the last value sets the accuracy at the end. The learning
@@ -65,26 +79,36 @@ def warm_up(
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise UserError(f"{out_dir} is not empty: name a new folder for the warmed-up model")
-    task = countdown()
-    held_out = task.test[:check_prompts]
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed)
+    if size not in SHAPES:
+        raise UserError(f"No size {size!r}: there are {', '.join(SHAPES)} (million parameters).")
+    shown = find_demonstrator(task)
+    pace = PACES[size]
+    steps, top_rate = steps or round(pace.steps * shown.effort), learning_rate or pace.learning_rate
+    options = {"size": GENERATED, **shown.options} if shown.options else {}
+    problems = load_task(task, options=options)
+    held_out = problems.test[:check_prompts]
+    tokenizer = build_tokenizer(shown.characters, shown.phrases, shown.context)
+    model = build_model(tokenizer, seed, size, shown.max_tokens)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=0.01)
 
     def rate(step: int) -> float:
-        return learning_rate * min(1.0, (step + 1) / 100) * (1 - 0.9 * step / steps)
+        return top_rate * min(1.0, (step + 1) / 100) * (1 - 0.9 * step / steps)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     draw = random.Random(seed)
     shares = (solved_first + (solved_last - solved_first) * step / steps for step in range(steps))
-    batches = demonstrated_batches(task.train, tokenizer, shares, batch_size, draw)
+    batches = demonstrated_batches(
+        problems.train, tokenizer, shown.demonstrate, shares, batch_size, draw
+    )
     result = WarmUp(0, 0.0)
     with one_thread():
         for step, batch in enumerate(batches, start=1):
             imitate(model, optimizer, batch)
             schedule.step()
             if step % check_every == 0 or step == steps:
-                accuracy = sampled_accuracy(model, tokenizer, task, held_out, samples=4, seed=seed)
+                accuracy = sampled_accuracy(
+                    model, tokenizer, problems, held_out, seed=seed, max_tokens=shown.max_tokens
+                )
                 result = WarmUp(step, accuracy)
                 if report is not None:
                     report(result)
@@ -107,20 +131,30 @@ def one_thread() -> Generator[None]:
 def demonstrated_batches(
     prompts: Sequence[Prompt],
     tokenizer: PreTrainedTokenizerFast,
+    demonstrate: Demonstrate,
     solved_shares: Iterable[float],
     batch_size: int,
     draw: random.Random,
 ) -> Iterator[list[Example]]:
     """A batch per share: random prompts, each with a random solution or a random attempt."""
-    shown: dict[str, tuple[list[Example], list[Example]]] = {}
     for solved_share in solved_shares:
-        batch: list[Example] = []
-        for prompt in draw.choices(prompts, k=batch_size):
-            if prompt.id not in shown:
-                shown[prompt.id] = demonstrations(tokenizer, prompt)
-            solved, attempted = shown[prompt.id]
-            batch.append(draw.choice(solved if draw.random() < solved_share else attempted))
-        yield batch
+        drawn = draw.choices(prompts, k=batch_size)
+        texts = [demonstrate(prompt, draw.random() < solved_share, draw) for prompt in drawn]
+        yield encode(tokenizer, drawn, texts)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], responses: Sequence[str]
+) -> list[Example]:
+    """Each response behind its question, as the chat template renders it."""
+    asked = tokenizer.apply_chat_template(
+        [[dict(message) for message in prompt.messages] for prompt in prompts], tokenize=False
+    )
+    questions, answers = tokenizer(list(asked)).input_ids, tokenizer(list(responses)).input_ids
+    return [
+        Example([*question, *answer, tokenizer.eos_token_id], len(question))
+        for question, answer in zip(questions, answers, strict=True)
+    ]
 
 
 def imitate(
@@ -139,27 +173,6 @@ def imitate(
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     return loss.item()
-
-
-def demonstrations(
-    tokenizer: PreTrainedTokenizerFast, prompt: Prompt
-) -> tuple[list[Example], list[Example]]:
-    """(solutions, attempts) of one prompt, each behind the question as the template renders it.
-
-    Attempts are all ways of combining the numbers in the order shown, whatever they lead to.
-    """
-    problem = Problem(*prompt.gold)
-    messages = [dict(message) for message in prompt.messages]
-    asked = tokenizer.apply_chat_template(messages, tokenize=False)
-    assert isinstance(asked, str)
-    question = tokenizer(asked).input_ids
-
-    def encode(written: str) -> Example:
-        answer = [*tokenizer(written).input_ids, tokenizer.eos_token_id]
-        return Example(question + answer, len(question))
-
-    attempts = dict.fromkeys(steps for steps, _ in derivations(problem.numbers))
-    return [encode(text) for text in solutions(problem)], [encode(text) for text in attempts]
 
 
 def collate(
