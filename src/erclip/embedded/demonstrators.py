@@ -29,7 +29,8 @@ class Demonstrator:
 
     `path` and `options` are the task's, as in a recipe's `data` section. `phrases` are the parts of
     a question or an answer that never change: a token each, so that a prompt is its numbers.
-    `effort` is the length of the warm-up, relative to countdown's.
+    `effort` is the number of updates, relative to countdown's; `solved_last` the share of solutions
+    at the end.
     """
 
     path: str
@@ -40,6 +41,8 @@ class Demonstrator:
     options: Mapping[str, Any] = field(default_factory=dict)
     phrases: tuple[str, ...] = ()
     effort: float = 1.0
+    batch_size: int = 64
+    solved_last: float = 0.4
 
 
 @cache
@@ -120,7 +123,9 @@ DEMONSTRATORS = {
                 "<answer>",
                 "</answer>",
             ),
-            effort=0.2,
+            effort=0.15,
+            batch_size=32,
+            solved_last=0.2,
         ),
         Demonstrator(
             "reasoning-gym:leg_counting",
@@ -136,7 +141,9 @@ DEMONSTRATORS = {
                 "<answer>",
                 "</answer>",
             ),
-            effort=0.5,
+            effort=0.3,
+            batch_size=32,
+            solved_last=0.2,
         ),
     )
 }

@@ -63,8 +63,8 @@ def warm_up(
     seed: int = 0,
     steps: int | None = None,
     solved_first: float = 0.9,
-    solved_last: float = 0.4,
-    batch_size: int = 64,
+    solved_last: float | None = None,
+    batch_size: int | None = None,
     learning_rate: float | None = None,
     check_every: int = 250,
     check_prompts: int = 512,
@@ -74,8 +74,9 @@ def warm_up(
 
     A demonstration is a solution with a probability that falls linearly from `solved_first` to
     `solved_last`, else a random attempt; the last value sets the accuracy at the end. The learning
-    rate falls linearly to a tenth. Deterministic: the same seed gives the same weights, bit for
-    bit, on the same machine. `report` hears of the accuracy every `check_every` updates.
+    rate falls linearly to a tenth. What is None is as the task's demonstrator and `size` have it.
+    Deterministic: the same seed gives the same weights, bit for bit, on the same machine. `report`
+    hears of the accuracy every `check_every` updates.
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise UserError(f"{out_dir} is not empty: name a new folder for the warmed-up model")
@@ -83,20 +84,17 @@ def warm_up(
         raise UserError(f"No size {size!r}: there are {', '.join(SHAPES)} (million parameters).")
     shown = find_demonstrator(task)
     pace = PACES[size]
-    steps, top_rate = steps or round(pace.steps * shown.effort), learning_rate or pace.learning_rate
+    steps = steps or round(pace.steps * shown.effort)
+    batch_size = batch_size or shown.batch_size
+    last = shown.solved_last if solved_last is None else solved_last
     options = {"size": GENERATED, **shown.options} if shown.options else {}
     problems = load_task(task, options=options)
     held_out = problems.test[:check_prompts]
     tokenizer = build_tokenizer(shown.characters, shown.phrases, shown.context)
     model = build_model(tokenizer, seed, size, shown.max_tokens)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=0.01)
-
-    def rate(step: int) -> float:
-        return top_rate * min(1.0, (step + 1) / 100) * (1 - 0.9 * step / steps)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    optimizer, schedule = make_optimizer(model, learning_rate or pace.learning_rate, steps)
     draw = random.Random(seed)
-    shares = (solved_first + (solved_last - solved_first) * step / steps for step in range(steps))
+    shares = (solved_first + (last - solved_first) * step / steps for step in range(steps))
     batches = demonstrated_batches(
         problems.train, tokenizer, shown.demonstrate, shares, batch_size, draw
     )
@@ -115,6 +113,18 @@ def warm_up(
     model.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
     return result
+
+
+def make_optimizer(
+    model: LlamaForCausalLM, learning_rate: float, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW whose rate rises over 100 updates and falls to a tenth over all `steps`."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=0.01)
+
+    def rate(step: int) -> float:
+        return learning_rate * min(1.0, (step + 1) / 100) * (1 - 0.9 * step / steps)
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 
 @contextmanager
