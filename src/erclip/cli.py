@@ -272,7 +272,7 @@ def warmup(
     size: Annotated[str, typer.Option(help="0.1, 0.6 or 3 million parameters.")] = "0.1",
     seed: Annotated[int, typer.Option(help="Seed of initialisation and data order.")] = 0,
 ) -> None:
-    """Make a small model that solves about three problems in ten, to train with RL afterwards.
+    """Make a small model that solves three to five problems in ten, to train with RL.
 
     With nothing but a folder it is the embedded model.
     """
