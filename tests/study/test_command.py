@@ -108,7 +108,7 @@ def test_a_study_from_the_command_line_and_again(tmp_path):
     assert (out / "erc-accuracy.svg").read_text(encoding="utf-8").startswith("<svg xmlns=")
     document = (out / "report.md").read_text(encoding="utf-8")
     assert "![erc-accuracy.svg](erc-accuracy.svg)" in document
-    assert "**Each method at its own best setting**" in document
+    assert "**Each method at its own best setting, and across the grid**" in document
     again = CliRunner().invoke(app, ["study", str(file), "--out", str(out)])
     assert again.exit_code == 0
     assert "runs to make" not in again.output

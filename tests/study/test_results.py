@@ -7,8 +7,9 @@ import math
 
 import pytest
 
+from erclip.diagnostics.seeds import Estimate
 from erclip.study.design import Cell, read_study
-from erclip.study.page import study_sheet
+from erclip.study.page import interval, study_sheet
 from erclip.study.results import against, families, read, verdict
 from erclip.study.rows import Results
 
@@ -76,16 +77,31 @@ def test_differences_are_paired_by_seed(results):
     assert difference.over_grid.mean == pytest.approx((0.155 + 0.15 + 0.145) / 3)
     assert verdict(difference.over_grid) == "win"
     assert against(found["A"], found["B"]).counts == (0, 1, 1)
+    assert verdict(Estimate(0.3, 0.0, 2)) == "few seeds"
 
 
 def test_the_page_says_wins_ties_and_losses(results):
     sheet = study_sheet(results)
-    (sentence,) = sheet.sentences
-    assert sentence.startswith("B against A: win at the best setting of each (+0.080 [+0.014,")
-    assert "settings won 1, tied 1, lost 0" in sentence
-    texts = [text for table in sheet.tables for line in table.rows for text in line]
+    assert sheet.sentences == []
+    lines = {line[:2]: line for table in sheet.tables for line in table.rows}
+    assert lines["B", "A"][2:5] == ("3", "+0.080 [+0.014, +0.146]", "win")
+    assert lines["B", "A"][-1] == "1/1/0"
+    texts = [text for line in lines.values() for text in line]
     assert "0.300 [0.250, 0.350], 1 collapsed" in texts
     assert len(sheet.plots) == 2
+
+
+def test_a_method_can_be_compared_with_several(tmp_path, results):
+    path = tmp_path / "made-up.toml"
+    path.write_text(STUDY + '[methods.C]\nagainst = ["A", "B"]\n', encoding="utf-8")
+    results = Results(read_study(path), tmp_path)
+    results.add(cell("C", 1e-4, 0), row(0.5), [])
+    pairs = [line[:2] for line in study_sheet(results).tables[1].rows]
+    assert pairs == [("B", "A"), ("C", "A"), ("C", "B")]
+    assert [[r.method.name for r in family] for family in families(read(results))] == [
+        ["A", "B", "C"]
+    ]
+    assert interval(Estimate(0.9, 0.3, 2)) == "0.900 [0.600, 1.000]"
 
 
 def test_one_family_per_base_and_the_rest_together(results):

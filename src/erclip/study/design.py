@@ -13,7 +13,7 @@
     loss = { surrogate = { kind = "ppo_clip" }, constraints = [] }
 
     [methods.ERC-DAPO]
-    against = "DAPO"                         # its differences are paired with DAPO's runs
+    against = "DAPO"                         # differences are paired with its runs; or a list
     loss = { constraints = ["entropy_ratio_clip"] }
 
 Two controls are more than settings: `mask_like = "ERC-DAPO"` drops tokens at random, as many as
@@ -62,7 +62,7 @@ class Method:
     """A row of the tables: settings under a name, and what it is compared with."""
 
     name: str
-    against: str | None
+    against: tuple[str, ...]
     mask_like: str | None
     on_policy: bool
     settings: Mapping[str, Any]
@@ -204,10 +204,13 @@ def on_policy(config: Config, name: str = "the study") -> Config:
 
 def _method(name: str, table: dict[str, Any], file: StudyFile) -> Method:
     own = {key: table.pop(key, None) for key in OWN_KEYS}
-    for key in ("against", "mask_like"):
-        if own[key] is not None and (own[key] not in file.methods or own[key] == name):
+    against = own["against"] if isinstance(own["against"], list) else [own["against"]]
+    against = [base for base in against if base is not None]
+    named = [("against", base) for base in against] + [("mask_like", own["mask_like"])]
+    for key, other in named:
+        if other is not None and (other not in file.methods or other == name):
             raise UserError(
-                f"methods.{name}.{key} = {own[key]!r} is no other method of the study; "
+                f"methods.{name}.{key} = {other!r} is no other method of the study; "
                 f"there are {', '.join(file.methods)}."
             )
     if own["mask_like"] and "mask_like" in file.methods[own["mask_like"]]:
@@ -220,7 +223,7 @@ def _method(name: str, table: dict[str, Any], file: StudyFile) -> Method:
             raise UserError(
                 f"methods.{name}.{key} is set, but the grid has it too; remove one of them."
             )
-    return Method(name, own["against"], own["mask_like"], bool(own["on_policy"]), table)
+    return Method(name, tuple(against), own["mask_like"], bool(own["on_policy"]), table)
 
 
 def _columns(grid: Mapping[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ STEADINESS = (
     ("gradient norm", ("grad_norm",)),
     ("largest", ("grad_norm_max",)),
     ("KL(old‖new)", ("kl_old",)),
-    ("largest ", ("kl_old_max",)),
+    ("largest", ("kl_old_max",)),
 )
 SHARES = (
     ("clipped by ERC", "clip_erc_frac"),
@@ -30,15 +30,15 @@ def study_sheet(results: Results) -> Sheet:
     """The whole study, as far as it has got."""
     found = read(results)
     compared = {
-        name: against(runs, found[runs.method.against])
+        (name, base): against(runs, found[base])
         for name, runs in found.items()
-        if runs.method.against in found
+        for base in runs.method.against
+        if base in found
     }
     count = sum(runs.collapsed[1] for runs in found.values())
     total = len(results.study.cells())
     sentences = [f"{count} of {total} runs are there."] if count < total else []
-    sentences += [_sentence(found[name], difference) for name, difference in compared.items()]
-    tables = [_best(found, compared), _grid(found, compared), _steadiness(found), _points(found)]
+    tables = [_best(found), _differences(compared), _points(found), _steadiness(found)]
     return Sheet(
         results.study.description or results.study.name,
         sentences,
@@ -47,28 +47,11 @@ def study_sheet(results: Results) -> Sheet:
     )
 
 
-def _sentence(runs: Runs, difference: Against) -> str:
-    name = f"{runs.method.name} against {runs.method.against}"
-    if difference.at_best is None:
-        return f"{name}: fewer than two seeds are shared."
-    text = (
-        f"{name}: {verdict(difference.at_best)} at the best setting of each "
-        f"({signed(difference.at_best)}, {difference.at_best.count} seeds)"
-    )
-    if difference.over_grid is not None and len(runs.points) > 1:
-        won, tied, lost = difference.counts
-        text += (
-            f", {verdict(difference.over_grid)} across the grid ({signed(difference.over_grid)}; "
-            f"settings won {won}, tied {tied}, lost {lost})"
-        )
-    return text + "."
-
-
-def _best(found: Mapping[str, Runs], compared: Mapping[str, Against]) -> Table:
+def _best(found: Mapping[str, Runs]) -> Table:
     rows = []
     for name, runs in found.items():
-        best, difference = runs.best(), compared.get(name)
-        own = difference.at_best if difference else None
+        best, grid = runs.best(), list(runs.over_grid().values())
+        collapsed, all_runs = runs.collapsed
         rows.append(
             (
                 name,
@@ -77,48 +60,45 @@ def _best(found: Mapping[str, Runs], compared: Mapping[str, Against]) -> Table:
                 interval(runs.estimate(best)),
                 interval(runs.estimate(best, "best_accuracy")),
                 interval(runs.estimate(best, "final_pass_at_k")),
-                runs.method.against or "",
-                signed(own),
-                verdict(own) if own else "",
+                f"{math.fsum(grid) / len(grid):.3f}" if grid else "–",
+                f"{collapsed} of {all_runs}",
             )
         )
     k = next((f"{number(r, 'k'):g}" for r in _rows(found)), "k")
     return Table(
-        "Each method at its own best setting",
+        "Each method at its own best setting, and across the grid",
         (
             *("method", "best setting", "seeds", f"final avg@{k}", f"highest avg@{k}"),
-            *(f"final pass@{k}", "against", "difference", "verdict"),
+            *(f"final pass@{k}", "mean of the grid", "collapsed"),
         ),
         rows,
         f"{INTERVALS} Held-out accuracy. The setting is the one of highest mean final accuracy, "
-        "chosen for every method alike from the same grid. Differences are paired by seed and "
-        "not corrected for their number.",
+        "chosen for every method alike from the same grid. Collapsed, of all runs of the grid: "
+        "ended below where it began, intervals apart, or diverged.",
         labels=2,
     )
 
 
-def _grid(found: Mapping[str, Runs], compared: Mapping[str, Against]) -> Table:
+def _differences(compared: Mapping[tuple[str, str], Against]) -> Table:
     rows = []
-    for name, runs in found.items():
-        values = list(runs.over_grid().values())
-        difference = compared.get(name)
-        own = difference.over_grid if difference else None
-        counts = "/".join(map(str, difference.counts)) if difference else ""
-        mean = f"{math.fsum(values) / len(values):.3f}" if values else "–"
-        collapsed, all_runs = runs.collapsed
-        rows.append(
-            (
-                *(name, mean, runs.method.against or "", signed(own)),
-                *(verdict(own) if own else "", counts, f"{collapsed} of {all_runs}"),
-            )
-        )
-    headings = ("method", "mean", "against", "difference", "verdict", "won/tied/lost", "collapsed")
+    for (name, base), difference in compared.items():
+        ends = [
+            text
+            for own in (difference.at_best, difference.over_grid)
+            for text in (signed(own), verdict(own) if own else "")
+        ]
+        seeds = str(difference.at_best.count) if difference.at_best else "–"
+        rows.append((name, base, seeds, *ends, "/".join(map(str, difference.counts))))
     return Table(
-        "Across the grid",
-        headings,
+        "Differences in final accuracy",
+        (
+            *("method", "against", "seeds", "at the best setting of each", "verdict"),
+            *("across the grid", "verdict", "settings won/tied/lost"),
+        ),
         rows,
-        f"{INTERVALS} Final held-out accuracy, mean over every setting of the grid. Collapsed: "
-        "the run ended below where it began, intervals apart, or diverged.",
+        f"{INTERVALS} Paired by seed; an interval that holds 0 is a tie. Not corrected for their "
+        "number: of twenty, expect one to err.",
+        labels=2,
     )
 
 
@@ -162,12 +142,12 @@ def where(point: Point) -> str:
 
 
 def interval(found: Estimate | None) -> str:
-    """A mean with its interval, if there is one."""
+    """The mean of shares with its interval, if there is one."""
     if found is None:
         return "–"
     if math.isnan(found.half):
         return f"{found.mean:.3f}"
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.mean:.3f} [{max(found.low, 0.0):.3f}, {min(found.high, 1.0):.3f}]"
 
 
 def signed(found: Estimate | None) -> str:

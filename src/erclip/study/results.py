@@ -99,10 +99,11 @@ def against(runs: Runs, base: Runs) -> Against:
 
 
 def families(found: Mapping[str, Runs]) -> list[list[Runs]]:
-    """Each method that others are compared with, and those others; the rest stand together."""
-    bases = dict.fromkeys(r.method.against for r in found.values() if r.method.against in found)
+    """Each method that others are first compared with, and those others; the rest together."""
+    first = {name: next(iter(runs.method.against), None) for name, runs in found.items()}
+    bases = dict.fromkeys(base for base in first.values() if base in found)
     groups = [
-        [found[base], *(r for r in found.values() if r.method.against == base)]
+        [found[base], *(found[name] for name in found if first[name] == base)]
         for base in bases
         if base is not None
     ]
@@ -112,11 +113,13 @@ def families(found: Mapping[str, Runs]) -> list[list[Runs]]:
 
 
 def verdict(difference: Estimate) -> str:
-    """win, tie or loss; nothing inside the noise is a gain.
+    """win, tie or loss; nothing inside the noise is a gain, and two seeds may agree by chance.
 
     >>> verdict(Estimate(0.02, 0.03, 5)), verdict(Estimate(-0.05, 0.03, 5))
     ('tie', 'loss')
     """
+    if difference.count < 3:
+        return "few seeds"
     if math.isnan(difference.half) or difference.low <= 0 <= difference.high:
         return "tie"
     return "win" if difference.mean > 0 else "loss"
