@@ -150,7 +150,6 @@ def test_transposed_layers_are_merged_too(tmp_path):
 @pytest.mark.parametrize(
     ("targets", "sentence"),
     [
-        (["q_proj", "lm_head"], "would adapt the output head"),
         (["embed_tokens"], r"names model\.embed_tokens, which is no linear layer"),
         (["no_such_layer"], "does not fit: .*no_such_layer"),
     ],
@@ -158,6 +157,37 @@ def test_transposed_layers_are_merged_too(tmp_path):
 def test_targets_that_cannot_be_are_one_sentence(targets, sentence):
     with pytest.raises(UserError, match=sentence):
         load_policy(settings(lora={"targets": targets}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapted_head_scores_saves_and_learns(policy, batch, dtype, tmp_path):
+    lora = {**LORA, "targets": ["q_proj", "lm_head"]}
+    adapted = move(load_policy(settings(dtype=dtype, lora=lora)))
+    adapted.save_model(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    merged = load_policy(ModelConfig(path=str(tmp_path), dtype=dtype))
+    mine, plain = adapted.score(batch), merged.score(batch)
+    tolerance = 1e-5 if dtype == "float32" else 0.2  # merged weights are rounded to bf16
+    assert (mine.logprobs - plain.logprobs).abs().max() < tolerance
+    assert (mine.entropies - plain.entropies).abs().max() < tolerance
+    if dtype == "float32":
+        assert torch.equal(adapted.score_frozen(batch).logprobs, policy.score(batch).logprobs)
+    back = load_policy(settings(dtype=dtype, lora=lora), seed=4, checkpoint=tmp_path)
+    assert torch.equal(back.score(batch).logprobs, mine.logprobs)
+    learning = Config.model_validate({"trainer": {"learning_rate": 1e-3, "warmup_updates": 0}})
+    before = {n: p.detach().clone() for n, p in back.model.named_parameters()}
+    Updater(back, learning).update([score_old(back, batch)])
+    moved = {n for n, p in back.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {name for name in before if ".lora_" in name}
+    assert {name for name in moved if "lm_head" in name}
+
+
+def test_an_adapted_head_that_is_also_the_input_embedding_is_refused(policy, tmp_path):
+    policy.model.config.tie_word_embeddings = True
+    type(policy.model)(policy.model.config).save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="would adapt an output head that is also the input embed"):
+        load_policy(settings(path=str(tmp_path), lora={"targets": ["lm_head"]}))
 
 
 def test_autocast_beside_adapters_is_refused():

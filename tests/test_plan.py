@@ -86,6 +86,13 @@ def test_adapters_are_all_that_is_trained():
     assert found["activations", "update"] != plain["activations", "update"]
 
 
+def test_an_adapter_on_the_head_is_counted():
+    """Vocabulary 20, hidden size 64, rank 4: weight and adapter in one, and their gradient."""
+    found = items(plan(config('model.lora={rank=4,targets=["lm_head"]}')))
+    assert found["adapted head", "update"] == 2 * 20 * (64 + 4) * 4
+    assert found["optimiser states", "always"] == 2 * 4 * (64 + 20) * 4
+
+
 def test_autocast_keeps_weights_whole_and_casts_them_for_backward():
     plain, cast = items(plan(config())), items(plan(config("model.autocast=bfloat16")))
     for name in ("weights", "optimiser states"):

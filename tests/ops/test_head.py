@@ -13,7 +13,7 @@ from torch import multiprocessing, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from erclip.ops import LogprobEntropyHead, linear_logprob_entropy
+from erclip.ops import LogprobEntropyHead, layer_logprob_entropy, linear_logprob_entropy
 
 D, V, N = 8, 37, 6  # 37 rows do not divide by two processes
 
@@ -116,3 +116,68 @@ def test_a_sharded_weight_read_past_the_module_is_refused(monkeypatch):
     weight = torch.zeros(V, D).as_subclass(Sharded)
     with pytest.raises(ValueError, match="call the head module"):
         linear_logprob_entropy(torch.zeros(N, D), weight, batch()[1])
+
+
+def with_lora(*, dtype=torch.float32, **settings):
+    """A linear layer with a bias and an adapter whose B is not zero, as peft makes it."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(1)
+    model = nn.ModuleDict({"head": nn.Linear(D, V, dtype=dtype)})
+    model.requires_grad_(False)
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(r=3, lora_alpha=6, target_modules=["head"], **settings), model
+    )
+    layer = model["head"]
+    with torch.no_grad():
+        for part in (layer.lora_A, layer.lora_B):
+            part["default"].weight.copy_(torch.randn(part["default"].weight.shape))
+    return layer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_lora_on_the_head_is_the_dense_weight(dtype):
+    layer = with_lora(dtype=dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    a, b = (part["default"].weight for part in (layer.lora_A, layer.lora_B))
+    a.data, b.data = a.data.to(wide), b.data.to(wide)
+    hidden, targets = torch.randn(N, D, dtype=dtype, requires_grad=True), batch()[1]
+
+    def gradients(out):
+        loss = out.logprobs @ torch.linspace(-1, 2, N, dtype=out.logprobs.dtype)
+        (loss + 0.3 * out.entropies.sum()).backward()
+        found = [p.grad.double() for p in (hidden, a, b)]
+        hidden.grad = a.grad = b.grad = None
+        return found
+
+    got = layer_logprob_entropy(layer, hidden, targets, temperature=0.7, chunk_size=10)
+    mine = gradients(got)
+    dense = layer.weight.double() + layer.scaling["default"] * (b.double() @ a.double())
+    want = linear_logprob_entropy(
+        hidden.double(), dense, targets, bias=layer.bias.double(), temperature=0.7, impl="reference"
+    )
+    close = (
+        {"rtol": 1e-12, "atol": 1e-12} if wide == torch.float64 else {"rtol": 1e-5, "atol": 2e-5}
+    )
+    torch.testing.assert_close(got.logprobs.double(), want.logprobs, **close)
+    torch.testing.assert_close(got.entropies.double(), want.entropies, **close)
+    for ours, true in zip(mine, gradients(want), strict=True):
+        rounded = {"rtol": 2**-8, "atol": 1e-5} if dtype == torch.bfloat16 else close
+        torch.testing.assert_close(ours, true, **rounded)
+
+
+def test_lora_on_the_head_switched_off_is_the_layer_under_it():
+    layer = with_lora()
+    hidden, targets = torch.randn(N, D), batch()[1]
+    plain = linear_logprob_entropy(hidden, layer.weight, targets, bias=layer.bias)
+    assert not torch.equal(layer_logprob_entropy(layer, hidden, targets).logprobs, plain.logprobs)
+    layer.enable_adapters(False)
+    assert torch.equal(layer_logprob_entropy(layer, hidden, targets).logprobs, plain.logprobs)
+    layer.enable_adapters(True)
+    layer.scaling["default"] = 0.0
+    assert torch.equal(layer_logprob_entropy(layer, hidden, targets).logprobs, plain.logprobs)
+
+
+@pytest.mark.parametrize("more", [{"use_dora": True}, {"lora_bias": True}, {"lora_dropout": 0.1}])
+def test_adapters_that_are_no_plain_lora_are_refused(more):
+    with pytest.raises(ValueError, match="no plain LoRA without dropout or bias"):
+        layer_logprob_entropy(with_lora(**more), torch.randn(N, D), batch()[1])

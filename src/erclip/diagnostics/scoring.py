@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from erclip.losses import entropy_ratio_clip, policy_loss, ppo_clip
-from erclip.ops import linear_logprob_entropy
+from erclip.ops import layer_logprob_entropy
 from erclip.policy import Policy
 from erclip.records import Response
 
@@ -35,9 +35,7 @@ def score(
     targets = torch.tensor([i for r in responses for i in r.token_ids], device=hidden.device)
     output = policy.model.get_output_embeddings()
     if head == "float32":
-        out = linear_logprob_entropy(
-            hidden, output.weight, targets, bias=output.bias, softcap=policy.softcap
-        )
+        out = layer_logprob_entropy(output, hidden, targets, softcap=policy.softcap)
         return Scored(out.logprobs.cpu(), out.entropies.cpu())
     parts = [_rounded_head(output, policy.softcap, *p) for p in _blocks(hidden, targets)]
     return Scored(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from erclip.ops.head import LogprobEntropyHead
+from erclip.ops.head import LogprobEntropyHead, layer_logprob_entropy
 from erclip.ops.live import PolicyLoss, linear_policy_loss
 from erclip.ops.logprob_entropy import LogprobEntropy, linear_logprob_entropy
 
@@ -10,6 +10,7 @@ __all__ = [
     "LogprobEntropy",
     "LogprobEntropyHead",
     "PolicyLoss",
+    "layer_logprob_entropy",
     "linear_logprob_entropy",
     "linear_policy_loss",
 ]

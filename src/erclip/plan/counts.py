@@ -28,6 +28,7 @@ class Counted(NamedTuple):
     kept: int
     shape: tuple[int, int]
     adapters: int
+    adapted_head: int  # numbers in a head with an adapter, both; 0 without one
 
     def trained(self, width: int) -> tuple[int, str]:
         """Bytes of what is trained, and how many numbers that is; adapters are float32."""
@@ -69,6 +70,9 @@ def count(config: Config, model_config: Any, processes: int, prompt_tokens: int)
         if config.model.autocast is not None:
             autocast_trunk(model, getattr(torch, config.model.autocast))
         adapters = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
+        output = model.get_output_embeddings()
+        columns = [b.weight.numel() for b in getattr(output, "lora_B", {}).values()]
+        adapted_head = sum(columns, output.weight.numel()) if columns else 0
         sizes = [p.numel() for p in model.parameters()]
         own = {p.untyped_storage()._cdata for p in model.parameters()}
         kept: dict[int, Any] = {}  # the storages too, lest an address is used again
@@ -85,7 +89,8 @@ def count(config: Config, model_config: Any, processes: int, prompt_tokens: int)
             model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         total = sum(storage.nbytes() for storage in kept.values())
     layers = model_config.get_text_config().num_hidden_layers
-    return Counted(sum(sizes), max(sizes), layers, total, (rows, length), adapters)
+    shape = (rows, length)
+    return Counted(sum(sizes), max(sizes), layers, total, shape, adapters, adapted_head)
 
 
 def _pretend_to_be_on_a_cpu(model: torch.nn.Module) -> None:

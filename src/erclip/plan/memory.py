@@ -193,6 +193,9 @@ def _update(config: Config, text: Any, counted: Counted) -> Iterator[Item]:
     buffers = 3 * tile[0] * tile[1] * 4 + 3 * tokens * text.hidden_size * 4
     why = f"3 tiles of {tile[0]} × {tile[1]} and 3 × N × D, float32, N = {tokens}"
     yield Item("head", "update", buffers, why)
+    if counted.adapted_head:
+        both = 2 * counted.adapted_head * 4
+        yield Item("adapted head", "update", both, "weight and adapter side by side, and gradients")
 
 
 def available_bytes(config: Config, processes: int) -> int:

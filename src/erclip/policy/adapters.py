@@ -132,11 +132,12 @@ def load_adapters(model: Any, folder: Path) -> None:
 
 
 def _refuse_others(model: Any, lora: Lora) -> None:
-    """Only linear layers inside the model: the head's weight is read by the op, not called."""
-    if hasattr(model.get_output_embeddings(), "lora_A"):
+    """Only linear layers, and a head only if merging it would not change the input embedding."""
+    output = model.get_output_embeddings()
+    if hasattr(output, "lora_A") and output.weight is model.get_input_embeddings().weight:
         raise UserError(
-            f"model.lora.targets = {lora.targets!r} would adapt the output head, whose weight the "
-            "head op reads; leave it out (all-linear does)"
+            f"model.lora.targets = {lora.targets!r} would adapt an output head that is also the "
+            "input embedding; leave it out (all-linear does)"
         )
     for name, layer in adapted(model).items():
         if layer.lora_A.keys() != {NAME}:

@@ -20,7 +20,7 @@ from erclip.batches import TokenBatch
 from erclip.config import ModelConfig
 from erclip.distributed import World
 from erclip.errors import UserError
-from erclip.ops import LogprobEntropy, linear_logprob_entropy
+from erclip.ops import LogprobEntropy, layer_logprob_entropy
 from erclip.ops.reference import scores_from_logits
 from erclip.packing import Row, shared_rows, single_rows
 from erclip.policy.adapters import (
@@ -169,12 +169,10 @@ class Policy:
         hidden = self.model.base_model(**batch.inputs, use_cache=False).last_hidden_state.flatten(
             0, 1
         )
-        output = self.model.get_output_embeddings()
-        return linear_logprob_entropy(
+        return layer_logprob_entropy(
+            self.model.get_output_embeddings(),
             hidden[batch.hidden_index],
-            output.weight,
             batch.targets,
-            bias=output.bias,
             temperature=self.temperature,
             softcap=self.softcap,
             slopes=slopes,
@@ -184,7 +182,7 @@ class Policy:
     def _probe(self) -> None:
         """Refuse a model whose logits are not hidden · weight + bias: wrong numbers look right."""
         output = self.model.get_output_embeddings()
-        if not isinstance(output, nn.Linear):
+        if not isinstance(getattr(output, "base_layer", output), nn.Linear):
             raise UserError(_refusal("it has no linear output head"))
         ids = (
             torch.arange(8, device=self.device)[None]
@@ -192,9 +190,7 @@ class Policy:
         )
         expected = self.model(input_ids=ids, use_cache=False).logits[0].double()
         hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        got = linear_logprob_entropy(
-            hidden, output.weight, ids[0], bias=output.bias, softcap=self.softcap
-        )
+        got = layer_logprob_entropy(output, hidden, ids[0], softcap=self.softcap)
         reference = torch.log_softmax(expected, -1).gather(1, ids[0][:, None]).squeeze(1)
         gap = (got.logprobs.double() - reference).abs().max().item()
         tolerance = PROBE_TOLERANCE if hidden.dtype == torch.float32 else 0.25
