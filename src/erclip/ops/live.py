@@ -19,10 +19,10 @@ from torch import Tensor
 from erclip.ops import chunked
 from erclip.ops.chunked import Gradients, Head
 from erclip.ops.gradient import Saved
-from erclip.ops.logprob_entropy import Impl, LogprobEntropy, choose
+from erclip.ops.logprob_entropy import LogprobEntropy
 from erclip.ops.matmul import accumulation_dtype
 from erclip.ops.operators import active_rows, epilogue_of, resolve
-from erclip.ops.options import HeadOptions, check_inputs, check_targets
+from erclip.ops.options import HeadOptions, Impl, check_inputs, check_targets
 from erclip.ops.tiles import spans
 
 TokenLoss = Callable[[LogprobEntropy, slice], Tensor]
@@ -68,9 +68,8 @@ def linear_policy_loss(
     tensor([-0.1667,  0.1667])
     """
     options = HeadOptions(temperature, softcap, None, slopes, cache_logits=True)
-    check_inputs(hidden, weight, targets, bias)
+    impl = check_inputs(hidden, weight, targets, bias, impl)
     check_targets(targets, weight.shape[0])
-    impl = choose(impl, hidden)
     if impl == "reference":
         raise ValueError("impl='reference' holds all logits: differentiate it directly instead")
     if rows is not None and rows < 1:

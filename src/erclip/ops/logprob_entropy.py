@@ -5,19 +5,15 @@ Letters: N tokens, D hidden size, V vocabulary. Nats throughout.
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from erclip.ops.operators import head_backward, head_forward
-from erclip.ops.options import HeadOptions, check_inputs
+from erclip.ops.options import HeadOptions, Impl, check_inputs
 from erclip.ops.reference import reference
-
-Impl = Literal["auto", "reference", "chunked", "triton"]
 
 
 class LogprobEntropy(NamedTuple):
@@ -68,27 +64,11 @@ def linear_logprob_entropy(
     tensor([1.3863, 1.3863])
     """
     options = HeadOptions(temperature, softcap, chunk_size, slopes, cache_logits)
-    check_inputs(hidden, weight, targets, bias)
-    impl = choose(impl, hidden)
+    impl = check_inputs(hidden, weight, targets, bias, impl)
     if impl == "reference" or hidden.shape[0] == 0:
         return LogprobEntropy(*reference(hidden, weight, bias, targets, options))
     logprobs, entropies, slope_values = _Head.apply(hidden, weight, bias, targets, options, impl)
     return LogprobEntropy(logprobs, entropies, slope_values if slopes else None)
-
-
-def choose(impl: Impl, hidden: Tensor) -> Impl:
-    """`auto` made definite: the same answer for every pass over the same device."""
-    if impl not in get_args(Impl):
-        raise ValueError(f"impl must be one of {', '.join(get_args(Impl))}, got {impl!r}")
-    if impl == "triton" and not (hidden.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
-        raise ValueError(f"impl='triton' needs tensors on CUDA, got {hidden.device}")
-    if impl == "triton" and hidden.dtype == torch.float64:
-        raise ValueError("impl='triton' accumulates in float32; use chunked for float64")
-    if impl != "auto":
-        return impl
-    if hidden.dtype == torch.float64:
-        return "chunked"
-    return "triton" if hidden.is_cuda and find_spec("triton") is not None else "chunked"
 
 
 class _Head(torch.autograd.Function):

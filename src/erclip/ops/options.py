@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+Impl = Literal["auto", "reference", "chunked", "triton"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,10 @@ class HeadOptions:
             raise ValueError(f"chunk_size must be at least 1 or None, got {self.chunk_size!r}")
 
 
-def check_inputs(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> None:
-    """Refuse shapes and dtypes that would give wrong numbers or an obscure error later."""
+def check_inputs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, impl: Impl
+) -> Impl:
+    """Refuse what would give wrong numbers or an obscure error later; `impl` made definite."""
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             "hidden must be [N, D] and weight [V, D], got "
@@ -56,6 +63,7 @@ def check_inputs(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor |
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         if tensor is not None and not tensor.is_floating_point():
             raise ValueError(f"{name} must be a float tensor, got {tensor.dtype}")
+    return _choose(impl, hidden)
 
 
 def check_targets(targets: Tensor, vocab: int) -> None:
@@ -65,3 +73,18 @@ def check_targets(targets: Tensor, vocab: int) -> None:
         if low < 0 or high >= vocab:
             wrong = low if low < 0 else high
             raise ValueError(f"target {wrong} is outside the vocabulary of {vocab} tokens")
+
+
+def _choose(impl: Impl, hidden: Tensor) -> Impl:
+    """`auto` made definite: the same answer for every pass over the same device."""
+    if impl not in get_args(Impl):
+        raise ValueError(f"impl must be one of {', '.join(get_args(Impl))}, got {impl!r}")
+    if impl == "triton" and not (hidden.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+        raise ValueError(f"impl='triton' needs tensors on CUDA, got {hidden.device}")
+    if impl == "triton" and hidden.dtype == torch.float64:
+        raise ValueError("impl='triton' accumulates in float32; use chunked for float64")
+    if impl != "auto":
+        return impl
+    if hidden.dtype == torch.float64:
+        return "chunked"
+    return "triton" if hidden.is_cuda and find_spec("triton") is not None else "chunked"
