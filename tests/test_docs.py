@@ -62,3 +62,11 @@ def test_the_page_on_metrics_has_every_metric_as_it_is_declared():
     text = page["PAGE"].read_text()
     assert page["filled"](text) == text, "run `make docs`"
     assert sorted(re.findall(r"^\| `(.+?)`", text, re.M)) == sorted(METRICS)
+
+
+def test_tables_of_results_are_those_of_the_rows():
+    script = runpy.run_path(str(ROOT / "docs" / "results.py"))
+    for page in script["PAGES"]:
+        text = page.read_text()
+        assert script["MARKER"].search(text), page.name
+        assert script["filled"](text) == text, "run `make docs`"

@@ -29,22 +29,27 @@ INTERVALS = "In brackets: 95 % intervals over seeds (Student's t)."
 def study_sheet(results: Results) -> Sheet:
     """The whole study, as far as it has got."""
     found = read(results)
+    count, total = len(results.rows()), len(results.study.cells())
+    return Sheet(
+        results.study.description or results.study.name,
+        [f"{count} of {total} runs are there."] if count < total else [],
+        [plot for _, plot in study_plots(results, found)],
+        study_tables(results),
+    )
+
+
+def study_tables(results: Results) -> list[Table]:
+    """Best settings, differences, every setting, and how training went."""
+    found = read(results)
+    if not found:
+        return []
     compared = {
         (name, base): against(runs, found[base])
         for name, runs in found.items()
         for base in runs.method.against
         if base in found
     }
-    count = sum(runs.collapsed[1] for runs in found.values())
-    total = len(results.study.cells())
-    sentences = [f"{count} of {total} runs are there."] if count < total else []
-    tables = [_best(found), _differences(compared), _points(found), _steadiness(found)]
-    return Sheet(
-        results.study.description or results.study.name,
-        sentences,
-        [plot for _, plot in study_plots(results, found)],
-        tables if found else [],
-    )
+    return [_best(found), _differences(compared), _points(found), _steadiness(found)]
 
 
 def _best(found: Mapping[str, Runs]) -> Table:
