@@ -175,7 +175,7 @@ def test_points_of_the_grid_can_be_chosen(tmp_path):
         _at(plan, ["learning_rate=2e-4"])
 
 
-def wait_for(condition, timeout_s: float = 120) -> None:
+def wait_for(condition, timeout_s: float = 900) -> None:
     until = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until, "nothing happened"
