@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoTokenizer,
     CohereConfig,
@@ -18,6 +19,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from engines.models import make_tiny
 from erclip.batches import make_batch
 from erclip.config import ModelConfig
 from erclip.embedded import embedded_model_dir
@@ -160,3 +162,17 @@ def test_what_is_not_a_model_is_named(path, sentence, tmp_path):
 def test_a_device_that_is_not_there_is_named(device):
     with pytest.raises(UserError, match=f"model.device = '{device}'"):
         load_policy(ModelConfig(device=device))
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_a_tied_weight_is_saved_once(lora, tmp_path):
+    """Also where several processes gathered the weights, each name with memory of its own."""
+    make_tiny(tmp_path, tied=True)
+    policy = load_policy(ModelConfig.model_validate({"path": str(tmp_path), "lora": lora}))
+    whole = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    policy.save_model(tmp_path / "saved", whole)
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "saved")
+    )
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
