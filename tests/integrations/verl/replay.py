@@ -125,7 +125,7 @@ class Run:
             cwd=folder,
         )
 
-    def wait(self, until=lambda: False, limit_s=900):
+    def wait(self, until=lambda: False, limit_s=1500):
         deadline = time.monotonic() + limit_s
         while self.process.poll() is None and not until():
             if time.monotonic() > deadline:

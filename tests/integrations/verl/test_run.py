@@ -20,7 +20,7 @@ from .replay import (
     write_data,
 )
 
-pytestmark = [pytest.mark.verl, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.verl, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture(scope="module")
