@@ -89,16 +89,16 @@ def _differences(compared: Mapping[tuple[str, str], Against]) -> Table:
     for (name, base), difference in compared.items():
         ends = [
             text
-            for own in (difference.at_best, difference.over_grid)
+            for own in (difference.at_best, difference.pass_at_best, difference.over_grid)
             for text in (signed(own), verdict(own) if own else "")
         ]
         seeds = str(difference.at_best.count) if difference.at_best else "–"
         rows.append((name, base, seeds, *ends, "/".join(map(str, difference.counts))))
     return Table(
-        "Differences in final accuracy",
+        "Differences in final avg@k, and in pass@k",
         (
             *("method", "against", "seeds", "at the best setting of each", "verdict"),
-            *("across the grid", "verdict", "settings won/tied/lost"),
+            *("pass@k there", "verdict", "across the grid", "verdict", "settings won/tied/lost"),
         ),
         rows,
         f"{INTERVALS} Paired by seed; an interval that holds 0 is a tie. Not corrected for their "

@@ -16,7 +16,7 @@ from erclip.study.design import Cell, Method
 from erclip.study.rows import Results, Row, number
 
 Point = tuple[tuple[str, Any], ...]
-ACCURACY = "final_accuracy"
+ACCURACY, PASS = "final_accuracy", "final_pass_at_k"
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Against(NamedTuple):
     """A method minus the one that it is compared with; `points` only where both have two seeds."""
 
     at_best: Estimate | None
+    pass_at_best: Estimate | None
     over_grid: Estimate | None
     points: dict[Point, Estimate]
 
@@ -89,6 +90,7 @@ def against(runs: Runs, base: Runs) -> Against:
     """`runs` minus `base`, paired by seed."""
     return Against(
         paired(base.values(base.best()), runs.values(runs.best())),
+        paired(base.values(base.best(), PASS), runs.values(runs.best(), PASS)),
         paired(base.over_grid(runs.points), runs.over_grid(base.points)),
         {
             point: found
