@@ -2,8 +2,7 @@
 
     python studies/word_problems.py word-problems.jsonl
 
-Two steps of addition, subtraction or multiplication with numbers up to 12, no negative number on
-the way: about what SmolLM2-135M-Instruct solves once in a few tries within 32 tokens.
+One step of addition, subtraction or multiplication of numbers from 2 to 20 (factors to 9).
 """
 
 from __future__ import annotations
@@ -15,40 +14,36 @@ from pathlib import Path
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Ida", "Jon", "Kim")
 THINGS = ("apples", "books", "cards", "coins", "eggs", "pens", "shells", "stamps")
-FIRST = {  # the question's first sentence → what there is after it
-    "{name} has {a} {things} and buys {b} more.": lambda a, b: a + b,
-    "{name} has {a} boxes with {b} {things} each.": lambda a, b: a * b,
-    "{name} had {a} {things} and lost {b}.": lambda a, b: a - b,
-}
-SECOND = {
-    "A friend gives {name} {c} more.": lambda n, c: n + c,
-    "Then {name} gives away {c}.": lambda n, c: n - c,
-}
+ROWS = 1_500
 
 
-def problem(draw: random.Random, largest: int) -> dict[str, str]:
+def problem(draw: random.Random) -> dict[str, str]:
     """One row: a question, and its answer behind "####"."""
-    while True:
-        a, b, c = (draw.randint(2, largest) for _ in range(3))
-        first, second = draw.choice(list(FIRST)), draw.choice(list(SECOND))
-        before = FIRST[first](a, b)
-        after = SECOND[second](before, c)
-        if before > 0 and after > 0:
-            break
-    words = {"name": draw.choice(NAMES), "things": draw.choice(THINGS), "a": a, "b": b, "c": c}
-    question = f"{first} {second} How many {{things}} does {{name}} have now?".format(**words)
-    return {"question": question, "answer": f"{before}\n#### {after}"}
+    small, large = sorted(draw.sample(range(2, 21), 2))
+    left, right = draw.randint(2, 9), draw.randint(2, 9)
+    said, worked, answer = draw.choice(
+        (
+            ("has {1} {0} and buys {2} more", f"{large}+{small}", large + small),
+            ("had {1} {0} and lost {2}", f"{large}-{small}", large - small),
+            ("has {3} boxes with {4} {0} each", f"{left}*{right}", left * right),
+        )
+    )
+    name, things = draw.choice(NAMES), draw.choice(THINGS)
+    said = said.format(things, large, small, left, right)
+    return {
+        "question": f"{name} {said}. How many {things} does {name} have now?",
+        "answer": f"{worked}={answer}\n#### {answer}",
+    }
 
 
-def main(out: Path, rows: int = 2_000, largest: int = 12) -> None:
-    """Write `rows` different problems."""
+def main(out: Path) -> None:
+    """Write `ROWS` different problems."""
     draw = random.Random(0)
-    found: dict[str, dict[str, str]] = {}
-    while len(found) < rows:
-        row = problem(draw, largest)
-        found[row["question"]] = row
-    lines = (json.dumps(row) + "\n" for row in found.values())
-    out.write_text("".join(lines), encoding="utf-8")
+    rows: dict[str, dict[str, str]] = {}
+    while len(rows) < ROWS:
+        row = problem(draw)
+        rows[row["question"]] = row
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows.values()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from erclip.config import Config
 from erclip.errors import UserError
 from erclip.study.design import Cell, on_policy, read_study, settings_hash
+from erclip.tasks import load_task
 
 BASIC = """
 seeds = [0, 1]
@@ -130,3 +133,18 @@ def test_shipped_studies(path):
     assert len(study.seeds) >= 3
     hashes = {settings_hash(study.config(cell, 0.5)) for cell in study.cells()}
     assert len(hashes) == len(study.cells()), "two methods are the same"
+
+
+def test_word_problems_are_right_and_the_same_every_time(tmp_path):
+    script = runpy.run_path(str(Path(__file__).parents[2] / "studies" / "word_problems.py"))
+    for name in ("a", "b"):
+        script["main"](tmp_path / f"{name}.jsonl")
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    task = load_task(str(tmp_path / "a.jsonl"), last_number=True)
+    assert len(task.train) + len(task.test) == script["ROWS"]
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").open()]
+    for row in rows:
+        worked, _, answer = row["answer"].partition("\n#### ")
+        sum_, _, result = worked.partition("=")
+        assert result == answer
+        assert eval(sum_) == int(answer)  # the script's own arithmetic, of digits and one operator
