@@ -6,6 +6,7 @@
 Responses are sampled from the model, an update is Adam's first step (lr · sign of the gradient) on
 a REINFORCE loss with advantages ±1. Reference: the whole model in float64. A decision is wrong
 where the entropy ratio is inside the band and the reference's is outside, or the other way round.
+A trunk in 16 bits has its weights rounded after the update; under autocast they stay float32.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erclip.ops import linear_logprob_entropy
-from machine import commit, hardware
+from machine import commit, hardware, kind
 
 PROMPTS = (
     "What is 17 times 24?",
@@ -93,8 +94,13 @@ def sample(model, tokenizer, new_tokens):
     return ids, attention, response
 
 
-def hidden_states(model, ids, attention, response, rows=None):
+def hidden_states(model, ids, attention, response, rows=None, autocast=None):
     """States that score the response tokens, [N, D]; `rows` at a time changes only the batching."""
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        return _hidden_states(model, ids, attention, response, rows)
+
+
+def _hidden_states(model, ids, attention, response, rows):
     parts = []
     positions = (attention.cumsum(1) - 1).clamp(min=0)
     for at in torch.arange(len(ids)).split(rows or len(ids)):
@@ -119,6 +125,10 @@ def updated(path, grads, lr, dtype):
     return model.to(dtype).eval()
 
 
+def name_of(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
@@ -139,12 +149,11 @@ def main() -> None:
     grads = [p.grad for p in model.parameters()]
     print(f"{len(targets)} response tokens", flush=True)
 
-    def states(lr, dtype, rows=None):
+    def states(lr, dtype, rows=None, autocast=None):
         with torch.no_grad():
             m = updated(args.model, grads, lr, dtype)
-            return hidden_states(
-                m, ids, attention, response, rows
-            ), m.get_output_embeddings().weight
+            hidden = hidden_states(m, ids, attention, response, rows, autocast)
+            return hidden, m.get_output_embeddings().weight
 
     common = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -183,14 +192,20 @@ def main() -> None:
             for name, head in HEADS.items():
                 old, new = (head(*exact[x], targets) for x in (0.0, lr))
                 record(lr, "float64", name, new, old)
-        for dtype in (torch.float32, torch.bfloat16):
-            trunk = str(dtype).removeprefix("torch.")
+        for autocast in (torch.bfloat16, torch.float16):
+            trunk = f"{name_of(autocast)} autocast, float32 weights"
+            start = erclip(*states(0.0, torch.float32, autocast=autocast), targets)
+            for lr in args.lrs:
+                new = erclip(*states(lr, torch.float32, autocast=autocast), targets)
+                record(lr, trunk, "erclip", new, start)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            trunk = name_of(dtype)
             start = erclip(*states(0.0, dtype), targets)
             for lr in args.lrs:
                 record(lr, trunk, "erclip", erclip(*states(lr, dtype), targets), start)
             again = erclip(*states(0.0, dtype, rows=3), targets)
             record(0, f"{trunk}, other batching", "erclip", again, start)
-    out = args.out or Path(__file__).parent / "results" / "op_numerics.csv"
+    out = args.out or Path(__file__).parent / "results" / "op_numerics" / f"{kind()}.csv"
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
