@@ -21,7 +21,8 @@ from statistics import median
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-SYSTEMS = ("erclip", "erclip without ERC", "TRL")
+DROP = "erclip, groups dropped"  # its default: no update on a group whose rewards are all equal
+SYSTEMS = ("erclip", "erclip without ERC", DROP, "TRL")
 
 SETUPS: dict[str, dict] = {
     "embedded": {
@@ -29,6 +30,15 @@ SETUPS: dict[str, dict] = {
         "responses": 8,
         "max_tokens": 24,
         "updates": 8,
+        "warmup": 1,
+        "timed": 4,
+        "prompt_repeats": 0,
+    },
+    "embedded-32": {
+        "prompts": 64,
+        "responses": 8,
+        "max_tokens": 24,
+        "updates": 32,
         "warmup": 1,
         "timed": 4,
         "prompt_repeats": 0,
@@ -52,6 +62,7 @@ SETUPS: dict[str, dict] = {
         "prompt_repeats": 2,
     },
 }
+EMBEDDED = ("embedded", "embedded-32")
 COLUMNS = (
     *("date", "commit", "hardware", "threads", "versions", "setup", "change", "system", "rounds"),
     *("rollout_cpu_s", "rollout_cpu_min_s", "rollout_cpu_max_s", "rollout_wall_s"),
@@ -63,7 +74,8 @@ def child(system: str, setup: dict, args: argparse.Namespace) -> dict:
     """One measurement in a process of its own."""
     script = HERE / ("train_trl.py" if system == "TRL" else "train_erclip.py")
     python = args.trl_python if system == "TRL" else sys.executable
-    job = {**setup, "erc": system != "erclip without ERC", "threads": args.threads}
+    job = {**setup, "erc": system != "erclip without ERC", "drop": system == DROP}
+    job["threads"] = args.threads
     run = subprocess.run(
         [str(python), str(script), json.dumps(job)],
         env={**os.environ, "OMP_NUM_THREADS": str(args.threads)},
@@ -78,7 +90,7 @@ def child(system: str, setup: dict, args: argparse.Namespace) -> dict:
 
 def variants(name: str, args: argparse.Namespace) -> list[tuple[str, dict]]:
     """The set-up itself, or its cost curve: one thing multiplied at a time."""
-    setup = {**SETUPS[name], "model": "embedded" if name == "embedded" else str(args.smollm2)}
+    setup = {**SETUPS[name], "model": "embedded" if name in EMBEDDED else str(args.smollm2)}
     if not args.curve:
         return [("", setup)]
     found = [(f"responses × {m}", {**setup, "prompts": setup["prompts"] * m}) for m in (1, 2, 4, 8)]
@@ -109,6 +121,14 @@ def summary(runs: list[dict]) -> dict:
     }
 
 
+def others(out: Path, measured: list[str]) -> list[dict]:
+    """Recorded rows of set-ups that are not measured this time: they stay."""
+    if not out.is_file():
+        return []
+    with out.open() as file:
+        return [row for row in csv.DictReader(file) if row["setup"] not in measured]
+
+
 def main() -> None:
     from machine import commit, hardware
 
@@ -127,6 +147,7 @@ def main() -> None:
         for name in args.setup
         for change, setup in variants(name, args)
         for system in (args.systems if not args.curve else ["erclip"])
+        if system != DROP or name in EMBEDDED  # no group of the others is without advantage
     ]
     runs: dict[int, list[dict]] = {i: [] for i in range(len(todo))}
     for round_ in range(args.rounds):
@@ -145,6 +166,7 @@ def main() -> None:
         for i, (name, change, _, system) in enumerate(todo)
     ]
     out = args.out or RESULTS / ("train_curve.csv" if args.curve else "train.csv")
+    rows += others(out, args.setup)
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -30,7 +30,7 @@ def settings(job: dict, folder: Path) -> list[str]:
         "trainer.rollouts": rollouts,
         "trainer.learning_rate": 1e-6,
         "trainer.saved_samples": 0,
-        "rollout.dynamic_sampling": '"off"',
+        "rollout.dynamic_sampling": json.dumps("drop" if job.get("drop") else "off"),
         "model.path": json.dumps(job["model"]),
         "eval.prompts": 1,
         "eval.responses": 1,
