@@ -133,7 +133,9 @@ def main() -> None:
     from machine import commit, hardware
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--setup", nargs="+", choices=SETUPS, default=["embedded", "smollm2"])
+    parser.add_argument(
+        "--setup", nargs="+", choices=SETUPS, default=["embedded", "embedded-32", "smollm2"]
+    )
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)

@@ -14,6 +14,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = (("sample_s", "sampling"), ("score_s", "old policy"), ("update_s", "updates"))
@@ -33,15 +34,15 @@ def rows(name: str) -> list[dict]:
 def systems(table: list[dict]) -> str:
     """One line per set-up and system, and each as a multiple of erclip."""
     lines = [
-        "| set-up | system | CPU s a rollout (range) | × erclip | sampling, old policy, updates "
-        "| tokens per CPU s | peak RSS, MiB |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| set-up | system | rounds | CPU s a rollout (range) | × erclip "
+        "| sampling, old policy, updates | tokens per CPU s | peak RSS, MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     ours = {row["setup"]: float(row["rollout_cpu_s"]) for row in table if row["system"] == "erclip"}
     for row in table:
         if row["skipped"]:
             lines.append(
-                f"| {row['setup']} | {row['system']} | skipped: {row['skipped']} | | | | |"
+                f"| {row['setup']} | {row['system']} | 0 | skipped: {row['skipped']} | | | | |"
             )
             continue
         seconds = float(row["rollout_cpu_s"])
@@ -49,6 +50,7 @@ def systems(table: list[dict]) -> str:
         cells = (
             row["setup"],
             row["system"],
+            row["rounds"],
             f"{seconds:.3g} ({spread})",
             f"{seconds / ours[row['setup']]:.2f}",
             ", ".join(f"{share:.0%}" for share in shares(row)),
@@ -96,55 +98,56 @@ def curves(table: list[dict]) -> str:
 
 
 def plot(table: list[dict], cost: list[dict], out: Path) -> None:
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.2), layout="constrained")
-    bars(axes[0], [row for row in table if not row["skipped"]])
-    for axis, (name, (_, unit, _)) in zip(axes[1:], AXES.items(), strict=True):
-        x, y, fit = curve(cost, name)
+    figure, axes = plt.subplot_mosaic(
+        [["bars"] * len(AXES), list(AXES)],
+        figsize=(11, 7.5),
+        height_ratios=(1.3, 1),
+        layout="constrained",
+    )
+    bars(axes["bars"], [row for row in table if not row["skipped"]])
+    for name, (_, unit, _) in AXES.items():
+        axis, (x, y, fit) = axes[name], curve(cost, name)
         dense = np.geomspace(x[0], x[-1], 100)
         axis.plot(dense, sum(c * dense**k for k, c in enumerate(fit)), color="#999", label="fit")
         axis.plot(x, y, "o", color=COLOURS[0], label="measured")
-        axis.set(xscale="log", yscale="log", xlabel=unit, title=f"Cost of {name}")
-        axis.set_xticks(x, [f"{size:,.0f}" for size in x])
+        axis.set(xscale="log", yscale="log", xlabel=unit, title=f"Cost of {name}, embedded")
+        axis.set_xticks(x, [f"{size:,.0f}" for size in x], fontsize=8)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
         axis.set_ylim(y.min() / 2, y.max() * 2)
-        axis.legend(frameon=False, fontsize=8)
-    axes[1].set_ylabel("CPU s a rollout")
-    for axis in axes:
+        axis.legend(frameon=False, loc="upper left")
+        axis.set_ylabel("CPU s a rollout")
+    for axis in axes.values():
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(out, dpi=130, facecolor="white")
+    figure.savefig(out, dpi=110, facecolor="white")
 
 
 def bars(axis, table: list[dict]) -> None:
     """CPU seconds as multiples of erclip's, each split by what the time went into."""
     ours = {row["setup"]: float(row["rollout_cpu_s"]) for row in table if row["system"] == "erclip"}
-    names = [f"{row['setup']}\n{row['system']}" for row in table]
+    names = [f"{row['setup']}: {row['system']}" for row in table]
+    multiples = np.array([float(row["rollout_cpu_s"]) / ours[row["setup"]] for row in table])
     left = np.zeros(len(table))
     for part, (colour, (_, label)) in enumerate(zip(COLOURS, PARTS, strict=True)):
-        width = np.array(
-            [float(r["rollout_cpu_s"]) / ours[r["setup"]] * shares(r)[part] for r in table]
-        )
+        width = multiples * np.array([shares(row)[part] for row in table])
         axis.barh(names, width, left=left, color=colour, label=label)
         left += width
+    for place, (multiple, row) in enumerate(zip(multiples, table, strict=True)):
+        seconds = float(row["rollout_cpu_s"])
+        axis.text(multiple, place, f" {multiple:.2f} ({seconds:.3g} s)", va="center", fontsize=9)
     axis.invert_yaxis()
-    axis.tick_params(axis="y", labelsize=7)
-    axis.set(xlabel="CPU time, erclip = 1", title="One rollout")
-    axis.set_ylim(len(table) - 0.4, -1.6)
-    axis.legend(frameon=False, fontsize=7, ncols=3, loc="upper center", columnspacing=0.8)
+    axis.set(xlabel="CPU time of a rollout, erclip = 1", xlim=(0, multiples.max() * 1.15))
+    axis.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def main(out: Path) -> None:
     table, cost = rows("train.csv"), rows("train_curve.csv")
-    first = table[0]
-    print(
-        f"{first['hardware']}, {first['threads']} thread, {first['rounds']} rounds, "
-        f"commit {first['commit']}, {first['date']}"
-    )
-    print(*sorted({row["versions"] for row in table if not row["skipped"]}), sep="; ", end="\n\n")
-    print(systems(table), curves(cost), sep="\n\n")
-    floors = RESULTS / "train_floor.csv"
-    if floors.is_file():
-        for row in rows("train_floor.csv"):
-            print(f"\n{row['setup']}: of the floor {row['of_floor']}, of no ERC {row['of_no_erc']}")
+    for key in ("hardware", "threads", "commit", "date", "versions"):
+        print(f"{key}: {'; '.join(sorted({row[key] for row in table if row[key]}))}")
+    print(f"\n{systems(table)}\n\n{curves(cost)}")
+    for row in rows("train_floor.csv"):
+        print(f"\n{row['setup']}: of the floor {row['of_floor']}, of no ERC {row['of_no_erc']}")
     plot(table, cost, out)
 
 
