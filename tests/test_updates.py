@@ -78,7 +78,8 @@ def test_micro_batches_change_nothing(policy, samples):
     split_metrics, got = capture(policy, pieces, settings)
     assert metrics["clip/erc_frac"] > 0.1
     assert metrics["clip/ppo_frac"] > 0.002
-    assert (got - expected).abs().max() < 1e-6 * expected.abs().max()
+    # float32 sums in another order: up to 3e-6 on AVX-512; a mean of means would be off by percents
+    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
     for name, value in metrics.items():
         assert split_metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
 
