@@ -38,7 +38,7 @@ against = "ERC"
 mask_like = "ERC"
 loss = { constraints = [] }
 """
-TIMES = ("cpu_s", "wall_s", "finished")
+TIMES = ("cpu_s", "wall_s", "finished", "commit")
 
 
 def write(folder: Path, text: str = STUDY) -> Path:
