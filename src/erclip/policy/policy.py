@@ -113,12 +113,12 @@ class Policy:
         `whole` are a sharded model's tensors, which another process may have gathered.
         """
         weights: Mapping[str, Tensor] | None = None
-        if whole is not None or self.has_adapters or self._sharded:
-            own = dict(self.model.named_parameters())  # a tied weight under one of its names
-            every = dict(self.model.named_parameters(remove_duplicate=False))
-            given = own if whole is None else whole
-            again = every.keys() - own.keys()
-            weights = {name: v.detach() for name, v in given.items() if name not in again}
+        own = dict(self.model.named_parameters())  # a tied weight under one of its names
+        if whole is not None:
+            again = dict(self.model.named_parameters(remove_duplicate=False)).keys() - own.keys()
+            weights = {name: value.detach() for name, value in whole.items() if name not in again}
+        elif self.has_adapters or self._sharded:
+            weights = {name: parameter.detach() for name, parameter in own.items()}
         if self.has_adapters and weights is not None:
             save_adapters(self.model, weights, folder)
             weights = merged(self.model, weights)
