@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-CHARACTERS = "0123456789 +-*=;:"
+CHARACTERS, MAX_TOKENS, CONTEXT = "0123456789 +-*=;:", 24, 64  # countdown's; lengths in tokens
 
 # The colon ends the question; the answer starts right after it.
 CHAT_TEMPLATE = (
@@ -42,7 +42,7 @@ SHAPES = {  # millions of parameters → shape
 
 
 def build_tokenizer(
-    characters: str = CHARACTERS, phrases: Sequence[str] = (), context: int = 64
+    characters: str = CHARACTERS, phrases: Sequence[str] = (), context: int = CONTEXT
 ) -> PreTrainedTokenizerFast:
     """One token per phrase, and one per character elsewhere.
 
@@ -73,7 +73,7 @@ def build_tokenizer(
 
 
 def build_model(
-    tokenizer: PreTrainedTokenizerFast, seed: int, size: str = "0.1", max_tokens: int = 24
+    tokenizer: PreTrainedTokenizerFast, seed: int, size: str = "0.1", max_tokens: int = MAX_TOKENS
 ) -> LlamaForCausalLM:
     """A freshly initialised Llama decoder in float32, without dropout; `size` is one of SHAPES."""
     shape = SHAPES[size]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from erclip.embedded.architecture import CHARACTERS
+from erclip.embedded.architecture import CHARACTERS, CONTEXT, MAX_TOKENS
 from erclip.errors import UserError
 from erclip.records import Prompt
 from erclip.tasks.countdown import Problem, derivations, solutions
@@ -110,7 +110,7 @@ def leg_counting(prompt: Prompt, solved: bool, draw: random.Random) -> str:
 DEMONSTRATORS = {
     demonstrator.path: demonstrator
     for demonstrator in (
-        Demonstrator("countdown", countdown, CHARACTERS, max_tokens=24, context=64),
+        Demonstrator("countdown", countdown, CHARACTERS, MAX_TOKENS, CONTEXT),
         Demonstrator(
             "reasoning-gym:count_bits",
             count_bits,

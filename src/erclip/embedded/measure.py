@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from erclip.embedded.architecture import MAX_TOKENS
 from erclip.records import Prompt
 from erclip.sampling import SamplingSettings, TransformersSampler
 from erclip.seeds import prompt_seeds
 from erclip.tasks.base import Task
-
-MAX_TOKENS = 24
 
 
 def sampled_accuracy(
