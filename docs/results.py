@@ -8,11 +8,15 @@ A marker names a study and one of its tables, and perhaps the methods (all, if n
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
-from erclip.report.sheet import Sheet, Table, markdown
+from erclip.report.sheet import Table, markdown_table
 from erclip.study.design import read_study
 from erclip.study.page import study_tables
+from erclip.study.results import read
 from erclip.study.rows import Results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,16 +25,21 @@ TABLES = ("best", "differences", "settings", "training")
 MARKER = re.compile(rf"<!-- ([\w.-]+) ({'|'.join(TABLES)})(?:: ([^\n]+))? -->\n(?:\|[^\n]*\n)*")
 
 
+@cache
+def tables(study: str) -> Mapping[str, Table]:
+    """A study's tables by name."""
+    results = Results(read_study(ROOT / "studies" / f"{study}.toml"), ROOT / "results" / study)
+    return dict(zip(TABLES, study_tables(read(results)), strict=True))
+
+
 def table(found: re.Match[str]) -> str:
     """The marker and its table, as the rows of the study have it."""
     study, name, methods = found.groups()
-    results = Results(read_study(ROOT / "studies" / f"{study}.toml"), ROOT / "results" / study)
-    whole = study_tables(results)[TABLES.index(name)]
+    whole = tables(study)[name]
     chosen = methods.split("; ") if methods else [row[0] for row in whole.rows]
     rows = [row for method in dict.fromkeys(chosen) for row in whole.rows if row[0] == method]
-    text = markdown(Sheet("", [], [], [Table("", whole.headings, rows, labels=whole.labels)]))
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return "\n".join([found[0].splitlines()[0], *lines, ""])
+    marker = found[0].splitlines()[0]
+    return f"{marker}\n{markdown_table(replace(whole, rows=rows))}\n"
 
 
 def filled(page: str) -> str:

@@ -83,12 +83,16 @@ def markdown(sheet: Sheet) -> str:
     """
     parts = []
     for table in sheet.tables:
-        rule = "|".join("---" if i < table.labels else "--:" for i in range(len(table.headings)))
-        lines = [_row(table.headings), f"|{rule}|", *map(_row, table.rows)]
-        parts.append(f"**{_cell(table.title)}**\n\n" + "\n".join(lines))
+        parts.append(f"**{_cell(table.title)}**\n\n{markdown_table(table)}")
     if sheet.sentences:
         parts.append("\n".join(f"- {_cell(sentence)}" for sentence in sheet.sentences))
     return "\n\n".join(parts)
+
+
+def markdown_table(table: Table) -> str:
+    """The headings and rows of a table as GitHub's Markdown, without its title."""
+    rule = "|".join("---" if i < table.labels else "--:" for i in range(len(table.headings)))
+    return "\n".join([_row(table.headings), f"|{rule}|", *map(_row, table.rows)])
 
 
 def percent(share: float, digits: int = 2) -> str:

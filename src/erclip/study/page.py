@@ -29,18 +29,18 @@ INTERVALS = "In brackets: 95 % intervals over seeds (Student's t)."
 def study_sheet(results: Results) -> Sheet:
     """The whole study, as far as it has got."""
     found = read(results)
-    count, total = len(results.rows()), len(results.study.cells())
+    count = sum(runs.collapsed[1] for runs in found.values())
+    total = len(results.study.cells())
     return Sheet(
         results.study.description or results.study.name,
         [f"{count} of {total} runs are there."] if count < total else [],
         [plot for _, plot in study_plots(results, found)],
-        study_tables(results),
+        study_tables(found),
     )
 
 
-def study_tables(results: Results) -> list[Table]:
+def study_tables(found: Mapping[str, Runs]) -> list[Table]:
     """Best settings, differences, every setting, and how training went."""
-    found = read(results)
     if not found:
         return []
     compared = {
