@@ -3,7 +3,8 @@
     python benchmarks/vllm_sampling.py models/smollm2 [--responses 64] [--tokens 64] [--rounds 3]
 
 One prompt's responses, none of which may end before --tokens; float32, one thread. CPU seconds are
-those of this process, in which all three run, so that a busy machine does not decide.
+those of this process, in which all run, so that a busy machine does not decide. `products` is no
+sampler: the model's matrix products alone, which none of them can do without.
 """
 
 from __future__ import annotations
@@ -36,6 +37,17 @@ def generate(policy, prompts, settings, seeds):
     return (found[:, ids.shape[1] :] != policy.pad_id).sum().item()
 
 
+def products(policy, settings):
+    """The matrix products of the same tokens and nothing else; gives the number of tokens."""
+    layers = [m for m in policy.model.modules() if isinstance(m, torch.nn.Linear)]
+    weights = [layer.weight.detach() for layer in layers]
+    rows = {w.shape[1]: torch.randn(settings.responses, w.shape[1]) for w in weights}
+    for _ in range(settings.max_tokens):
+        for weight in weights:
+            torch.nn.functional.linear(rows[weight.shape[1]], weight)
+    return settings.responses * settings.max_tokens
+
+
 def main():
     """Print a row per round and sampler, and the medians' ratios."""
     parser = argparse.ArgumentParser()
@@ -60,6 +72,7 @@ def main():
         "vllm": counted(engine),
         "ours": counted(ours),
         "generate": lambda: generate(policy, prompts, settings, [7]),
+        "products": lambda: products(policy, settings),
     }
     speeds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(asked.rounds):
@@ -70,8 +83,10 @@ def main():
             speeds[name].append(tokens / cpu)
             print(f"{name:9} {tokens} tokens  {cpu:.2f} CPU s  {wall:.2f} s  {tokens / cpu:.0f}/s")
     median = {name: statistics.median(found) for name, found in speeds.items()}
-    for other in ("ours", "generate"):
+    for other in ("ours", "generate", "products"):
         print(f"vllm is {median['vllm'] / median[other]:.2f} times as fast as {other}")
+    bound = median["products"] / median["generate"]
+    print(f"no sampler with these products can be {bound:.2f} times as fast as generate")
 
 
 if __name__ == "__main__":
