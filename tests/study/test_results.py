@@ -10,6 +10,7 @@ import pytest
 from erclip.diagnostics.seeds import Estimate
 from erclip.study.design import Cell, read_study
 from erclip.study.page import interval, study_sheet
+from erclip.study.plots import study_plots, write_plots
 from erclip.study.results import against, families, read, verdict
 from erclip.study.rows import Results
 
@@ -88,7 +89,14 @@ def test_the_page_says_wins_ties_and_losses(results):
     assert lines["B", "A"][-1] == "1/1/0"
     texts = [text for line in lines.values() for text in line]
     assert "0.300 [0.250, 0.350], 1 collapsed" in texts
-    assert len(sheet.plots) == 2
+
+
+def test_a_picture_is_drawn_once_for_the_page_and_as_a_file(tmp_path, results):
+    plots = study_plots(results)
+    assert list(plots) == ["a-accuracy.svg", "a-steadiness.svg"]
+    assert study_sheet(results, list(plots.values())).plots == list(plots.values())
+    write_plots(plots, tmp_path)
+    assert "var(--series-1)" in (tmp_path / "a-accuracy.svg").read_text(encoding="utf-8")
 
 
 def test_a_method_can_be_compared_with_several(tmp_path, results):

@@ -17,7 +17,7 @@ from erclip.errors import UserError
 from erclip.report.sheet import markdown, print_sheet, write_sheet
 from erclip.study.design import Cell, Study, read_study, settings_hash
 from erclip.study.page import study_sheet
-from erclip.study.plots import write_pictures
+from erclip.study.plots import study_plots, write_plots
 from erclip.study.processes import Done, Job, run_jobs
 from erclip.study.rows import Results, Row, number
 
@@ -50,10 +50,12 @@ def study(
         finally:
             if work.rows:
                 results.tidy()
-        sheet = study_sheet(results)
+        plots = study_plots(results)
+        sheet = study_sheet(results, list(plots.values()))
         print_sheet(sheet, console)
         page = write_sheet(sheet, folder / "report.html")
-        pictures = "".join(f"![{name}]({name})\n" for name in write_pictures(results, folder))
+        write_plots(plots, folder)
+        pictures = "".join(f"![{name}]({name})\n" for name in plots)
         text = f"# {sheet.title}\n\n{pictures}\n{markdown(sheet)}\n"
         (folder / "report.md").write_text(text, encoding="utf-8")
         console.print(f"page: {page}", soft_wrap=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from erclip.diagnostics.seeds import Estimate
+from erclip.report.cards import Plot
 from erclip.report.sheet import Sheet, Table
-from erclip.study.plots import study_plots
 from erclip.study.results import Against, Point, Runs, against, read, verdict
 from erclip.study.rows import Results, number
 
@@ -26,15 +26,15 @@ SHARES = (
 INTERVALS = "In brackets: 95 % intervals over seeds (Student's t)."
 
 
-def study_sheet(results: Results) -> Sheet:
-    """The whole study, as far as it has got."""
+def study_sheet(results: Results, plots: Sequence[Plot] = ()) -> Sheet:
+    """The whole study, as far as it has got, with these pictures of it."""
     found = read(results)
     count = sum(runs.collapsed[1] for runs in found.values())
     total = len(results.study.cells())
     return Sheet(
         results.study.description or results.study.name,
         [f"{count} of {total} runs are there."] if count < total else [],
-        [plot for _, plot in study_plots(results, found)],
+        plots,
         study_tables(found),
     )
 

@@ -1,6 +1,6 @@
 """A study's pictures: a method and those compared with it, side by side in one figure each.
 
-Each is drawn twice: for the page, and as an SVG of its own that a document can hold.
+One drawing serves the page and an SVG of its own that a document can hold.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ BY_SETTING = (
 )
 
 
-def study_plots(results: Results, found: Mapping[str, Runs]) -> list[tuple[str, Plot]]:
-    """Two figures per family of methods, with a file name each."""
-    drawn = []
+def study_plots(results: Results) -> dict[str, Plot]:
+    """Two figures per family of methods, by file name."""
+    drawn = {}
     points = results.curve()
-    for family in families(found):
+    for family in families(read(results)):
         base = family[0].method.name
         for name, title, caption, draw in (
             (
@@ -49,16 +49,14 @@ def study_plots(results: Results, found: Mapping[str, Runs]) -> list[tuple[str, 
                 keys = tuple(Key(r.method.name, run_color(i)) for i, r in enumerate(family))
                 svg = canvas.to_svg(fig, f"{title} of {base} and its variants")
             file = f"{_slug(base)}-{name}.svg"
-            drawn.append((file, Plot(f"{base}: {title}", caption, svg, keys, wide=True)))
+            drawn[file] = Plot(f"{base}: {title}", caption, svg, keys, wide=True)
     return drawn
 
 
-def write_pictures(results: Results, folder: Path) -> list[str]:
-    """Every figure as an SVG of its own, legible in light and dark; their names."""
-    plots = study_plots(results, read(results))
-    for name, plot in plots:
+def write_plots(plots: Mapping[str, Plot], folder: Path) -> None:
+    """Every figure as an SVG of its own, legible in light and dark."""
+    for name, plot in plots.items():
         (folder / name).write_text(canvas.standalone(plot.svg, plot.legend), encoding="utf-8")
-    return [name for name, _ in plots]
 
 
 def _accuracy(axes: list[Axes], family: Sequence[Runs], points: Mapping[Any, list[Row]]) -> None:
