@@ -1,4 +1,4 @@
-"""Write the tables of results.md and README.md from `results/`; run by `make docs`.
+"""Tables of results.md and README.md, and docs/erc-effect.svg, from `results/`: `make docs`.
 
 A marker names a study and one of its tables, and perhaps the methods (all, if none is named):
 
@@ -13,10 +13,13 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from erclip.report import canvas
+from erclip.report.canvas import Key, run_color
 from erclip.report.sheet import Table, markdown_table
 from erclip.study.design import read_study
 from erclip.study.page import study_tables
-from erclip.study.results import read
+from erclip.study.plots import draw_differences
+from erclip.study.results import Runs, against, read
 from erclip.study.rows import Results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,11 +28,52 @@ TABLES = ("best", "differences", "settings", "training")
 MARKER = re.compile(rf"<!-- ([\w.-]+) ({'|'.join(TABLES)})(?:: ([^\n]+))? -->\n(?:\|[^\n]*\n)*")
 
 
+OVERVIEW = (  # label, study, surrogate
+    ("8 updates, DAPO", "core-8", "DAPO"),
+    ("8 updates, GPPO", "core-8", "GPPO"),
+    ("32 updates, DAPO", "core-32", "DAPO"),
+    ("32 updates, GPPO", "core-32", "GPPO"),
+    ("count_bits, DAPO", "second-task", "DAPO"),
+)
+RULES = {
+    "the paper's rule": "ERC-{}",
+    "the directional rule": "directional ERC-{}",
+    "as many tokens at random": "{}, random mask",
+}
+
+
+@cache
+def runs(study: str) -> Mapping[str, Runs]:
+    """A study's runs by method."""
+    return read(Results(read_study(ROOT / "studies" / f"{study}.toml"), ROOT / "results" / study))
+
+
 @cache
 def tables(study: str) -> Mapping[str, Table]:
     """A study's tables by name."""
-    results = Results(read_study(ROOT / "studies" / f"{study}.toml"), ROOT / "results" / study)
-    return dict(zip(TABLES, study_tables(read(results)), strict=True))
+    return dict(zip(TABLES, study_tables(runs(study)), strict=True))
+
+
+def overview() -> str:
+    """Every rule minus its surrogate alone, study by study, as an SVG."""
+    with canvas.figure(2, wide=True, share_y=True) as (fig, axes):
+        fig.set_figheight(0.9 + 0.5 * len(OVERVIEW))
+        for ax, column, title in (
+            (axes[0], "at_best", "each at its best learning rate"),
+            (axes[1], "over_grid", "mean over learning rates"),
+        ):
+            rows = {}
+            for label, study, surrogate in OVERVIEW:
+                base = runs(study)[surrogate]
+                differences = (
+                    against(runs(study)[name.format(surrogate)], base) for name in RULES.values()
+                )
+                several = len(base.points) > 1 or column == "at_best"
+                rows[label] = [getattr(d, column) if several else None for d in differences]
+            draw_differences(ax, rows)
+            ax.set_xlabel(f"difference in held-out avg@4, {title}")
+        svg = canvas.to_svg(fig, "ERC's two rules and a random mask, each minus no ERC")
+    return canvas.standalone(svg, [Key(rule, run_color(i)) for i, rule in enumerate(RULES)])
 
 
 def table(found: re.Match[str]) -> str:
@@ -50,3 +94,4 @@ def filled(page: str) -> str:
 if __name__ == "__main__":
     for page in PAGES:
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    (ROOT / "docs" / "erc-effect.svg").write_text(overview(), encoding="utf-8")

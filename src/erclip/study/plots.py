@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from erclip.diagnostics.seeds import estimate
+from erclip.diagnostics.seeds import Estimate, estimate
 from erclip.report import canvas, series
 from erclip.report.canvas import Key, run_color
 from erclip.report.cards import Plot
@@ -57,6 +57,22 @@ def write_plots(plots: Mapping[str, Plot], folder: Path) -> None:
     """Every figure as an SVG of its own, legible in light and dark."""
     for name, plot in plots.items():
         (folder / name).write_text(canvas.standalone(plot.svg, plot.legend), encoding="utf-8")
+
+
+def draw_differences(ax: Axes, rows: Mapping[str, Sequence[Estimate | None]]) -> None:
+    """Label → differences with their intervals, one colour each, around a line at 0."""
+    ax.axvline(0.0, color=canvas.INK, linewidth=1.0)
+    for place, differences in enumerate(rows.values()):
+        for index, found in enumerate(differences):
+            if found is None:
+                continue
+            y = place + 0.22 * (index - (len(differences) - 1) / 2)
+            color = run_color(index)
+            half = 0.0 if math.isnan(found.half) else found.half
+            ax.errorbar(found.mean, y, xerr=half, fmt="o", markersize=4, color=color)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
 
 
 def _accuracy(axes: list[Axes], family: Sequence[Runs], points: Mapping[Any, list[Row]]) -> None:
