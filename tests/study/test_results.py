@@ -91,6 +91,14 @@ def test_the_page_says_wins_ties_and_losses(results):
     assert "0.300 [0.250, 0.350], 1 collapsed" in texts
 
 
+def test_one_setting_has_no_columns_for_a_grid(tmp_path, results):
+    path = tmp_path / "made-up.toml"
+    path.write_text(STUDY.replace("[1e-4, 1e-3]", "[1e-4]"), encoding="utf-8")
+    table = study_sheet(Results(read_study(path), tmp_path)).tables[1]
+    assert table.headings[2:] == ("seeds", "avg@k", "verdict", "pass@k", "verdict")
+    assert {len(line) for line in table.rows} == {len(table.headings)}
+
+
 def test_a_picture_is_drawn_once_for_the_page_and_as_a_file(tmp_path, results):
     plots = study_plots(results)
     assert list(plots) == ["a-accuracy.svg", "a-steadiness.svg"]

@@ -85,21 +85,22 @@ def _best(found: Mapping[str, Runs]) -> Table:
 
 
 def _differences(compared: Mapping[tuple[str, str], Against]) -> Table:
+    grid = any(len(difference.points) > 1 for difference in compared.values())
     rows = []
     for (name, base), difference in compared.items():
-        ends = [
-            text
-            for own in (difference.at_best, difference.pass_at_best, difference.over_grid)
-            for text in (signed(own), verdict(own) if own else "")
-        ]
+        found = [difference.at_best, difference.pass_at_best]
+        found += [difference.over_grid] if grid else []
+        ends = [text for own in found for text in (signed(own), verdict(own) if own else "")]
         seeds = str(difference.at_best.count) if difference.at_best else "–"
-        rows.append((name, base, seeds, *ends, "/".join(map(str, difference.counts))))
+        counts = ["/".join(map(str, difference.counts))] if grid else []
+        rows.append((name, base, seeds, *ends, *counts))
+    headings = ["avg@k", "verdict", "pass@k", "verdict"]
+    if grid:
+        headings = ["at the best setting of each", "verdict", "pass@k there", "verdict"]
+        headings += ["across the grid", "verdict", "settings won/tied/lost"]
     return Table(
         "Differences in final avg@k, and in pass@k",
-        (
-            *("method", "against", "seeds", "at the best setting of each", "verdict"),
-            *("pass@k there", "verdict", "across the grid", "verdict", "settings won/tied/lost"),
-        ),
+        ("method", "against", "seeds", *headings),
         rows,
         f"{INTERVALS} Paired by seed; an interval that holds 0 is a tie. Not corrected for their "
         "number: of twenty, expect one to err.",

@@ -6,6 +6,7 @@ One drawing serves the page and an SVG of its own that a document can hold.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,4 +163,10 @@ def _place(point: Point, axis: str | None, points: Sequence[Point]) -> float:
 
 
 def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name).strip("-").lower()
+    """A file name in ASCII.
+
+    >>> _slug("GPPO, β 0.05")
+    'gppo--beta-0-05'
+    """
+    plain = (c if c.isascii() else unicodedata.name(c, "-").split()[-1] for c in name)
+    return "".join(c if c.isalnum() else "-" for c in "".join(plain)).strip("-").lower()
