@@ -34,6 +34,7 @@ OVERVIEW = (  # label, study, surrogate
     ("32 updates, DAPO", "core-32", "DAPO"),
     ("32 updates, GPPO", "core-32", "GPPO"),
     ("count_bits, DAPO", "second-task", "DAPO"),
+    ("leg_counting, DAPO", "third-task", "DAPO"),
 )
 RULES = {
     "the paper's rule": "ERC-{}",
