@@ -33,6 +33,7 @@ OVERVIEW = (  # label, study, surrogate
     ("8 updates, GPPO", "core-8", "GPPO"),
     ("32 updates, DAPO", "core-32", "DAPO"),
     ("32 updates, GPPO", "core-32", "GPPO"),
+    ("2,000 updates, DAPO", "long", "DAPO"),
     ("count_bits, DAPO", "second-task", "DAPO"),
     ("leg_counting, DAPO", "third-task", "DAPO"),
 )
