@@ -34,6 +34,8 @@ OVERVIEW = (  # label, study, surrogate
     ("32 updates, DAPO", "core-32", "DAPO"),
     ("32 updates, GPPO", "core-32", "GPPO"),
     ("2,000 updates, DAPO", "long", "DAPO"),
+    ("200 updates, DAPO", "sizes-0.1", "DAPO"),
+    ("200 updates, 0.6 M, DAPO", "sizes-0.6", "DAPO"),
     ("count_bits, DAPO", "second-task", "DAPO"),
     ("leg_counting, DAPO", "third-task", "DAPO"),
 )
