@@ -29,13 +29,13 @@ MARKER = re.compile(rf"<!-- ([\w.-]+) ({'|'.join(TABLES)})(?:: ([^\n]+))? -->\n(
 
 
 OVERVIEW = (  # label, study, surrogate
-    ("8 updates, DAPO", "core-8", "DAPO"),
-    ("8 updates, GPPO", "core-8", "GPPO"),
-    ("32 updates, DAPO", "core-32", "DAPO"),
-    ("32 updates, GPPO", "core-32", "GPPO"),
-    ("2,000 updates, DAPO", "long", "DAPO"),
-    ("200 updates, DAPO", "sizes-0.1", "DAPO"),
-    ("200 updates, 0.6 M, DAPO", "sizes-0.6", "DAPO"),
+    ("8 updates a rollout, DAPO", "core-8", "DAPO"),
+    ("8 updates a rollout, GPPO", "core-8", "GPPO"),
+    ("32 updates a rollout, DAPO", "core-32", "DAPO"),
+    ("32 updates a rollout, GPPO", "core-32", "GPPO"),
+    ("2,000 updates in all, DAPO", "long", "DAPO"),
+    ("200 updates in all, DAPO", "sizes-0.1", "DAPO"),
+    ("200 in all, 0.6 M, DAPO", "sizes-0.6", "DAPO"),
     ("count_bits, DAPO", "second-task", "DAPO"),
     ("leg_counting, DAPO", "third-task", "DAPO"),
 )
