@@ -1,4 +1,9 @@
-"""Names that every doctest may use without importing them."""
+"""One thread for every test; names that every doctest may use without importing them."""
+
+import os
+
+# Two threads wait for each other: beside a busy core a test takes ten times as long.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
