@@ -83,10 +83,31 @@ def test_products_leave_in_float32_whatever_torch_is_set_to(exact):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        with matmul.products(exact):
+        with matmul.products(exact, "cpu"):
             got = matmul.product(a, b, torch.float32)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
     bound = 512 * 2**-24 * (a.double().abs() @ b.double().abs())
     assert ((got - a.double() @ b.double()).abs() <= bound).all()
+
+
+def test_tf32_does_not_reach_a_head_on_cuda():
+    """The setting needs no GPU. Both of torch's ways to ask for TF32 are put back."""
+    backend = torch.backends.cuda.matmul
+    if not hasattr(backend, "fp32_precision"):
+        pytest.skip("this torch cannot choose the precision of a product")
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        backend.allow_tf32 = True
+        for exact in (True, False):
+            with matmul.products(exact, "cuda"):
+                assert backend.fp32_precision == "ieee"
+        assert torch.get_float32_matmul_precision() == "high"
+        assert backend.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)
+    with pytest.raises(RuntimeError, match="inside"), matmul.products(True, "cuda"):
+        raise RuntimeError("inside")
+    assert torch.get_float32_matmul_precision() == before

@@ -60,7 +60,7 @@ def forward(
     state = empty_state(num_rows, x, dtype)
     size = num_rows * vocab if options.cache_logits else 0
     kept = Kept(x.new_empty(size, dtype=dtype), num_rows)
-    with products(exact):
+    with products(exact, head.hidden.device.type):
         for v in spans(vocab, columns):
             w = head.weight[v].to(operand)
             b = None if head.bias is None else head.bias[v].to(dtype)
@@ -91,7 +91,7 @@ def backward(
     x = head.hidden.to(operand)
     saved, factor = factor_out(saved, options.temperature, operand == dtype, exact)
     scaled = x * factor[:, None] if operand == dtype else x
-    with products(exact):
+    with products(exact, head.hidden.device.type):
         for v in spans(vocab, columns):
             w = head.weight[v].to(operand)
             b = None if head.bias is None else head.bias[v].to(dtype)

@@ -49,18 +49,20 @@ def arithmetic(hidden: Tensor, weight: Tensor) -> Arithmetic:
 
 
 @contextmanager
-def products(exact: bool) -> Generator[None]:
-    """float32 products on a CPU are exact in here, or of bf16 operands, whatever torch is set to.
+def products(exact: bool, device: str) -> Generator[None]:
+    """float32 products in here are exact, or of bf16 operands, whatever torch is set to.
 
-    `torch.set_float32_matmul_precision("medium")` would otherwise make a float32 head a bf16 one.
-    The setting is the process's: another thread's float32 product would follow it meanwhile.
+    `torch.set_float32_matmul_precision("medium")` would otherwise make a float32 head a bf16 one
+    on a CPU, and "high" one of TF32, which has ten bits, on CUDA. The setting is the process's:
+    another thread's float32 product would follow it meanwhile.
     """
-    setting = getattr(torch.backends.mkldnn, "matmul", None)
-    if setting is None:  # before torch 2.9
+    backend = torch.backends.cuda if device == "cuda" else torch.backends.mkldnn
+    setting = getattr(backend, "matmul", None)
+    before = getattr(setting, "fp32_precision", None)
+    if setting is None or before is None:  # torch before 2.9
         yield
         return
-    before = setting.fp32_precision
-    setting.fp32_precision = "ieee" if exact else "bf16"
+    setting.fp32_precision = "ieee" if exact or device == "cuda" else "bf16"
     try:
         yield
     finally:
@@ -97,7 +99,7 @@ def bf16_is_faster(cpuinfo: Path = CPUINFO) -> bool:
         return False
     if not cpuinfo.is_file() or "amx_bf16" not in cpuinfo.read_text().split():
         return False
-    with products(exact=False):  # 325 has nine bits: one too many for a product rounded to bf16
+    with products(exact=False, device="cpu"):  # 325 has nine bits: a product in bf16 has eight
         out = torch.mm(torch.ones(64, 65), torch.full((65, 64), 5.0))
     return bool((out == 325).all())
 
