@@ -33,6 +33,9 @@ OVERVIEW = (  # label, study, surrogate
     ("8 updates a rollout, GPPO", "core-8", "GPPO"),
     ("32 updates a rollout, DAPO", "core-32", "DAPO"),
     ("32 updates a rollout, GPPO", "core-32", "GPPO"),
+    ("32 updates a rollout, CE-GPPO", "core-32", "CE-GPPO"),
+    ("32 updates a rollout, CISPO", "core-32", "CISPO"),
+    ("32 updates a rollout, GSPO", "core-32", "GSPO"),
     ("2,000 updates in all, DAPO", "long", "DAPO"),
     ("200 updates in all, DAPO", "sizes-0.1", "DAPO"),
     ("200 in all, 0.6 M, DAPO", "sizes-0.6", "DAPO"),
@@ -87,7 +90,14 @@ def table(found: re.Match[str]) -> str:
     chosen = methods.split("; ") if methods else [row[0] for row in whole.rows]
     rows = [row for method in dict.fromkeys(chosen) for row in whole.rows if row[0] == method]
     marker = found[0].splitlines()[0]
-    return f"{marker}\n{markdown_table(replace(whole, rows=rows))}\n"
+    return f"{marker}\n{markdown_table(filled_columns(replace(whole, rows=rows)))}\n"
+
+
+def filled_columns(table: Table) -> Table:
+    """The table without the columns in which no row has anything."""
+    kept = [i for i in range(len(table.headings)) if any(row[i] != "–" for row in table.rows)]
+    rows = [tuple(row[i] for i in kept) for row in table.rows]
+    return replace(table, headings=tuple(table.headings[i] for i in kept), rows=rows)
 
 
 def filled(page: str) -> str:
