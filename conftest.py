@@ -1,4 +1,4 @@
-"""One thread for every test; names that every doctest may use without importing them."""
+"""One thread for the tests and what they start; names for doctests that import nothing."""
 
 import os
 

@@ -90,10 +90,10 @@ def table(found: re.Match[str]) -> str:
     chosen = methods.split("; ") if methods else [row[0] for row in whole.rows]
     rows = [row for method in dict.fromkeys(chosen) for row in whole.rows if row[0] == method]
     marker = found[0].splitlines()[0]
-    return f"{marker}\n{markdown_table(filled_columns(replace(whole, rows=rows)))}\n"
+    return f"{marker}\n{markdown_table(without_empty_columns(replace(whole, rows=rows)))}\n"
 
 
-def filled_columns(table: Table) -> Table:
+def without_empty_columns(table: Table) -> Table:
     """The table without the columns in which no row has anything."""
     kept = [i for i in range(len(table.headings)) if any(row[i] != "–" for row in table.rows)]
     rows = [tuple(row[i] for i in kept) for row in table.rows]

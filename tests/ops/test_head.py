@@ -49,7 +49,6 @@ def build(kind):
 def run_both(rank, port, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.set_num_threads(1)
     for kind in (TiedModel, UntiedModel):
         shard_and_run(rank, kind, Path(folder) / f"{kind.__name__}.pt")
     dist.destroy_process_group()

@@ -27,7 +27,7 @@ COUNTED = ("clip/", "train/", "eval/")
 
 def torchrun(*arguments, processes=2, **options):
     paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    environment = {**os.environ, "PYTHONPATH": paths}
     command = [*TORCHRUN, str(processes), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
 

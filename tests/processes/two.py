@@ -84,7 +84,6 @@ def one_update(world: World, config: Config):
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    torch.set_num_threads(1)
     world = join_world("cpu")
     for kind, config in KINDS.items():
         metrics, gradients = one_update(world, config)

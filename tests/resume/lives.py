@@ -16,7 +16,6 @@ import traceback
 from pathlib import Path
 
 import safetensors.torch
-import torch
 
 import erclip.checkpoints.training_state
 import erclip.policy.adapters
@@ -82,7 +81,6 @@ def live(task: dict) -> None:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
