@@ -6,12 +6,10 @@ the gradient in the dtype of the next product. The formulas are those of `statis
 `gradient`, where they are explained.
 
 Letters: R rows and C columns of a tile; one program works on one row (reduce) or on one block of
-columns of one row (gradient).
+columns of one row (gradient). A temperature or softcap is a constant of the compiled kernel.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
@@ -27,21 +25,12 @@ BLOCK = 2048
 
 
 @triton.jit
-def _load_z(
-    raw,
-    bias,
-    columns,
-    inside,
-    temperature,
-    softcap,
-    HAS_BIAS: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-):
+def _load_z(raw, bias, columns, inside, temperature: tl.constexpr, softcap: tl.constexpr):
     """z of one block of a row, −inf outside the tile."""
     z = tl.load(raw + columns, mask=inside, other=0.0)
-    if HAS_BIAS:
+    if bias is not None:
         z += tl.load(bias + columns, mask=inside, other=0.0)
-    if HAS_SOFTCAP:
+    if softcap is not None:
         shrunk = tl.exp(-2.0 * tl.abs(z / softcap))
         tanh = (1.0 - shrunk) / (1.0 + shrunk)
         z = softcap * tl.where(z < 0, -tanh, tanh)
@@ -67,11 +56,9 @@ def _reduce_kernel(
     state_stride,
     width,
     start,
-    temperature,
-    softcap,
     floor,
-    HAS_BIAS: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
+    temperature: tl.constexpr,
+    softcap: tl.constexpr,
     SLOPES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -85,9 +72,7 @@ def _reduce_kernel(
     spread_sq = tl.load(state + 4 * state_stride)
     for first in range(0, width, BLOCK):
         columns = first + tl.arange(0, BLOCK)
-        z = _load_z(
-            raw, bias, columns, columns < width, temperature, softcap, HAS_BIAS, HAS_SOFTCAP
-        )
+        z = _load_z(raw, bias, columns, columns < width, temperature, softcap)
         block_peak = tl.maximum(tl.max(z, axis=0), floor)
         at_peak = z == block_peak
         ties = tl.sum(at_peak.to(tl.float32), axis=0) - 1.0
@@ -115,9 +100,7 @@ def _reduce_kernel(
     if (target >= 0) & (target < width):
         # Through the same arithmetic as above: a target that is the maximum has d = 0 exactly.
         column = target + tl.arange(0, 1)
-        picked = _load_z(
-            raw, bias, column, column < width, temperature, softcap, HAS_BIAS, HAS_SOFTCAP
-        )
+        picked = _load_z(raw, bias, column, column < width, temperature, softcap)
         tl.store(state + 5 * state_stride + tl.arange(0, 1), picked)
 
 
@@ -131,26 +114,15 @@ def _gradient_kernel(
     num_rows,
     width,
     start,
-    temperature,
-    softcap,
-    HAS_BIAS: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
+    temperature: tl.constexpr,
+    softcap: tl.constexpr,
     HAS_ENTROPY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
-    z = _load_z(
-        raw + row * width,
-        bias,
-        columns,
-        inside,
-        temperature,
-        softcap,
-        HAS_BIAS,
-        HAS_SOFTCAP,
-    )
+    z = _load_z(raw + row * width, bias, columns, inside, temperature, softcap)
     log_p = z - tl.load(rows + row)
     grad_logprob = tl.load(rows + num_rows + row)
     p = tl.exp(log_p)
@@ -161,7 +133,7 @@ def _gradient_kernel(
         grad += tl.where(p > 0, p * (log_p + entropy) * grad_entropy, 0.0)
     target = tl.load(targets + row) - start
     grad = tl.where(columns == target, grad - grad_logprob, grad)
-    if HAS_SOFTCAP:
+    if softcap is not None:
         tanh = z * temperature / softcap
         grad *= 1.0 - tanh * tanh
     tl.store(out + row * width + columns, grad.to(out.dtype.element_ty), mask=inside)
@@ -171,24 +143,19 @@ def reduce_tile(
     state: Tensor, raw: Tensor, bias: Tensor | None, targets: Tensor, start: int, opts: HeadOptions
 ) -> None:
     """`statistics.reduce_tile`, without overwriting the tile."""
-    flags: dict[str, Any] = {
-        "HAS_BIAS": bias is not None,
-        "HAS_SOFTCAP": opts.softcap is not None,
-        "SLOPES": opts.slopes,
-        "BLOCK": min(BLOCK, triton.next_power_of_2(raw.shape[1])),
-    }
     _reduce_kernel[(raw.shape[0],)](
         raw,
-        raw if bias is None else bias,
+        bias,
         targets,
         state,
         state.stride(0),
         raw.shape[1],
         start,
-        opts.temperature,
-        opts.softcap or 1.0,
         lowest(raw.dtype),
-        **flags,
+        temperature=opts.temperature,
+        softcap=opts.softcap,
+        SLOPES=opts.slopes,
+        BLOCK=min(BLOCK, triton.next_power_of_2(raw.shape[1])),
     )
 
 
@@ -211,24 +178,19 @@ def gradient_tile(
     )
     out = torch.empty_like(raw, dtype=out_dtype)
     block = min(BLOCK, triton.next_power_of_2(raw.shape[1]))
-    flags: dict[str, Any] = {
-        "HAS_BIAS": bias is not None,
-        "HAS_SOFTCAP": opts.softcap is not None,
-        "HAS_ENTROPY": saved.grad_entropies is not None,
-        "BLOCK": block,
-    }
     _gradient_kernel[(raw.shape[0], -(-raw.shape[1] // block))](
         raw,
         out,
-        raw if bias is None else bias,
+        bias,
         saved.targets,
         rows,
         raw.shape[0],
         raw.shape[1],
         start,
-        opts.temperature,
-        opts.softcap or 1.0,
-        **flags,
+        temperature=opts.temperature,
+        softcap=opts.softcap,
+        HAS_ENTROPY=saved.grad_entropies is not None,
+        BLOCK=block,
     )
     return out
 
