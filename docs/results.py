@@ -31,6 +31,9 @@ MARKER = re.compile(rf"<!-- ([\w.-]+) ({'|'.join(TABLES)})(?:: ([^\n]+))? -->\n(
 OVERVIEW = (  # label, study, surrogate
     ("8 updates a rollout, DAPO", "core-8", "DAPO"),
     ("8 updates a rollout, GPPO", "core-8", "GPPO"),
+    ("8 updates a rollout, CE-GPPO", "core-8", "CE-GPPO"),
+    ("8 updates a rollout, CISPO", "core-8", "CISPO"),
+    ("8 updates a rollout, GSPO", "core-8", "GSPO"),
     ("32 updates a rollout, DAPO", "core-32", "DAPO"),
     ("32 updates a rollout, GPPO", "core-32", "GPPO"),
     ("32 updates a rollout, CE-GPPO", "core-32", "CE-GPPO"),
