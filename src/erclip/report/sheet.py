@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -54,18 +55,38 @@ def write_sheet(sheet: Sheet, out: Path) -> Path:
 def print_sheet(sheet: Sheet, console: Console) -> None:
     """Print the sentences and tables; texts of models are never read as markup."""
     for table in sheet.tables:
-        rich = RichTable(box=None, padding=(0, 2, 0, 0), title=Text(table.title, style="bold"))
-        rich.title_justify = "left"
-        for index, heading in enumerate(table.headings):
-            rich.add_column(Text(heading), justify="left" if index < table.labels else "right")
-        for row in table.rows:
-            rich.add_row(*(Text(printable(cell)) for cell in row))
-        console.print(rich)
+        rich = _grid(table)
+        natural = console.measure(rich, options=console.options.update(width=10_000)).maximum
+        console.print(rich if natural <= console.width else _list(table))
         if table.caption:
             console.print(Text(table.caption, style="dim"))
         console.print()
     for sentence in sheet.sentences:
         console.print(Text(f"• {printable(sentence)}"))
+
+
+def _grid(table: Table) -> RichTable:
+    rich = RichTable(box=None, padding=(0, 2, 0, 0), title=Text(table.title, style="bold"))
+    rich.title_justify = "left"
+    for index, heading in enumerate(table.headings):
+        rich.add_column(Text(heading), justify="left" if index < table.labels else "right")
+    for row in table.rows:
+        rich.add_row(*(Text(printable(cell)) for cell in row))
+    return rich
+
+
+def _list(table: Table) -> Group:
+    """A table that is too wide for the terminal, row by row, so that no number is cut."""
+    lines: list[RenderableType] = [Text(table.title, style="bold")]
+    for row in table.rows:
+        cells = [
+            f"{heading} {printable(cell)}"
+            for heading, cell in zip(table.headings, row, strict=True)
+            if cell
+        ]
+        lines.append(Text(" · ".join(cells[: table.labels])))
+        lines.append(Padding(Text(" · ".join(cells[table.labels :])), (0, 0, 0, 4)))
+    return Group(*lines)
 
 
 def markdown(sheet: Sheet) -> str:
