@@ -42,6 +42,7 @@ OVERVIEW = (  # label, study, surrogate
     ("2,000 updates in all, DAPO", "long", "DAPO"),
     ("200 updates in all, DAPO", "sizes-0.1", "DAPO"),
     ("200 in all, 0.6 M, DAPO", "sizes-0.6", "DAPO"),
+    ("200 in all, 3 M, DAPO", "sizes-3", "DAPO"),
     ("count_bits, DAPO", "second-task", "DAPO"),
     ("leg_counting, DAPO", "third-task", "DAPO"),
 )
