@@ -120,8 +120,9 @@ package.__path__ = [{str(Path(sys.modules["erclip.grading"].__file__).parents[1]
 sys.modules["erclip"] = package
 """
 SCRIPT = """
-import os
+import os, signal
 from erclip.grading import Grader
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 grader = Grader(workers=int(sys.argv[2]), time_limit_s=20.0)
 grader.grade(r"\\boxed{2|x|}", "|2x|")
 print("ready", flush=True)
