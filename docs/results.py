@@ -1,14 +1,15 @@
 """Tables of results.md and README.md, and docs/erc-effect.svg, from `results/`: `make docs`.
 
-A marker names a study and one of its tables, and perhaps the methods (all, if none is named):
+A marker names a study and one of its tables, and perhaps the methods (all, if none is named), one
+by one or as the family of those first compared with a method:
 
-    <!-- core-8 differences: ERC-DAPO; directional ERC-DAPO -->
+    <!-- core-8 differences: DAPO family; ERC-GPPO -->
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from erclip.report.sheet import Table, markdown_table
 from erclip.study.design import read_study
 from erclip.study.page import study_tables
 from erclip.study.plots import draw_differences
-from erclip.study.results import Runs, against, read
+from erclip.study.results import Runs, against, families, read
 from erclip.study.rows import Results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,10 +92,19 @@ def table(found: re.Match[str]) -> str:
     """The marker and its table, as the rows of the study have it."""
     study, name, methods = found.groups()
     whole = tables(study)[name]
-    chosen = methods.split("; ") if methods else [row[0] for row in whole.rows]
+    chosen = named(study, methods.split("; ")) if methods else [row[0] for row in whole.rows]
     rows = [row for method in dict.fromkeys(chosen) for row in whole.rows if row[0] == method]
     marker = found[0].splitlines()[0]
     return f"{marker}\n{markdown_table(without_empty_columns(replace(whole, rows=rows)))}\n"
+
+
+def named(study: str, names: Sequence[str]) -> list[str]:
+    """The methods that a marker names, each family in the order of the study."""
+    members = {
+        f"{family[0].method.name} family": [own.method.name for own in family]
+        for family in families(runs(study))
+    }
+    return [method for name in names for method in members.get(name, [name])]
 
 
 def without_empty_columns(table: Table) -> Table:

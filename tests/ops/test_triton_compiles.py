@@ -24,8 +24,9 @@ GRADIENT = {**SHARED, "out": "*bf16", "rows": "*fp32", "num_rows": "i32"}
 def compiled(kernel, types, constants, gpu):
     """The kernel's machine code for `gpu`, whose arguments are of these types or constant."""
     constants = {"BLOCK": triton_epilogue.BLOCK, **constants}
-    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
-    signature |= dict.fromkeys(constants, "constexpr")
+    signature = {
+        name: "constexpr" if name in constants else types[name] for name in kernel.arg_names
+    }
     where = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     return triton.compile(ASTSource(kernel, signature, where), target=GPUTarget(*gpu)).asm
 
@@ -33,7 +34,11 @@ def compiled(kernel, types, constants, gpu):
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: f"{gpu[0]}-{gpu[1]}")
 @pytest.mark.parametrize(
     ("kernel", "types", "option"),
-    [("_reduce_kernel", REDUCE, "SLOPES"), ("_gradient_kernel", GRADIENT, "HAS_ENTROPY")],
+    [
+        (triton_epilogue._reduce_kernel, REDUCE, "SLOPES"),
+        (triton_epilogue._gradient_kernel, GRADIENT, "HAS_ENTROPY"),
+    ],
+    ids=["reduce", "gradient"],
 )
 @pytest.mark.parametrize(
     "constants",
@@ -42,5 +47,5 @@ def compiled(kernel, types, constants, gpu):
 )
 def test_compiles(gpu, kernel, types, option, constants):
     constants = {**constants, option: constants["softcap"] is not None}
-    code = compiled(getattr(triton_epilogue, kernel), types, constants, gpu)
+    code = compiled(kernel, types, constants, gpu)
     assert len(code["cubin" if gpu[0] == "cuda" else "hsaco"]) > 1000
