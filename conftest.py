@@ -1,8 +1,9 @@
-"""One thread for the tests and what they start; names for doctests that import nothing."""
+"""One thread for all tests and what they start; names for doctests that import nothing."""
 
 import os
 
-# Two threads wait for each other: beside a busy core a test takes ten times as long.
+# Two threads wait for each other: beside a busy core a test takes ten times as long. One thread
+# also adds in one order.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest

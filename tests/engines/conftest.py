@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from engines.models import make_tiny
 from erclip.config import Config
@@ -16,9 +15,7 @@ from erclip.sampling.load import load_sampler
 
 @pytest.fixture(scope="session", autouse=True)
 def _vllm():
-    """In one thread: the machine may be busy, and sums are then always in one order."""
     pytest.importorskip("vllm")
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ else:
         VERL_PLATFORM="cpu",
         VERL_ENGINE_DEVICE="cuda",  # under which verl registers its FSDP engine
         TOKENIZERS_PARALLELISM="false",
-        OMP_NUM_THREADS="1",
         RAY_worker_niceness="0",  # 15 by default, which starves them on a busy machine
         RAY_worker_register_timeout_seconds="600",  # 60, after which slow ones are started again
         PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
