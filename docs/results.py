@@ -15,17 +15,16 @@ from functools import cache
 from pathlib import Path
 
 from erclip.report import canvas
-from erclip.report.canvas import Key, run_color
 from erclip.report.sheet import Table, markdown_table
-from erclip.study.design import read_study
-from erclip.study.page import study_tables
-from erclip.study.plots import draw_differences
+from erclip.study.design import Study, read_study
+from erclip.study.figures import draw_effects, style
+from erclip.study.findings import Findings
 from erclip.study.results import Runs, against, families, read
 from erclip.study.rows import Results
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
-TABLES = ("best", "differences", "settings", "training")
+TABLES = ("pooled", "frontier", "best", "differences", "settings", "training")
 MARKER = re.compile(rf"<!-- ([\w.-]+) ({'|'.join(TABLES)})(?:: ([^\n]+))? -->\n(?:\|[^\n]*\n)*")
 
 
@@ -55,37 +54,39 @@ RULES = {
 
 
 @cache
+def plan(study: str) -> Study:
+    """What a study's file says."""
+    return read_study(ROOT / "studies" / f"{study}.toml")
+
+
+@cache
 def runs(study: str) -> Mapping[str, Runs]:
     """A study's runs by method."""
-    return read(Results(read_study(ROOT / "studies" / f"{study}.toml"), ROOT / "results" / study))
+    return read(Results(plan(study), ROOT / "results" / study))
 
 
 @cache
 def tables(study: str) -> Mapping[str, Table]:
     """A study's tables by name."""
-    return dict(zip(TABLES, study_tables(runs(study)), strict=True))
+    return Findings.of(plan(study), runs(study)).tables()
 
 
 def overview() -> str:
     """Every rule minus its surrogate alone, study by study, as an SVG."""
-    with canvas.figure(2, wide=True, share_y=True) as (fig, axes):
-        fig.set_figheight(0.9 + 0.5 * len(OVERVIEW))
-        for ax, column, title in (
-            (axes[0], "at_best", "each at its best learning rate"),
-            (axes[1], "over_grid", "mean over learning rates"),
-        ):
-            rows = {}
-            for label, study, surrogate in OVERVIEW:
-                base = runs(study)[surrogate]
-                differences = (
-                    against(runs(study)[name.format(surrogate)], base) for name in RULES.values()
-                )
-                several = len(base.points) > 1 or column == "at_best"
-                rows[label] = [getattr(d, column) if several else None for d in differences]
-            draw_differences(ax, rows)
-            ax.set_xlabel(f"difference in held-out avg@4, {title}")
-        svg = canvas.to_svg(fig, "ERC's two rules and a random mask, each minus no ERC")
-    return canvas.standalone(svg, [Key(rule, run_color(i)) for i, rule in enumerate(RULES)])
+    rows = {}
+    for label, study, surrogate in OVERVIEW:
+        base = runs(study)[surrogate]
+        several = len(base.points) > 1
+        differences = {
+            rule: against(runs(study)[name.format(surrogate)], base) for rule, name in RULES.items()
+        }
+        rows[label] = {
+            rule: (own.at_best, own.over_grid if several else None)
+            for rule, own in differences.items()
+        }
+    panels = ("each at its best learning rate", "mean over learning rates")
+    svg = draw_effects(rows, list(RULES), panels)
+    return canvas.standalone(svg, [style(i).key(rule) for i, rule in enumerate(RULES)])
 
 
 def table(found: re.Match[str]) -> str:

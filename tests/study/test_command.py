@@ -112,6 +112,8 @@ def test_a_study_from_the_command_line_and_again(tmp_path):
     again = CliRunner().invoke(app, ["study", str(file), "--out", str(out)])
     assert again.exit_code == 0
     assert "runs to make" not in again.output
+    assert len(again.output.splitlines()) < 20, "a finished study says what came out, no more"
+    assert "is shown to help: at best mask" in " ".join(again.output.split())
     assert rows(out) == found
 
 
