@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_neighbouring_colours_differ_in_light_and_dark():
 def test_twenty_four_methods_look_different():
     looks = [style(i) for i in range(24)]
     assert len({(look.color, look.line) for look in looks}) == 24
-    assert all(a.color != b.color for a, b in zip(looks, looks[1:], strict=False))
+    assert all(a.color != b.color for a, b in itertools.pairwise(looks))
     assert [look.key("x").line for look in (looks[0], looks[8], looks[16])] == [
         "solid",
         "dashed",
