@@ -84,7 +84,7 @@ def overview() -> str:
             rule: (own.at_best, own.over_grid if several else None)
             for rule, own in differences.items()
         }
-    panels = ("each at its best learning rate", "mean over learning rates")
+    panels = tuple(f"final avg@4, {at}" for at in ("each at its best learning rate", "mean of all"))
     svg = draw_effects(rows, list(RULES), panels)
     return canvas.standalone(svg, [style(i).key(rule) for i, rule in enumerate(RULES)])
 

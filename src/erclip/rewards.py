@@ -6,6 +6,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,31 @@ from typing import Any
 from erclip.config import RewardConfig
 from erclip.errors import UserError
 from erclip.records import Grade, Response
+from erclip.seeds import derive_seed
 
 RewardFunction = Callable[[Response, Grade], float]
+
+
+def verdict(response: Response, grade: Grade, flip: float, seed: int = 0) -> Grade:
+    """The grade as training sees it: turned round with probability `flip`.
+
+    Decided by a hash of run seed, prompt and response tokens, so that a run that is resumed, or
+    shared out among processes, sees the same noise, and a response always gets the same verdict.
+    """
+    if flip <= 0:
+        return grade
+    draw = derive_seed(seed, "flip", response.prompt.id, *response.token_ids) / 2**56
+    return replace(grade, correct=not grade.correct, reason="flipped") if draw < flip else grade
+
+
+def at(config: RewardConfig, prompts: int) -> RewardConfig:
+    """The rewards in force once this many training prompts have been asked for."""
+    if config.later is None:
+        return config
+    load_function(config.later.function)  # a mistake in it ends the run now, not then
+    if prompts < config.later.after_prompts:
+        return config
+    return RewardConfig(flip=config.flip, overlong=config.overlong, function=config.later.function)
 
 
 def reward(response: Response, grade: Grade, config: RewardConfig) -> float:

@@ -19,6 +19,7 @@ from erclip.diagnostics import rounding
 from erclip.diagnostics.recorder import Recorder
 from erclip.distributed import World
 from erclip.errors import Diverged
+from erclip.evaluation.drift import Drift
 from erclip.evaluation.training import evaluate
 from erclip.flight import Flight, group_lines, plan_updates, score
 from erclip.interrupts import Interrupts, Stopped
@@ -79,6 +80,7 @@ class Trainer:
         self.updater = Updater(self.policy, config, self.world)
         self.state = RunState(config, self.world, self.policy, self.updater, stream)
         self.sampler = self.world.together(lambda: load_sampler(config, self.policy, self.world))
+        self.drift = Drift(out, self.policy, config, self.world)
         self.recorder = Recorder(config, self.policy.tokenizer, out, self.world)
         if saved is not None:
             self.state.restore(state, saved)
@@ -156,6 +158,7 @@ class Trainer:
             score(flight.mini_samples(mini), self.policy, self.config, self.world)
             for mini in range(len(minis))
         ]
+        self.drift.begin(number, flight.scored)
         scored = time.perf_counter()
         flight.metrics = {
             **rollout.metrics(),
@@ -236,6 +239,7 @@ class Trainer:
         seed = derive_seed(self.config.trainer.seed, "eval")
         with self.interrupts.at_once(), self.policy.gathered():
             metrics = evaluate(self.task, prompts, self.sampler, self.config, seed, self.world)
+        metrics.update(self.drift.metrics(rollout))
         metrics["time/eval_s"] = time.perf_counter() - started
         self._log("eval", rollout, metrics)
         counters.evaluated = rollout

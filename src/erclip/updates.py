@@ -13,7 +13,7 @@ from torch import Tensor
 import erclip.losses
 from erclip.batches import TokenBatch
 from erclip.config import Config, LossConfig
-from erclip.config.loss import EntropyRatioClip
+from erclip.config.loss import EntropyRatioClip, ShuffledErc
 from erclip.distributed import World
 from erclip.errors import UserError
 from erclip.losses import LossOutput, entropy_bonus, kl_penalty, policy_loss, positive_nll
@@ -52,7 +52,7 @@ def _build(part: Any) -> Callable[..., Any]:
 def needs_slopes(config: LossConfig) -> bool:
     """Whether a constraint asks in which direction an update moves the entropy."""
     return any(
-        isinstance(part, EntropyRatioClip) and part.rule == "directional"
+        isinstance(part, EntropyRatioClip | ShuffledErc) and part.rule == "directional"
         for part in config.constraints
     )
 

@@ -91,6 +91,19 @@ class RandomMask(Section):
     rate: Fraction
 
 
+class ShuffledErc(Section):
+    """The control for a claim about which tokens ERC clips: as much of them at random."""
+
+    kind: Literal["shuffled_erc"] = "shuffled_erc"
+    low: NonNegative = 0.05
+    high: NonNegative = 0.05
+    rule: Literal["paper", "directional", "directional_sampled"] = "paper"
+    min_entropy_change: NonNegative = 0.0
+    match: Literal["tokens", "gradient"] = Field(
+        "tokens", description='"gradient": until as much of it is gone as ERC would take'
+    )
+
+
 class TruncatedImportance(Section):
     """Weights min(π_old/π_sampler, cap)."""
 
@@ -111,7 +124,9 @@ SurrogateConfig = Annotated[
     BeforeValidator(by_kind),
 ]
 ConstraintConfig = Annotated[
-    EntropyRatioClip | RandomMask, Field(discriminator="kind"), BeforeValidator(by_kind)
+    EntropyRatioClip | RandomMask | ShuffledErc,
+    Field(discriminator="kind"),
+    BeforeValidator(by_kind),
 ]
 
 ImportanceConfig = Annotated[

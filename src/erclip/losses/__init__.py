@@ -1,6 +1,7 @@
 """Policy losses as compositions: surrogate × importance × constraints. Needs torch alone."""
 
 from erclip.losses.constraints import entropy_ratio, entropy_ratio_clip, random_mask
+from erclip.losses.controls import shuffled_erc
 from erclip.losses.importance import masked_importance, truncated_importance
 from erclip.losses.policy import policy_loss, token_mean
 from erclip.losses.surrogates import (
@@ -40,6 +41,7 @@ __all__ = [
     "random_mask",
     "reinforce",
     "sapo",
+    "shuffled_erc",
     "token_mean",
     "truncated_importance",
 ]

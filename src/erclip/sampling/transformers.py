@@ -21,6 +21,7 @@ from erclip.records import Prompt, Response
 from erclip.sampling.base import SamplingSettings, encode_prompts, end_ids, make_response
 from erclip.sampling.cache import growing_cache
 from erclip.sampling.draw import sample_token, uniforms
+from erclip.sampling.rounding import Rounding, rounded_weights
 
 
 @dataclass
@@ -30,6 +31,7 @@ class TransformersSampler:
     model: Any
     tokenizer: Any
     batch_size: int = 256
+    dtype: Rounding = "model"
 
     def __post_init__(self) -> None:
         """Read the ids that end a response."""
@@ -52,7 +54,7 @@ class TransformersSampler:
         for start in range(0, len(order), per_batch):
             chosen = order[start : start + per_batch]
             draws = uniforms([seeds[i] for i in chosen], settings.responses, settings.max_tokens)
-            with kept_casts(self.model.device):
+            with rounded_weights(self.model, self.dtype), kept_casts(self.model.device):
                 rows = self._decode([encoded[i] for i in chosen], settings, draws)
             for index, i in enumerate(chosen):
                 own = rows[index * settings.responses : (index + 1) * settings.responses]

@@ -17,6 +17,7 @@ from erclip.report.cards import LINES, Plot
 from erclip.study.design import NO_RULE
 from erclip.study.findings import Findings
 from erclip.study.frontier import Frontier
+from erclip.study.outcomes import OUTCOMES
 from erclip.study.pooled import Effect
 from erclip.study.results import at_best, interval_of, over_grid
 
@@ -52,10 +53,12 @@ def effects_plot(findings: Findings) -> dict[str, Plot]:
     if not effects:
         return {}
     rules = [effect.rule for effect in effects]
-    svg = draw_effects(_rows(effects), rules, ("each at its best setting", "mean over the grid"))
+    label = OUTCOMES[findings.study.file.outcomes[0]].label
+    panels = (f"{label}, each at its best setting", f"{label}, mean over the grid")
+    svg = draw_effects(_rows(effects), rules, panels)
     caption = (
-        "Difference in final held-out accuracy. Bars: 95 % intervals over seeds, not corrected. "
-        "Left of the line a rule costs accuracy."
+        "Bars: 95 % intervals over seeds, not corrected for their number. On the line a "
+        "rule changes nothing."
     )
     keys = tuple(style(i).key(rule) for i, rule in enumerate(rules))
     return {"effects.svg": Plot("Each rule minus no rule", caption, svg, keys, wide=True)}
@@ -67,11 +70,13 @@ def _rows(effects: Sequence[Effect]) -> Effects:
         for stratum in effect.strata:
             label = ", ".join(filter(None, (stratum.regime, stratum.surrogate)))
             several = len(stratum.own.points) > 1
-            grid = interval_of(over_grid(stratum.own, stratum.base)) if several else None
-            best = interval_of(at_best(stratum.own, stratum.base))
+            own, base, lead = stratum.own, stratum.base, stratum.own.lead
+            grid = interval_of(over_grid(own, base, lead)) if several else None
+            best = interval_of(at_best(own, base, lead))
             rows.setdefault(label, {})[effect.rule] = (best, grid)
     if len(rows) > 1:
-        pooled = {e.rule: (e.outcomes["final_accuracy"], e.over_grid) for e in effects}
+        lead = effects[0].strata[0].own.lead
+        pooled = {e.rule: (e.outcomes[lead], e.over_grid) for e in effects}
         return {"all together": pooled, **rows}
     return rows
 
@@ -82,7 +87,7 @@ def draw_effects(rows: Effects, rules: Sequence[str], panels: Sequence[str]) -> 
         fig.set_figheight(1.1 + len(rows) * max(0.4, 0.14 * len(rules)))
         for index, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             _draw_panel(ax, rows, rules, index)
-            ax.set_xlabel(f"difference in final avg@k, {panel}")
+            ax.set_xlabel(f"difference in {panel}")
         return canvas.to_svg(fig, "differences of the rules from no rule")
 
 

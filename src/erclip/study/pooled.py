@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from erclip.diagnostics.seeds import Estimate
@@ -49,7 +50,7 @@ def effects(regimes: Mapping[str, Mapping[str, Runs]], outcomes: Sequence[str]) 
                 for name in outcomes
                 for compare in [over_grid if OUTCOMES[name].over_grid else at_best]
             },
-            interval_of(pool([over_grid(s.own, s.base) for s in found])),
+            interval_of(pool([over_grid(s.own, s.base, outcomes[0]) for s in found])),
         )
         for (rule, other), found in strata(regimes).items()
     ]
@@ -118,7 +119,7 @@ def _merge(group: Sequence[Runs]) -> Runs:
         name = (VARIANT, runs.method.name)
         points.update({(name, *point): seeds for point, seeds in runs.points.items()})
         tuning.update({(name, *point): seeds for point, seeds in runs.tuning.items()})
-    return Runs(group[0].method, points, tuning)
+    return replace(group[0], points=points, tuning=tuning)
 
 
 def _against(group: Sequence[Runs], methods: Mapping[str, Runs]) -> tuple[str, ...]:

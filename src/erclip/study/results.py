@@ -7,15 +7,15 @@ best one) on both sides. Where a study has tuning seeds, they alone choose the b
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from erclip.diagnostics.seeds import Estimate, estimate, p_value
 from erclip.evaluation.statistics import Interval, holm, mean_interval
 from erclip.study.design import REGIME, Cell, Method
 from erclip.study.machine import machine
-from erclip.study.outcomes import Row, number, with_outcomes
+from erclip.study.outcomes import OUTCOMES, Row, number, with_outcomes
 from erclip.study.rows import Results
 
 Point = tuple[tuple[str, Any], ...]
@@ -27,11 +27,15 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Runs:
-    """All rows of one method, by point of the grid and seed; those of tuning seeds apart."""
+    """All rows of one method, by point of the grid and seed; those of tuning seeds apart.
+
+    `lead` is the study's first outcome, by which the best point is chosen.
+    """
 
     method: Method
     points: Mapping[Point, Seeds]
     tuning: Mapping[Point, Seeds] = field(default_factory=dict)
+    lead: str = ACCURACY
 
     def values(self, point: Point, column: str = ACCURACY) -> dict[int, float]:
         """One column at one point, by seed; what was not measured is left out."""
@@ -43,7 +47,7 @@ class Runs:
         return estimate(list(values.values())) if values else None
 
     def best(self) -> Point:
-        """The point of highest mean final accuracy, among those with the most seeds.
+        """The point with the best mean of the first outcome, among those with the most seeds.
 
         Of the tuning seeds where there are any, else of the runs that are then reported.
         """
@@ -51,7 +55,8 @@ class Runs:
         rows = rows or self.points
         most = max(len(seeds) for seeds in rows.values())
         full = [point for point, seeds in rows.items() if len(seeds) == most]
-        return max(full, key=lambda point: _mean(_values(rows[point], ACCURACY)))
+        sign = -1.0 if OUTCOMES[self.lead].better is False else 1.0
+        return max(full, key=lambda point: sign * _mean(_values(rows[point], self.lead), -sign))
 
     def edges(self, point: Point) -> list[str]:
         """Columns of numbers in which this point is the grid's first or last of several."""
@@ -63,10 +68,9 @@ class Runs:
                 found.append(name)
         return found
 
-    def over_grid(self, among: Collection[Point] | None = None) -> dict[int, float]:
-        """The mean over the grid (or these points of it) by seed, of the seeds that have it all."""
-        points = [self.values(point) for point in self.points if among is None or point in among]
-        return _mean_by_seed(points)
+    def over_grid(self) -> dict[int, float]:
+        """The mean over the grid by seed, of the seeds that have all of it."""
+        return _mean_by_seed([self.values(point, self.lead) for point in self.points])
 
     def collapsed_at(self, point: Point) -> tuple[int, int]:
         """Runs at one point that collapsed, and all of them."""
@@ -101,7 +105,7 @@ def read(results: Results) -> dict[str, Runs]:
                 row = with_outcomes(rows[cell], curves.get(cell, ()))
                 own[cell.seed in tuning].setdefault(cell.point, {})[cell.seed] = row
         if own[0]:
-            found[method.name] = Runs(method, *own)
+            found[method.name] = Runs(method, *own, lead=results.study.file.outcomes[0])
     return found
 
 
@@ -114,7 +118,11 @@ def by_regime(found: Mapping[str, Runs]) -> dict[str, dict[str, Runs]]:
         return {"": dict(found)} if found else {}
     return {
         regime: {
-            name: Runs(runs.method, _within(runs.points, regime), _within(runs.tuning, regime))
+            name: replace(
+                runs,
+                points=_within(runs.points, regime),
+                tuning=_within(runs.tuning, regime),
+            )
             for name, runs in found.items()
             if _within(runs.points, regime)
         }
@@ -154,11 +162,11 @@ def over_grid(runs: Runs, base: Runs, column: str = ACCURACY) -> dict[int, float
 
 def against(runs: Runs, base: Runs) -> Against:
     """`runs` minus `base`, paired by seed."""
-    points = {point: interval_of(d) for point, d in at_points(runs, base).items()}
+    points = {point: interval_of(d) for point, d in at_points(runs, base, runs.lead).items()}
     return Against(
-        interval_of(at_best(runs, base)),
+        interval_of(at_best(runs, base, runs.lead)),
         interval_of(at_best(runs, base, PASS)),
-        interval_of(over_grid(runs, base)),
+        interval_of(over_grid(runs, base, runs.lead)),
         {point: found for point, found in points.items() if found is not None},
     )
 
@@ -249,5 +257,6 @@ def _mean_by_seed(points: Sequence[Mapping[int, float]]) -> dict[int, float]:
     return {seed: math.fsum(v[seed] for v in points) / len(points) for seed in sorted(shared)}
 
 
-def _mean(values: Mapping[int, float]) -> float:
-    return math.fsum(values.values()) / len(values) if values else -math.inf
+def _mean(values: Mapping[int, float], sign: float) -> float:
+    """The mean; of no values the infinity of this sign."""
+    return math.fsum(values.values()) / len(values) if values else sign * math.inf

@@ -80,7 +80,7 @@ def _pooled(pooled: Sequence[Effect], outcomes: Sequence[str]) -> Table | None:
     labels = [OUTCOMES[name].label for name in outcomes]
     return Table(
         "Effects of the rules, pooled over surrogates and regimes",
-        ("rule", "against", "surrogates", "seeds", *labels, "final avg@k, mean of the grid"),
+        ("rule", "against", "surrogates", "seeds", *labels, f"{labels[0]}, mean of the grid"),
         rows,
         f"{INTERVALS} Each rule at its best setting minus the other at its own; a seed counts "
         "once, with its mean over surrogates and regimes. Collapsed: over all settings. p is "
@@ -143,7 +143,7 @@ def _best(regimes: Regimes, outcomes: Sequence[str]) -> Table:
             "mean of the grid",
         ),
         rows,
-        f"{INTERVALS} Held-out accuracy. The setting is the one of highest mean final accuracy, "
+        f"{INTERVALS} Held-out accuracy. The setting is that with the best mean of the first column, "
         "chosen for every method alike from the same grid, on the tuning seeds where the study has "
         "them; “edge”: it is the grid's first or last, and the best may lie beyond. Collapsed, of "
         "the runs of all settings: ended below where it began, intervals apart, or diverged.",
@@ -157,7 +157,7 @@ def _outcome(runs: Runs, point: Point, name: str) -> str:
         low, high = share(fallen, count)[1:]
         return f"{fallen} of {count} [{low:.2f}, {high:.2f}]"
     found = runs.estimate(point, name)
-    if name in ("final_accuracy", PASS):
+    if name in ("final_accuracy", "final_reward", PASS):
         return interval(found)
     if found is None:
         return "–"
@@ -166,7 +166,7 @@ def _outcome(runs: Runs, point: Point, name: str) -> str:
 
 
 def _differences(regimes: Regimes) -> Table:
-    compared = compare(regimes)
+    compared, lead = compare(regimes), lead_of(regimes)
     grid = any(len(own.points) > 1 for own in compared.values())
     columns = [[own.at_best for own in compared.values()]]
     columns += [[own.pass_at_best for own in compared.values()]]
@@ -186,7 +186,7 @@ def _differences(regimes: Regimes) -> Table:
     titles = ("at the best setting of each", "pass@k there", "across the grid")[: len(columns)]
     headings = [text for title in titles for text in (title, "p", "Holm")]
     return Table(
-        "Differences in final avg@k, and in pass@k",
+        f"Differences in {OUTCOMES[lead].label}, and in pass@k",
         (
             *("regime", "method", "against", "seeds", *headings, "verdict"),
             *(["settings won/tied/lost"] if grid else []),
@@ -241,7 +241,13 @@ def _steadiness(regimes: Regimes) -> Table:
     )
 
 
+def lead_of(regimes: Regimes) -> str:
+    """The study's first outcome."""
+    return next(runs.lead for found in regimes.values() for runs in found.values())
+
+
 def _points(regimes: Regimes) -> Table:
+    lead = lead_of(regimes)
     points = list(
         dict.fromkeys(p for found in regimes.values() for r in found.values() for p in r.points)
     )
@@ -250,11 +256,12 @@ def _points(regimes: Regimes) -> Table:
         for name, runs in found.items():
             cells = []
             for point in points:
-                text, fallen = interval(runs.estimate(point)), runs.collapsed_at(point)[0]
+                text, fallen = interval(runs.estimate(point, lead)), runs.collapsed_at(point)[0]
                 cells.append(f"{text}, {fallen} collapsed" if fallen else text)
             rows.append((regime, name, *cells))
     headings = ("regime", "method", *map(where, points))
-    return Table("Final accuracy at every setting", headings, rows, INTERVALS, labels=2)
+    title = f"The {OUTCOMES[lead].label} at every setting"
+    return Table(title, headings, rows, INTERVALS, labels=2)
 
 
 def outcomes_of(file: StudyFile) -> list[str]:
