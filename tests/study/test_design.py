@@ -10,6 +10,8 @@ import pytest
 
 from erclip.config import Config
 from erclip.errors import UserError
+from erclip.recipes import read_table
+from erclip.records import Grade, Prompt, Response
 from erclip.study.design import Cell, on_policy, read_study, settings_hash
 from erclip.study.outcomes import number
 from erclip.study.rows import Results
@@ -194,11 +196,51 @@ def test_the_hash_sees_what_changes_a_result_and_nothing_else():
     "path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda path: path.stem
 )
 def test_shipped_studies(path):
+    if missing := not_there_yet(path):
+        pytest.skip(f"needs {', '.join(missing)}")
     study = read_study(path)
     assert study.description
     assert len(study.seeds) >= 3
     hashes = {settings_hash(study.config(cell, 0.5)) for cell in study.cells()}
     assert len(hashes) == len(study.cells()), "two methods are the same"
+
+
+COMING = {  # word of a study file → settings that hold once there is such a thing
+    "staleness": {"rollout": {"staleness": 1, "old_policy": "sampled"}},
+    **{
+        kind: {"loss": {"constraints": [{"kind": kind, **arguments}]}}
+        for kind, arguments in {
+            "dppo_tv": {"low": 0.2, "high": 0.2},
+            "ipo": {"threshold": 0.1},
+            "m2po": {"threshold": 0.04},
+            "clip_cov": {},
+            "top_entropy": {"fraction": 0.2},
+            "sequence_mask": {"statistic": "geometric", "low": 0.99, "high": 1.01},
+        }.items()
+    },
+    "drpo": {"loss": {"surrogate": {"kind": "drpo", "epsilon": 0.2}}},
+}
+
+
+def not_there_yet(path: Path) -> list[str]:
+    """What a study file asks for that this version does not have; nothing once it has it."""
+    text = json.dumps(read_table(str(path)))
+    return [word for word in COMING if f'"{word}"' in text and not holds(COMING[word])]
+
+
+def holds(table: dict) -> bool:
+    try:
+        Config.model_validate(table)
+    except ValueError:
+        return False
+    return True
+
+
+def test_only_what_is_coming_is_left_out(tmp_path):
+    """A slip in a study file is no thing that is still to come."""
+    path = write(tmp_path, BASIC.replace("entropy_ratio_clip", "entropy_ratio_clap"))
+    assert not_there_yet(path) == []
+    assert not_there_yet(write(tmp_path, BASIC)) == []
 
 
 @pytest.mark.parametrize("folder", sorted(p.name for p in (ROOT / "results").iterdir()))
@@ -211,6 +253,21 @@ def test_settings_of_recorded_rows_are_still_the_same(folder):
         source = study.source(cell)
         rate = None if source is None else number(rows[source], "clip_erc_frac")
         assert row["settings"] == settings_hash(study.config(cell, rate)), cell
+
+
+def test_rewards_that_move_are_opposites():
+    script = runpy.run_path(str(ROOT / "studies" / "countdown_rewards.py"))
+    functions = [script[name] for name in ("without_times", "with_times", "rare")]
+    for text, right, values in (
+        ("1+2=3;3+4=7", True, (1.0, 0.0, 0.0)),
+        ("1*2=2;2+4=6", True, (0.0, 1.0, 0.0)),
+        ("1*2=2;2*4=8", True, (0.0, 1.0, 1.0)),
+        ("1*2=2;2*4=8", False, (0.0, 0.0, 0.0)),
+        ("1+2=3;3+4=7", False, (0.0, 0.0, 0.0)),
+    ):
+        response = Response(Prompt("p", (), None), (1,), (2,), text, False, (0.0,))
+        grade = Grade(right, None, "correct" if right else "wrong")
+        assert tuple(function(response, grade) for function in functions) == values
 
 
 def test_word_problems_are_right_and_the_same_every_time(tmp_path):

@@ -105,6 +105,8 @@ def _collapses(regimes: Mapping[str, Mapping[str, Runs]]) -> list[str]:
         return []
     if not any(fallen for fallen, _ in counts.values()):
         return [f"No run of {sum(count for _, count in counts.values())} collapses."]
+    if len(counts) == 1:
+        return [f"{_of(next(iter(counts.values())))} runs collapse."]
     ranked = sorted(counts, key=lambda rule: counts[rule][0] / counts[rule][1])
     least, most = ranked[0], ranked[-1]
     without = "" if NO_RULE not in counts else f"{_of(counts[NO_RULE])} without a rule, "

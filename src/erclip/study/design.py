@@ -176,8 +176,7 @@ def read_study(path: Path) -> Study:
         columns=columns([*([REGIME] if file.regimes else []), *file.grid]),
         table=merge(unset(read_table(file.recipe), keys, "base"), base),
     )
-    cells = reversed(study.cells())  # so that the first cell with a loss gives its name
-    check_losses({study.config(cell, mask_rate=0.5).loss: str(cell) for cell in cells})
+    check_losses((study.config(cell, mask_rate=0.5).loss, str(cell)) for cell in study.cells())
     return study
 
 

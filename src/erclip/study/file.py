@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -123,11 +123,15 @@ def _check_method(name: str, table: Mapping[str, Any], file: StudyFile) -> None:
         raise UserError(f"methods.{name}.rule = {table['rule']!r}: a name for what it adds.")
 
 
-def check_losses(losses: Mapping[LossConfig, str]) -> None:
-    """Build every loss once (with the name of a cell that has it): its bounds are its own."""
+def check_losses(losses: Iterable[tuple[LossConfig, str]]) -> None:
+    """Build every loss, given with the name of its cell, once: its bounds are its own."""
     from erclip.updates import build_loss  # torch: only once the file itself is right
 
-    for loss, cell in losses.items():
+    seen: set[str] = set()
+    for loss, cell in losses:
+        if repr(loss) in seen:
+            continue
+        seen.add(repr(loss))
         try:
             build_loss(loss)
         except UserError as error:

@@ -143,7 +143,7 @@ def _best(regimes: Regimes, outcomes: Sequence[str]) -> Table:
             "mean of the grid",
         ),
         rows,
-        f"{INTERVALS} Held-out accuracy. The setting is that with the best mean of the first column, "
+        f"{INTERVALS} Held-out accuracy. The setting is the one that is best in the first column, "
         "chosen for every method alike from the same grid, on the tuning seeds where the study has "
         "them; “edge”: it is the grid's first or last, and the best may lie beyond. Collapsed, of "
         "the runs of all settings: ended below where it began, intervals apart, or diverged.",
