@@ -89,6 +89,7 @@ def test_on_policy_makes_as_many_updates_of_as_many_responses():
         (('["entropy_ratio_clip"]', '["entropy_clip"]'), "mine, method ERC"),
         (("seeds = [0, 1]", "seeds = [0, 1]\ntuning_seeds = [1]"), "a seed stands twice"),
         (("seeds = [0, 1]", 'seeds = [0]\noutcomes = ["speed"]'), "no outcome 'speed'; there are"),
+        (("seeds = [0, 1]", 'seeds = [0]\noutcomes = ["kl_start"]'), "kl_start cannot lead"),
         (("[1e-4, 3e-4]", "[1e-4, 0.0001]"), "a value twice"),
         (("[1e-4, 3e-4]", "[[1e-4]]"), "make it a method or a regime"),
         (('against = "DAPO"\nloss', "rule = 1\nloss"), "a name for what it adds"),

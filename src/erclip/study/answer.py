@@ -31,7 +31,7 @@ def answer(findings: Findings) -> list[str]:
     found = [
         _Finding(effect, own, p)
         for effect, p in zip(findings.pooled, ps, strict=True)
-        if effect.against == NO_RULE and (own := effect.outcomes[name]) is not None
+        if effect.against == NO_RULE and isinstance(own := effect.outcomes[name], Estimate)
     ]
     better = OUTCOMES[name].better is not False
     found.sort(key=lambda own: own.found.mean, reverse=better)

@@ -76,9 +76,13 @@ def _rows(effects: Sequence[Effect]) -> Effects:
             rows.setdefault(label, {})[effect.rule] = (best, grid)
     if len(rows) > 1:
         lead = effects[0].strata[0].own.lead
-        pooled = {e.rule: (e.outcomes[lead], e.over_grid) for e in effects}
+        pooled = {e.rule: (_estimate(e.outcomes[lead]), e.over_grid) for e in effects}
         return {"all together": pooled, **rows}
     return rows
+
+
+def _estimate(found: object) -> Estimate | None:
+    return found if isinstance(found, Estimate) else None
 
 
 def draw_effects(rows: Effects, rules: Sequence[str], panels: Sequence[str]) -> str:

@@ -58,6 +58,13 @@ class StudyFile(Section):
                 raise ValueError(f"there is no outcome {name!r}; there are {', '.join(OUTCOMES)}")
         return names
 
+    @field_validator("outcomes")
+    @classmethod
+    def _the_first_has_a_best(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if OUTCOMES[names[0]].better is None or OUTCOMES[names[0]].over_grid:
+            raise ValueError(f"{names[0]} cannot lead: no setting is the best one of it")
+        return names
+
     @field_validator("grid")
     @classmethod
     def _values_are_plain(cls, grid: dict[str, Any]) -> dict[str, Any]:

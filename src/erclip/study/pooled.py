@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from erclip.diagnostics.seeds import Estimate
+from erclip.evaluation.statistics import Interval, difference_interval
 from erclip.study.design import NO_RULE
 from erclip.study.outcomes import OUTCOMES
 from erclip.study.results import VARIANT, Point, Runs, Seeds, at_best, interval_of, over_grid
@@ -34,7 +35,7 @@ class Effect(NamedTuple):
     rule: str
     against: str
     strata: tuple[Stratum, ...]
-    outcomes: dict[str, Estimate | None]
+    outcomes: dict[str, Estimate | Interval | None]
     over_grid: Estimate | None
 
 
@@ -45,15 +46,20 @@ def effects(regimes: Mapping[str, Mapping[str, Runs]], outcomes: Sequence[str]) 
             rule,
             other,
             tuple(found),
-            {
-                name: interval_of(pool([compare(s.own, s.base, name) for s in found]))
-                for name in outcomes
-                for compare in [over_grid if OUTCOMES[name].over_grid else at_best]
-            },
+            {name: _difference(found, name) for name in outcomes},
             interval_of(pool([over_grid(s.own, s.base, outcomes[0]) for s in found])),
         )
         for (rule, other), found in strata(regimes).items()
     ]
+
+
+def _difference(found: Sequence[Stratum], name: str) -> Estimate | Interval | None:
+    """One outcome's pooled difference; of shares, of which every seed's may be the same, one whose
+    interval has a width all the same, and no p."""
+    if not OUTCOMES[name].over_grid:
+        return interval_of(pool([at_best(s.own, s.base, name) for s in found]))
+    differences = pool([over_grid(s.own, s.base, name) for s in found])
+    return difference_interval(list(differences.values())) if len(differences) > 1 else None
 
 
 def pool(differences: Sequence[Mapping[int, float]]) -> dict[int, float]:

@@ -181,9 +181,10 @@ def plain(point: Point) -> Point:
     return tuple(part for part in point if part[0] != VARIANT)
 
 
-def corrected(differences: Iterable[Estimate | None]) -> list[float]:
+def corrected(differences: Iterable[Estimate | Interval | None]) -> list[float]:
     """Holm's p of each of a family of differences; NaN where there is none."""
-    return holm([math.nan if found is None else p_value(found) for found in differences])
+    tests = (found if isinstance(found, Estimate) else None for found in differences)
+    return holm([math.nan if found is None else p_value(found) for found in tests])
 
 
 def share(fallen: int, count: int) -> Interval:

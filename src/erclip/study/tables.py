@@ -73,7 +73,7 @@ def _pooled(pooled: Sequence[Effect], outcomes: Sequence[str]) -> Table | None:
     ]
     rows = []
     for index, effect in enumerate(pooled):
-        lead = effect.outcomes[outcomes[0]]
+        lead = effect.over_grid
         seeds = str(lead.count) if lead else "–"
         cells = (column[index] for column in texts)
         rows.append((effect.rule, effect.against, _strata(effect), seeds, *cells))
@@ -83,8 +83,8 @@ def _pooled(pooled: Sequence[Effect], outcomes: Sequence[str]) -> Table | None:
         ("rule", "against", "surrogates", "seeds", *labels, f"{labels[0]}, mean of the grid"),
         rows,
         f"{INTERVALS} Each rule at its best setting minus the other at its own; a seed counts "
-        "once, with its mean over surrogates and regimes. Collapsed: over all settings. p is "
-        "Holm's, over the rows of the column.",
+        "once, with its mean over surrogates and regimes. Collapsed: over all settings, the "
+        "interval with an invented win of each side. p is Holm's, over the rows of the column.",
         labels=3,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from erclip.diagnostics.seeds import Estimate
+from erclip.evaluation.statistics import Interval
 from erclip.study.design import in_words
 from erclip.study.results import Point, Runs
 
@@ -33,14 +34,14 @@ def interval(found: Estimate | None) -> str:
     return f"{found.mean:.3f} [{max(found.low, 0.0):.3f}, {min(found.high, 1.0):.3f}]"
 
 
-def signed(found: Estimate | None, digits: int = 3) -> str:
+def signed(found: Estimate | Interval | None, digits: int = 3) -> str:
     """A difference with its interval."""
     if found is None:
         return "–"
     mean, low, high = (
         f"{value:+.{digits}f}".replace("-", "−") for value in (found.mean, found.low, found.high)
     )
-    return mean if math.isnan(found.half) else f"{mean} [{low}, {high}]"
+    return mean if math.isnan(found.low) else f"{mean} [{low}, {high}]"
 
 
 def p_text(p: float) -> str:
@@ -54,8 +55,6 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
-def with_p(found: Estimate | None, p: float) -> str:
-    """A difference with its interval and its corrected p."""
-    if found is None:
-        return "–"
-    return f"{signed(found)}, p {p_text(p)}"
+def with_p(found: Estimate | Interval | None, p: float) -> str:
+    """A difference with its interval and its corrected p, if it has one."""
+    return signed(found) if math.isnan(p) else f"{signed(found)}, p {p_text(p)}"
