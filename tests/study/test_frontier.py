@@ -12,6 +12,7 @@ from erclip.study.design import Cell, read_study
 from erclip.study.figures import frontier_plots
 from erclip.study.findings import Findings
 from erclip.study.frontier import Frontier, front, frontiers, height_between
+from erclip.study.plots import study_plots
 from erclip.study.results import by_regime, read
 from erclip.study.rows import Results
 
@@ -158,6 +159,7 @@ def test_the_page_says_draws_and_tabulates_it(results):
     said = answer(findings)
     assert len(said) == 3
     assert "1 of 2 curves: highest is better on DAPO under noise" in said[2]
+    assert "breaking.svg" in study_plots(results, findings).rest
     plots = frontier_plots(findings)
     assert list(plots) == ["frontier-noise.svg"]
     assert [key.label for key in plots["frontier-noise.svg"].legend] == ["no rule", "shy", "better"]

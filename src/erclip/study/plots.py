@@ -18,10 +18,10 @@ from matplotlib.axes import Axes
 from erclip.diagnostics.seeds import estimate
 from erclip.report import canvas, series
 from erclip.report.cards import Plot
-from erclip.study.design import Cell
+from erclip.study.design import NO_RULE, Cell
 from erclip.study.figures import effects_plot, frontier_plots, slug, style
 from erclip.study.findings import Findings
-from erclip.study.outcomes import Row, number
+from erclip.study.outcomes import OUTCOMES, Row, number
 from erclip.study.results import Point, Runs, curve, families
 from erclip.study.rows import Results
 
@@ -42,11 +42,34 @@ class Pictures(NamedTuple):
 def study_plots(results: Results, findings: Findings) -> Pictures:
     """The effects, a frontier per regime, and two figures per family and regime."""
     first = {**effects_plot(findings), **frontier_plots(findings)}
-    curves, rest = results.curve(), {}
+    curves, rest = results.curve(), breaking_plot(findings)
     for regime, methods in findings.regimes.items():
         for family in families(methods):
             rest.update(_family_plots(family, regime, curves))
     return Pictures(first, rest)
+
+
+def breaking_plot(findings: Findings) -> dict[str, Plot]:
+    """What each regime does to the methods without a rule, setting by setting."""
+    regimes, lead = findings.regimes, findings.study.file.outcomes[0]
+    bases = [m.name for m in findings.study.methods if m.rule == NO_RULE]
+    drawn = {base: [own[base] for own in regimes.values() if base in own] for base in bases}
+    drawn = {base: runs for base, runs in drawn.items() if len(runs) > 1}
+    if not drawn:
+        return {}
+    with canvas.figure(len(drawn), wide=len(drawn) > 1, share_y=True) as (fig, axes):
+        for ax, (base, runs) in zip(axes, drawn.items(), strict=True):
+            starts = [own.estimate(point, "first_accuracy") for own in runs for point in own.points]
+            start = next((found.mean for found in starts if found), math.nan)
+            if lead == "final_accuracy" and not math.isnan(start):
+                ax.axhline(start, color=canvas.MUTED, linewidth=1.0, linestyle="--")
+            _by_setting(ax, runs, lead)
+            ax.set_title(base)
+            ax.set_ylabel(OUTCOMES[lead].label)
+        svg = canvas.to_svg(fig, "what each regime does to the methods without a rule")
+    keys = tuple(style(i).key(regime) for i, regime in enumerate(regimes))
+    caption = "Means and 95 % intervals over seeds. Dashed: before training."
+    return {"breaking.svg": Plot("What each regime breaks", caption, svg, keys, wide=True)}
 
 
 def write_plots(plots: Mapping[str, Plot], folder: Path) -> None:
