@@ -120,11 +120,18 @@ class Rule:
     used_by: Callable[[Run], bool]
 
 
+_AT_RANDOM = ("random_mask", "shuffled_erc")
+
 RULES = (
     Rule("ERC: entropy ratio", names.ERC, True, lambda run: erc_band(run) is not None),
     Rule("surrogate: importance ratio", names.PPO, False, lambda run: True),
     Rule("dual clip", (names.DUAL,), False, lambda run: bool(run.setting(*_SURROGATE, "dual"))),
-    Rule("random mask", (names.RANDOM,), False, lambda run: bool(constraint(run, "random_mask"))),
+    Rule(
+        "random mask",
+        (names.RANDOM,),
+        False,
+        lambda run: any(constraint(run, k) for k in _AT_RANDOM),
+    ),
 )
 _SURROGATE = ("loss", "surrogate")
 

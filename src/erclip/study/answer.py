@@ -55,10 +55,8 @@ def _effects(found: Sequence[_Finding], label: str, higher: bool) -> list[str]:
     said = [f"{helped}: at best {best.words()} in {label} over no rule, {_scope(best)}."]
     if len(found) > 1:
         lost = words.count(losses)
-        cost = f"{lost} cost accuracy" if lost else "None is shown to cost anything"
-        said.append(
-            f"{cost if higher else cost.replace('accuracy', 'here')}: at worst {worst.words()}."
-        )
+        cost = f"{lost} of them cost" if lost else "None is shown to cost anything"
+        said.append(f"{cost}: at worst {worst.words()}.")
     return said
 
 
@@ -107,13 +105,13 @@ def _collapses(regimes: Mapping[str, Mapping[str, Runs]]) -> list[str]:
         return [f"No run of {sum(count for _, count in counts.values())} collapses."]
     if len(counts) == 1:
         return [f"{_of(next(iter(counts.values())))} runs collapse."]
+    without = "" if NO_RULE not in counts else f"{_of(counts.pop(NO_RULE))} without a rule, "
     ranked = sorted(counts, key=lambda rule: counts[rule][0] / counts[rule][1])
     least, most = ranked[0], ranked[-1]
-    without = "" if NO_RULE not in counts else f"{_of(counts[NO_RULE])} without a rule, "
-    return [
-        f"Collapsed runs, of all settings: {without}fewest with {least} ({_of(counts[least])}), "
-        f"most with {most} ({_of(counts[most])})."
-    ]
+    among = f"fewest with {least} ({_of(counts[least])}), most with {most} ({_of(counts[most])})"
+    if len(ranked) == 1:
+        among = f"{_of(counts[least])} with {least}"
+    return [f"Collapsed runs, of all settings: {without}{among}."]
 
 
 def _of(pair: Sequence[int]) -> str:
