@@ -83,8 +83,8 @@ def front(curve: Mapping[Point, tuple[float, float]]) -> list[Point]:
 def height_between(upper: Curve, lower: Curve) -> tuple[float, tuple[float, float]] | None:
     """Mean of upper(x) − lower(x) over the x of both, and those x; None where there are none.
 
-    >>> height_between([(0.0, 0.3), (1.0, 0.3)], [(0.5, 0.2), (2.0, 0.0)])
-    (0.13333333333333333, (0.5, 1.0))
+    >>> height_between([(0.0, 0.5), (1.0, 0.5)], [(0.5, 0.25), (1.5, 0.25)])
+    (0.25, (0.5, 1.0))
     """
     upper, lower = sorted(upper), sorted(lower)
     low, high = max(upper[0][0], lower[0][0]), min(upper[-1][0], lower[-1][0])
