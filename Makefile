@@ -102,3 +102,16 @@ format: setup
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+
+# Everything that needs a GPU, on a machine without a network: tests, then prices (docs/gpu.md).
+# make gpu-bundle here, bring the tree and .gpu there, make gpu; DEVICE=cpu rehearses it.
+BUNDLE ?= .gpu
+OUT ?= gpu-results
+MINUTES ?= 8
+DEVICE ?= cuda
+.PHONY: gpu gpu-bundle
+gpu-bundle:
+	$(PYTHON) benchmarks/gpu/bundle.py $(BUNDLE)
+
+gpu:
+	$(PYTHON) benchmarks/gpu/run.py --bundle $(BUNDLE) --minutes $(MINUTES) --device $(DEVICE) --out $(OUT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -43,7 +44,7 @@ def kind() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out."""
+    """The commit that is checked out, or the one that `make gpu` names where git is not there."""
     run = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=Path(__file__).parent,
@@ -51,4 +52,4 @@ def commit() -> str:
         text=True,
         check=False,
     )
-    return run.stdout.strip()
+    return run.stdout.strip() or os.environ.get("ERCLIP_GPU_COMMIT", "")
