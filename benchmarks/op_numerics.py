@@ -79,6 +79,7 @@ HEADS = {
 def sample(model, tokenizer, new_tokens):
     """One response per prompt: ids [B, T] and the mask of response tokens."""
     tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     texts = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": p}], tokenize=False, add_generation_prompt=True

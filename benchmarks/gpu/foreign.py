@@ -22,18 +22,21 @@ def unexecuted(package: str) -> None:
     """Let `package` and its parents be found without running any `__init__`."""
     name, place = "", Path()
     for part in package.split("."):
-        if not name:
-            spec = find_spec(part)
-            if spec is None or not spec.submodule_search_locations:
-                raise ImportError(f"{part} is not installed")
-            place = Path(next(iter(spec.submodule_search_locations)))
-        else:
-            place /= part
         name = f"{name}.{part}".lstrip(".")
-        if name not in sys.modules:
-            module = ModuleType(name)
-            module.__path__ = [str(place)]
-            sys.modules[name] = module
+        if name in sys.modules:
+            place = Path(next(iter(sys.modules[name].__path__)))
+            continue
+        place = place / part if name != part else _place(part)
+        module = ModuleType(name)
+        module.__path__ = [str(place)]
+        sys.modules[name] = module
+
+
+def _place(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"{package} is not installed")
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def stand_in(module: str, **names: Any) -> None:
@@ -67,11 +70,14 @@ def verl_kernel() -> Any:
 def verl_torch() -> Any:
     """verl's `FusedLinearForPPOFunction`, its path without Triton."""
     unexecuted("verl.utils.experimental")
-    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name == "liger_kernel"}
-    sys.modules["liger_kernel"] = None  # ty: ignore[invalid-assignment]  an option that is not used
+    names = ("liger_kernel", "liger_kernel.ops")
+    kept = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    stand_in("liger_kernel")  # an option of verl's that is not used, and that not every Liger has
+    stand_in("liger_kernel.ops", LigerFusedLinearScaledCrossEntropyFunction=None)
     try:
         module = importlib.import_module("verl.utils.experimental.torch_functional")
     finally:
-        del sys.modules["liger_kernel"]
+        for name in names:
+            del sys.modules[name]
         sys.modules.update(kept)
     return module.FusedLinearForPPOFunction

@@ -37,10 +37,10 @@ class Step(NamedTuple):
 STEPS = (
     Step("unit_tests", 4),
     Step("op", 7),
-    Step("model", 1),
+    Step("model", 2),
     Step("noise", 2),
     Step("training", 8),
-    Step("processes", 2),
+    Step("processes", 1),
 )
 
 
