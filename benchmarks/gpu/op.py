@@ -14,12 +14,12 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from torch import Tensor
-
 from peers import Peer, peers
 from rows import Rows
 from step import Task, told
+from torch import Tensor
 from truth import Truth
+from variants import compare
 
 SHAPES = (  # dtype, N, D, V
     ("bfloat16", 8192, 1536, 151_936),
@@ -31,7 +31,8 @@ SHAPES = (  # dtype, N, D, V
     ("float32", 2048, 1152, 262_144),
     ("float16", 8192, 1536, 151_936),
 )
-TINY = (("bfloat16", 32, 128, 512), ("float32", 32, 128, 512))
+TINY = (("float16", 32, 128, 512), ("float32", 32, 128, 512))
+SWEPT = SHAPES[:2]
 CLIPPED = (0.0, 0.2, 0.6)
 COLUMNS = (
     *("version", "median_ms", "low_ms", "repeats", "peak_extra_mib", "of_floor"),
@@ -50,7 +51,9 @@ class Work:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=g, device=device)
 
-        scale = torch.linspace(0.5, 8, n, device=device)[torch.randperm(n, generator=g, device=device)]
+        scale = torch.linspace(0.5, 8, n, device=device)[
+            torch.randperm(n, generator=g, device=device)
+        ]
         hidden = normal(n, d) * scale[:, None]
         self.moved = (hidden + 0.1 * scale[:, None] * normal(n, d)).bfloat16().to(number)
         self.hidden = hidden.bfloat16().to(number).requires_grad_()
@@ -185,6 +188,8 @@ def main(task: Task) -> None:
                 continue
             measure(rows, work, truth, peer, key, floor)
         kernels(rows, work, key, everybody)
+        if key in SWEPT or (task.tiny and key[0] != "float32"):
+            compare(rows, work, key, task)
         rows.add(*key, "all", "done")
         del work, truth
         gc.collect()

@@ -30,7 +30,9 @@ def tests_in_short(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """How many ended how, and each one that did not pass."""
     outcomes = [row["outcome"] for row in rows]
     counts = {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
-    sums = [{"test": "", "outcome": f"{n} {outcome}", "reason": ""} for outcome, n in counts.items()]
+    sums = [
+        {"test": "", "outcome": f"{n} {outcome}", "reason": ""} for outcome, n in counts.items()
+    ]
     rest = [row for row in rows if row["outcome"] != "passed"]
     return sums + [{name: row[name] for name in ("test", "outcome", "reason")} for row in rest]
 

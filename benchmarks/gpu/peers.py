@@ -7,10 +7,11 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
+import foreign
 import torch
 from torch import Tensor
+from variants import Unfused
 
-import foreign
 from erclip.ops import linear_logprob_entropy, linear_policy_loss
 
 Scores = tuple[Tensor, Tensor | None]
@@ -37,6 +38,19 @@ def ours(**options) -> Op:
         return out.logprobs, out.entropies.detach()
 
     return erclip
+
+
+def unfused(hidden, weight, targets):
+    with Unfused():
+        return ours()(hidden, weight, targets)
+
+
+def unfused_loss(hidden, weight, targets, upstream):
+    """Forward and backward pass at once: both have to run while it is switched off."""
+    with Unfused():
+        loss = (ours()(hidden, weight, targets)[0] * upstream).sum()
+        loss.backward()
+    return torch.zeros((), requires_grad=True)
 
 
 def live(hidden, weight, targets, upstream):
@@ -132,6 +146,7 @@ def peers() -> list[Peer]:
         Peer("erclip, slopes", own, ours(slopes=True)),
         Peer("erclip, logits kept", own, ours(cache_logits=True)),
         Peer("erclip, policy loss", own, None, loss=live),
+        Peer("erclip, cuBLAS and an epilogue", own, unfused, loss=unfused_loss),
         Peer("erclip, chunked", own, ours(impl="chunked")),
         Peer("naive", torch_version, naive),
     ]

@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-
 from rows import Rows
 from step import Task, told
 
@@ -41,9 +40,7 @@ def main(task: Task) -> None:
         rows.add("all", skipped=f"this machine has {count} device")
         return
     with tempfile.TemporaryDirectory() as name:
-        one, two = (
-            run(Path(name) / str(n), n, task.device, task.left()) for n in (1, 2)
-        )
+        one, two = (run(Path(name) / str(n), n, task.device, task.left()) for n in (1, 2))
     for metric in COMPARED:
         pairs = [(a[metric], b[metric]) for a, b in zip(one, two, strict=True) if metric in a]
         gap = max(math.inf if math.isnan(a) else abs(a - b) for a, b in pairs)

@@ -37,10 +37,10 @@ class Step(NamedTuple):
 STEPS = (
     Step("unit_tests", 4),
     Step("op", 7),
-    Step("model", 2),
-    Step("noise", 2),
-    Step("training", 8),
-    Step("processes", 1),
+    Step("model", 1.5),
+    Step("noise", 1.5),
+    Step("training", 5),
+    Step("processes", 0.5),
 )
 
 
@@ -56,11 +56,22 @@ def install(bundle: Path) -> Path:
     site = bundle / "site"
     wheels = sorted(map(str, (bundle / "wheels").glob("*.whl")))
     if not wheels:
-        sys.exit(f"There are no wheels in {bundle / 'wheels'}: run make gpu-bundle, and bring them.")
+        sys.exit(
+            f"There are no wheels in {bundle / 'wheels'}: run make gpu-bundle, and bring them."
+        )
     mark, names = site / ".wheels", "\n".join(wheels)
     if not mark.is_file() or mark.read_text() != names:
         options = ["--no-index", "--no-deps", "--no-compile", "--upgrade", "--target", str(site)]
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-cache-dir", *options, *wheels]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-cache-dir",
+            *options,
+            *wheels,
+        ]
         subprocess.run(command, check=True)
         mark.write_text(names)
     return site

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import torch
+from rows import Rows
+from step import OUT_OF_TIME, Task, told
 
 from erclip.recipes import load_recipe
 from erclip.trainer import Trainer
-from rows import Rows
-from step import OUT_OF_TIME, Task, told
 
 STUDIES = Path(__file__).parent.parent.parent / "studies"
 METHODS = {  # constraints, as TOML

@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from rows import Rows
 from step import OUT_OF_TIME, Task, told
 
 ROOT = Path(__file__).parent.parent.parent
-FILES = ("tests/gpu", "tests/ops/test_triton.py", "tests/ops/test_matmul.py")
+FILES = (
+    "tests/gpu",
+    "tests/ops/test_triton.py",
+    "tests/ops/test_triton_fused.py",
+    "tests/ops/test_matmul.py",
+)
 
 
 class Recorder:

@@ -142,9 +142,7 @@ def test_the_loss_with_live_logits_has_the_same_gradients(device, dtype):
     plain = torch.autograd.grad((out.logprobs * u).sum(), leaves)
     hidden, weight, _, targets = inputs(device, dtype)
     leaves = [hidden.requires_grad_(), weight.requires_grad_()]
-    live = linear_policy_loss(
-        *leaves, targets, lambda s, at: (s.logprobs * u[at]).sum(), rows=16
-    )
+    live = linear_policy_loss(*leaves, targets, lambda s, at: (s.logprobs * u[at]).sum(), rows=16)
     for a, b in zip(torch.autograd.grad(live.loss, leaves), plain, strict=True):
         assert gap(a, b) < (2e-6 if dtype == torch.float32 else 1e-2)
 
