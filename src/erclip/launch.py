@@ -14,6 +14,7 @@ from erclip.errors import UserError
 from erclip.interrupts import Stopped
 from erclip.progress import ProgressDisplay
 from erclip.recipes import Recipe
+from erclip.report import build_report
 from erclip.run_dir import default_path
 from erclip.trackers import Observers, Tracking
 from erclip.trainer import Trainer
@@ -90,8 +91,6 @@ def _evaluations(folder: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def _report(folder: Path, console: Console) -> None:
-    from erclip.report import build_report  # its libraries are of no use before the end
-
     try:
         console.print(f"report: {build_report([folder])}", soft_wrap=True)
     except (OSError, UserError) as error:  # a full disk must not hide why the run ended

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from erclip.config import Config
-from erclip.noise import noise_warning
+from erclip.report.verdict import noise_warning
 
 
 class ProgressDisplay:
