@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from erclip.extras import stand_on
+
+stand_on("train", "erclip.config")
+
 from pydantic import BeforeValidator, Field, model_validator
 
 from erclip.config.data import DataConfig, RewardConfig

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from erclip.errors import UserError
+from erclip.extras import need
 
 FOLDER = "ledger"
 FLAGS = ("ppo_low", "ppo_high", "dual", "erc_low", "erc_high", "random")
 MEASURES = ("old_logprob", "new_logprob", "old_entropy", "new_entropy", "slope", "advantage")
 PLACES = ("update", "rollout", "update_in_rollout", "response", "position", "token_id")
-REMEDY = "install it with pip install 'erclip[ledger]'"
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ class Ledger:
 
 def check_pyarrow() -> None:
     """Refuse before anything is sampled, not at the first write."""
-    if find_spec("pyarrow") is None:
-        raise UserError(f"the ledger needs pyarrow; {REMEDY}, or set ledger.every = 0")
+    need("pyarrow", "the ledger", ", or set ledger.every = 0")
 
 
 def write_update(

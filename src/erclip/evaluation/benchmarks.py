@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from erclip.errors import UserError
 from erclip.evaluation.problems import fold, text_hash
+from erclip.extras import need
 from erclip.grading import Grader
 from erclip.records import Prompt
 from erclip.tasks import load_task
@@ -201,13 +202,8 @@ def _renamed(row: Any, known: Source | None) -> Any:
 
 def _hub_rows(source: Source) -> Iterator[Located]:
     """Rows at the pinned revision, which needs no network once it is in the cache."""
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(
-            f"Loading {source.hub_id} from the hub needs the datasets library: "
-            "pip install 'erclip[hub]', or give a folder of files with --data-dir."
-        ) from None
+    asking = f"Loading {source.hub_id} from the hub"
+    datasets = need("datasets", asking, ", or give a folder of files with --data-dir")
     name, _, config = source.hub_id.partition(":")
     try:
         rows = datasets.load_dataset(

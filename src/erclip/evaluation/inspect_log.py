@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from erclip.errors import UserError
 from erclip.evaluation import folder
+from erclip.extras import need
 
 SCORER = "erclip"
+ASKING = "an inspect log"
 
 
 def write_inspect_logs(path: Path, out: Path | None = None) -> list[Path]:
     """Write `<set>.eval` for every set of the evaluation in `path`; `inspect view` opens them."""
-    try:
-        write_eval_log = import_module("inspect_ai.log").write_eval_log
-    except ImportError:
-        raise UserError("Writing inspect logs needs inspect_ai: pip install inspect-ai.") from None
+    write_eval_log = need("inspect_ai.log", ASKING).write_eval_log
     if not folder.is_evaluation(path):
         raise UserError(f"{path} is not the folder of an evaluation: it has no {folder.ABOUT}.")
     about = folder.read_about(path)
@@ -40,7 +38,7 @@ def write_inspect_logs(path: Path, out: Path | None = None) -> list[Path]:
 
 
 def _log(name: str, numbers: Mapping[str, Any], about: Mapping[str, Any], lines: list) -> Any:
-    api = import_module("inspect_ai.log")
+    api = need("inspect_ai.log", ASKING)
     values = {**numbers["avg_at_k"], "maj_at_k": numbers["maj_at_k"]}
     values |= {f"pass_at_{k}": value for k, value in numbers["pass_at"].items()}
     metrics = {key: api.EvalMetric(name=key, value=value) for key, value in values.items()}
@@ -67,7 +65,7 @@ def _log(name: str, numbers: Mapping[str, Any], about: Mapping[str, Any], lines:
 
 def _sample(line: folder.Line, model: str) -> Any:
     log, model_api, scorer = (
-        import_module(f"inspect_ai.{part}") for part in ("log", "model", "scorer")
+        need(f"inspect_ai.{part}", ASKING) for part in ("log", "model", "scorer")
     )
     gold = line["gold"]
     stop = "max_tokens" if line["truncated"] else "stop"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from erclip.errors import UserError
+from erclip.extras import need
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 _HUB_ID = re.compile(r"(?:[\w.-]+/)?[\w.-]+(?::[\w.-]+)?")
@@ -68,11 +69,7 @@ def _json(file: Path) -> Iterator[Located]:
 
 
 def _parquet(file: Path) -> Iterator[Located]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise UserError(f"reading {file} needs pyarrow: pip install 'erclip[hub]'") from None
+    pyarrow, parquet = (need(f"pyarrow{part}", f"reading {file}") for part in ("", ".parquet"))
     try:
         table = parquet.read_table(file)
     except (pyarrow.ArrowException, OSError) as error:
@@ -85,13 +82,8 @@ def _parquet(file: Path) -> Iterator[Located]:
 def _hub(path: str, split: str) -> Iterator[Located]:
     if not _HUB_ID.fullmatch(path):
         raise UserError(f"no data at {path!r}: give a data file or a hub id such as openai/gsm8k")
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(
-            f"the hub data set {path!r} needs the datasets library: pip install 'erclip[hub]', "
-            "or give a local .jsonl file"
-        ) from None
+    asking = f"the hub data set {path!r}"
+    datasets = need("datasets", asking, ", or give a local .jsonl file")
     name, _, config = path.partition(":")
     try:
         rows = datasets.load_dataset(name, config or None, split=split)
