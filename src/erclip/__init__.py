@@ -12,15 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from erclip.losses import (
+        Constraint,
+        ConstraintOutput,
+        Importance,
+        LossFn,
         LossInputs,
         LossOutput,
+        MiniBatchRule,
+        Part,
+        Surrogate,
+        SurrogateOutput,
+        Term,
         ce_gppo_clip,
         cispo_clip,
+        dppo_tv,
         entropy_bonus,
         entropy_ratio,
         entropy_ratio_clip,
         gppo_clip,
         gspo_clip,
+        kl_estimate,
         kl_penalty,
         masked_importance,
         policy_loss,
@@ -29,7 +40,9 @@ if TYPE_CHECKING:
         random_mask,
         reinforce,
         sapo,
+        sequence_mask,
         token_mean,
+        top_entropy,
         truncated_importance,
     )
 
@@ -39,15 +52,26 @@ except PackageNotFoundError:  # imported from a source tree that was never insta
     __version__ = "0.0.0"
 
 __all__ = [
+    "Constraint",
+    "ConstraintOutput",
+    "Importance",
+    "LossFn",
     "LossInputs",
     "LossOutput",
+    "MiniBatchRule",
+    "Part",
+    "Surrogate",
+    "SurrogateOutput",
+    "Term",
     "ce_gppo_clip",
     "cispo_clip",
+    "dppo_tv",
     "entropy_bonus",
     "entropy_ratio",
     "entropy_ratio_clip",
     "gppo_clip",
     "gspo_clip",
+    "kl_estimate",
     "kl_penalty",
     "masked_importance",
     "policy_loss",
@@ -56,7 +80,9 @@ __all__ = [
     "random_mask",
     "reinforce",
     "sapo",
+    "sequence_mask",
     "token_mean",
+    "top_entropy",
     "truncated_importance",
 ]
 
@@ -69,3 +95,8 @@ def __getattr__(name: str) -> Any:
 
     value = globals()[name] = getattr(losses, name)
     return value
+
+
+def __dir__() -> list[str]:
+    """What is there, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -20,7 +20,7 @@ from erclip.integrations.trl.head import add_scoring_head
 from erclip.integrations.trl.window import UpdateWindow
 from erclip.policy import Scores
 from erclip.rewards import overlong_punishment
-from erclip.updates import build_loss, needs_slopes
+from erclip.updates import build_loss
 
 Batch = dict[str, Any]
 
@@ -45,7 +45,7 @@ class ERCTrainer(GRPOTrainer):
         sections = args.sections()
         self.dynamic_sampling = sections.dynamic_sampling
         self.loss_fn = build_loss(sections.loss)
-        self._needs_slopes = needs_slopes(sections.loss)
+        self._needs_slopes = "entropy_slopes" in self.loss_fn.needs
         self._windows = {"train": UpdateWindow(), "eval": UpdateWindow()}
         self._rewards: Tensor | None = None
         if sections.overlong is not None:

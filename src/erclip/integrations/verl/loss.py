@@ -31,7 +31,7 @@ from erclip.errors import UserError
 from erclip.integrations.verl.settings import MODES, loss_config
 from erclip.losses import LossOutput, positive_nll
 from erclip.metrics import token_sums
-from erclip.updates import build_loss, needs_slopes
+from erclip.updates import build_loss
 
 
 @dataclass
@@ -72,7 +72,7 @@ class ERCLoss:
     @property
     def needs_slopes(self) -> bool:
         """Whether the engine has to compute ⟨∇ log π, ∇H⟩ (the directional rule)."""
-        return needs_slopes(self._settings)
+        return "entropy_slopes" in self._loss_fn.needs
 
     @property
     def positive_nll(self) -> float:
