@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import erclip.losses
 from erclip.batches import TokenBatch
 from erclip.config import Config, LossConfig
 from erclip.distributed import World
@@ -47,24 +46,20 @@ Watch = Callable[[ScoredBatch, Scores, LossOutput], None]
 
 
 def build_loss(config: LossConfig) -> policy_loss:
-    """The composition that a recipe describes: each `kind` is a factory in `erclip.losses`."""
-    try:
-        surrogate, *constraints = (_build(part) for part in (config.surrogate, *config.constraints))
-        importance = None if config.importance is None else _build(config.importance)
-        terms: list[Term] = []
-        if config.positive_nll:
-            terms.append(positive_nll(config.positive_nll))
-        if config.entropy_bonus:
-            terms.append(entropy_bonus(config.entropy_bonus))
-        if config.kl is not None:
-            terms.append(kl_penalty(config.kl.weight, config.kl.estimator))
-    except ValueError as error:
-        raise UserError(f"loss: {error}") from None
-    return policy_loss(surrogate, constraints, importance=importance, terms=terms)
-
-
-def _build(part: Any) -> Callable[..., Any]:
-    return getattr(erclip.losses, part.kind)(**part.model_dump(exclude={"kind"}))
+    """The composition that a recipe describes."""
+    terms: list[Term] = [term.build() for term in config.terms]
+    if config.positive_nll:
+        terms.append(positive_nll(config.positive_nll))
+    if config.entropy_bonus:
+        terms.append(entropy_bonus(config.entropy_bonus))
+    if config.kl is not None:
+        terms.append(kl_penalty(config.kl.weight, config.kl.estimator))
+    return policy_loss(
+        config.surrogate.build(),
+        [constraint.build() for constraint in config.constraints],
+        importance=config.importance and config.importance.build(),
+        terms=terms,
+    )
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, get_args
 
 from jaxtyping import Float
@@ -34,6 +34,7 @@ class top_entropy(Constraint, MiniBatchRule):
     """
 
     fraction: float = 0.2
+    _: KW_ONLY
     of: Whose = "old"
 
     def __post_init__(self) -> None:

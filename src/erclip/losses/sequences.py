@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, get_args
 
 from erclip.losses.parts import Constraint
@@ -45,6 +45,7 @@ class sequence_mask(Constraint):
     statistic: Statistic = "geometric"
     low: float | None = None
     high: float | None = None
+    _: KW_ONLY
     anchor: Anchor = "sampler"
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ is measured against.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class ppo_clip(Surrogate):
     low: float = 0.2
     high: float = 0.28
     dual: float | None = None
+    _: KW_ONLY
     anchor: Anchor = "old"
 
     def __post_init__(self) -> None:
@@ -72,6 +73,7 @@ class gppo_clip(Surrogate):
     low: float = 0.2
     high: float = 0.2
     dual: float | None = None
+    _: KW_ONLY
     anchor: Anchor = "old"
 
     def __post_init__(self) -> None:
@@ -104,6 +106,7 @@ class ce_gppo_clip(Surrogate):
     beta_low: float = 0.5
     beta_high: float = 1.0
     dual: float | None = None
+    _: KW_ONLY
     anchor: Anchor = "old"
 
     def __post_init__(self) -> None:
@@ -136,6 +139,7 @@ class cispo_clip(Surrogate):
 
     low: float = 1.0
     high: float = 4.0
+    _: KW_ONLY
     anchor: Anchor = "old"
 
     def __post_init__(self) -> None:
@@ -171,6 +175,7 @@ class gspo_clip(Surrogate):
 
     low: float = 3e-4
     high: float = 4e-4
+    _: KW_ONLY
     anchor: Anchor = "old"
 
     def __post_init__(self) -> None:
@@ -202,6 +207,7 @@ class sapo(Surrogate):
 
     tau_positive: float = 1.0
     tau_negative: float = 1.05
+    _: KW_ONLY
     anchor: Anchor = "old"
 
     def __post_init__(self) -> None:

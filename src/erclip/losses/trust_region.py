@@ -6,7 +6,7 @@ policy. These rules look at probabilities instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from erclip.losses.parts import Constraint
 from erclip.losses.ratios import Anchor, anchor_logprobs, check_anchor
@@ -31,6 +31,7 @@ class dppo_tv(Constraint):
 
     low: float = 0.2
     high: float = 0.2
+    _: KW_ONLY
     anchor: Anchor = "sampler"
 
     def __post_init__(self) -> None:
