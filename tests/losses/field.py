@@ -119,6 +119,8 @@ CASES = [
     case("against the sampler", "aspo_mu", (0.2,), (0.4,), 1.0, (2.0,)),
     # GMPO: log r held at 0.5 and −0.4, then its mean
     case("inside", "gmpo", grown(0.2, 0.3, of=0.3), (0.3,) * 2, 2.0, (2 * math.exp(0.25),) * 2),
+    case("inside, above low", "gmpo", grown(0.45, 0.15, of=0.3), (0.3,) * 2, 1.0,
+         (math.exp(0.3),) * 2),
     case("held above", "gmpo", grown(0.2, 0.9, of=0.3), (0.3,) * 2, 1.0, (math.exp(0.35), 0.0),
          "ppo_high"),
     case("held below", "gmpo", grown(-0.2, -0.9), (0.5,) * 2, -1.0, (-math.exp(-0.3), 0.0),
