@@ -10,10 +10,10 @@ from trl import GRPOConfig
 
 from erclip.config import LossConfig
 from erclip.config.data import OverlongConfig
-from erclip.config.loss import EntropyRatioClip, PpoClip
 from erclip.config.sampling import DynamicSampling, OversampleDynamicSampling
 from erclip.config.section import Section
 from erclip.errors import UserError
+from erclip.updates import build_loss
 
 REPLACED = (
     "beta",
@@ -58,7 +58,7 @@ class _Sections(Section):
 
 
 def _erc_dapo() -> dict[str, Any]:
-    return LossConfig(surrogate=PpoClip(), constraints=(EntropyRatioClip(),)).model_dump(
+    return LossConfig.model_validate({"constraints": ["entropy_ratio_clip"]}).model_dump(
         mode="json"
     )
 
@@ -146,7 +146,7 @@ class ERCConfig(GRPOConfig):
     def _refuse_inert_erc(self, loss: LossConfig) -> None:
         per_generation = self.steps_per_generation * self.num_iterations
         on_policy = self.gradient_accumulation_steps % per_generation == 0
-        if on_policy and any(isinstance(part, EntropyRatioClip) for part in loss.constraints):
+        if on_policy and "erc_low" in build_loss(loss).reports:
             raise UserError(
                 f"steps_per_generation = {self.steps_per_generation} with gradient_accumulation_"
                 f"steps = {self.gradient_accumulation_steps} and num_iterations = "
