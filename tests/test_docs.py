@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import runpy
+import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,9 @@ def blocks(language):
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs", "exec"), {"__name__": "docs"})
+    module = types.ModuleType("docs")
+    monkeypatch.setitem(sys.modules, "docs", module)
+    exec(compile(code, "docs", "exec", dont_inherit=True), module.__dict__)
 
 
 @pytest.mark.parametrize("text", blocks("toml"))

@@ -7,7 +7,7 @@ micro-batch size never changes a number. Counts are of response tokens inside th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -167,18 +167,35 @@ def token_sums(out: LossOutput, entropies: Tensor, mask: Tensor) -> dict[str, Te
 
 
 def _clip_sums(out: LossOutput) -> dict[str, Tensor]:
-    """Tokens by the names of the rules that acted on them; two sides of one rule also together.
+    """Tokens by the names of the rules that acted on them.
 
     Rules that are as old as this package are there in every run, so that runs compare.
     """
-    clipped = {name: out.flags(name) for name in dict.fromkeys((*CORE_RULES, *out.clipped))}
     sums = {}
-    for name, flags in clipped.items():
-        rule, low, _ = name.rpartition("_low")
-        if low and f"{rule}_high" in clipped:
-            sums[f"clip/{rule}_frac"] = (flags | clipped[f"{rule}_high"]).sum()
-        sums[f"clip/{name}_frac"] = flags.sum()
+    for rule, names in sides((*CORE_RULES, *out.clipped)).items():
+        flags = [out.flags(name) for name in names]
+        if len(flags) > 1:
+            sums[f"clip/{rule}_frac"] = (flags[0] | flags[1]).sum()
+        sums |= {f"clip/{n}_frac": hit.sum() for n, hit in zip(names, flags, strict=True)}
     return sums
+
+
+def sides(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Rules and the names they report under: `x_low` and `x_high` are two sides of one rule x.
+
+    >>> sides(["erc_low", "erc_high", "low_entropy"])
+    {'erc': ('erc_low', 'erc_high'), 'low_entropy': ('low_entropy',)}
+    """
+    known = dict.fromkeys(names)
+    found = {}
+    for name in known:
+        rule, _, side = name.rpartition("_")
+        pair = (f"{rule}_low", f"{rule}_high")
+        if side in ("low", "high") and all(other in known for other in pair):
+            found[rule] = pair
+        else:
+            found[name] = (name,)
+    return found
 
 
 def _weight_sums(out: LossOutput, mask: Tensor) -> dict[str, Tensor]:

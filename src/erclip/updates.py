@@ -54,10 +54,11 @@ def build_loss(config: LossConfig) -> policy_loss:
         terms.append(entropy_bonus(config.entropy_bonus))
     if config.kl is not None:
         terms.append(kl_penalty(config.kl.weight, config.kl.estimator))
+    importance = config.importance
     return policy_loss(
         config.surrogate.build(),
         [constraint.build() for constraint in config.constraints],
-        importance=config.importance and config.importance.build(),
+        importance=None if importance is None else importance.build(),
         terms=terms,
     )
 

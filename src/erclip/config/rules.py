@@ -11,7 +11,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from typing import Annotated, Any, Literal, get_origin, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
 from pydantic import (
     BeforeValidator,
@@ -27,6 +27,14 @@ from erclip.config.section import Section, by_kind, to_tuple
 from erclip.plugins import PluginError, in_a_line, installed, load_attribute, load_point
 
 GROUP = "erclip.rules"
+ROLES = {
+    "Surrogate": "a surrogate",
+    "Constraint": "a constraint",
+    "Importance": "an importance weight",
+    "Term": "a term",
+}
+"""Classes of `erclip.losses`, in words."""
+
 UNKNOWN = "unknown_key"  # pydantic's type of the error, whose context has the `known` keys
 
 
@@ -62,17 +70,6 @@ class Rule(Section):
         return section_of(self.kind).model_validate, (self.model_dump(),)
 
 
-def rules_of(role: str) -> Any:
-    """The type of a setting that takes a rule of one role, a class of `erclip.losses`."""
-    return Annotated[SerializeAsAny[Rule], BeforeValidator(partial(read_rule, role))]
-
-
-def optional_rule_of(role: str) -> Any:
-    """The same, or None."""
-    reader = BeforeValidator(lambda value: None if value is None else read_rule(role, value))
-    return Annotated[SerializeAsAny[Rule] | None, reader]
-
-
 def read_rule(role: str, value: Any) -> Rule:
     """A name, or a table with a `kind`, as the section of the rule; raises ValueError."""
     if isinstance(value, Rule):
@@ -80,6 +77,9 @@ def read_rule(role: str, value: Any) -> Rule:
     table = by_kind(value)
     if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
         raise ValueError("a rule is a name, or a table with a `kind`")
+    factory = find_factory(table["kind"], role)
+    if isinstance(factory, type):
+        _check_role(table["kind"], factory, role)
     section = section_of(table["kind"], role)
     known = list(section.model_fields)
     wrong = [key for key in table if key not in known]
@@ -88,7 +88,10 @@ def read_rule(role: str, value: Any) -> Rule:
             role, [_unknown_key(table["kind"], key, table[key], known) for key in wrong]
         )
     rule = section.model_validate(table)
-    _check_role(rule, role)
+    part = rule.build()
+    _check_role(rule.kind, type(part), role)
+    if not callable(part) or (role == "Term" and not hasattr(part, "weight")):
+        raise ValueError(f"{rule.kind} makes a {type(part).__name__}, which is not {ROLES[role]}")
     return rule
 
 
@@ -99,9 +102,7 @@ def section_of(kind: str, role: str = "Part") -> type[Rule]:
     arguments: dict[str, Any] = {
         name: (annotation, default) for name, annotation, default in _arguments(factory)
     }
-    section = create_model(
-        kind, __base__=Rule, __module__=__name__, kind=(Literal[kind], kind), **arguments
-    )
+    section = create_model(kind, __base__=Rule, __module__=__name__, kind=(str, kind), **arguments)
     section.__doc__ = inspect.getdoc(factory)
     return section
 
@@ -145,17 +146,13 @@ def built_in(role: str = "Part") -> dict[str, type]:
     }
 
 
-def _check_role(rule: Rule, role: str) -> None:
+def _check_role(kind: str, part: type, role: str) -> None:
+    """Refuse a part with another role; what has none may be any function."""
     from erclip import losses
 
-    part = rule.build()
-    roles = ("Surrogate", "Constraint", "Importance", "Term")
-    own = [name for name in roles if isinstance(part, getattr(losses, name))]
-    if (own and role not in own) or (role == "Term" and not own):
-        what = own[0].lower() if own else type(part).__name__
-        raise ValueError(f"{rule.kind} is a {what}, not a {role.lower()}")
-    if not callable(part):
-        raise ValueError(f"{rule.kind} makes a {type(part).__name__}, which cannot be called")
+    own = [name for name in ROLES if issubclass(part, getattr(losses, name))]
+    if own and role not in own:
+        raise ValueError(f"{kind} is {ROLES[own[0]]}, not {ROLES[role]}")
 
 
 def _arguments(factory: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -185,7 +182,13 @@ def _unknown_key(kind: str, key: str, value: Any, known: list[str]) -> InitError
     return InitErrorDetails(type=error, loc=(key,), input=value)
 
 
-SurrogateConfig = rules_of("Surrogate")
-ConstraintConfig = rules_of("Constraint")
-TermConfig = rules_of("Term")
-ImportanceConfig = optional_rule_of("Importance")
+def _or_none(value: Any) -> Rule | None:
+    return None if value is None else read_rule("Importance", value)
+
+
+SurrogateConfig = Annotated[SerializeAsAny[Rule], BeforeValidator(partial(read_rule, "Surrogate"))]
+ConstraintConfig = Annotated[
+    SerializeAsAny[Rule], BeforeValidator(partial(read_rule, "Constraint"))
+]
+TermConfig = Annotated[SerializeAsAny[Rule], BeforeValidator(partial(read_rule, "Term"))]
+ImportanceConfig = Annotated[SerializeAsAny[Rule] | None, BeforeValidator(_or_none)]
