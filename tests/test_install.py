@@ -101,7 +101,7 @@ def check_core(python):
 import importlib, pkgutil, erclip.losses, erclip.ops
 for wing in (erclip.losses, erclip.ops):
     for module in pkgutil.walk_packages(wing.__path__, wing.__name__ + "."):
-        if not module.name.endswith("triton_epilogue"):
+        if not module.name.rpartition(".")[2].startswith("triton_"):
             importlib.import_module(module.name)
 """
     done = run(python, code)

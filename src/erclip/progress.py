@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from erclip.config import Config
+from erclip.metrics import sides
 from erclip.report.verdict import noise_warning
 
 
@@ -92,7 +93,9 @@ class ProgressDisplay:
 def mean_of_updates(updates: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """A rollout's clipped shares, pooled over its updates' tokens, and its mean gradient norm."""
     tokens = [update.get("train/tokens") or 1.0 for update in updates]
-    weights = {"clip/ppo_frac": tokens, "clip/erc_frac": tokens, "grad/norm": [1.0] * len(updates)}
+    first = updates[0] if updates else {}
+    weights = {name: tokens for name in first if name.startswith("clip/")}
+    weights["grad/norm"] = [1.0] * len(updates)
     present = [name for name in weights if updates and all(name in update for update in updates)]
     return {
         name: sum(w * update[name] for w, update in zip(weights[name], updates, strict=True))
@@ -107,12 +110,17 @@ def describe_rollout(m: Mapping[str, Any]) -> str:
     if "policy/entropy" in m:
         parts.append(f"entropy {m['policy/entropy']:.2f}")
     if "clip/ppo_frac" in m:
-        parts.append(
-            f"clipped ppo {_percent(m['clip/ppo_frac'])} erc {_percent(m['clip/erc_frac'])}"
-        )
+        parts.append("clipped " + " ".join(f"{rule} {_percent(m[n])}" for rule, n in _rules(m)))
     if "grad/norm" in m:
         parts.append(f"grad {m['grad/norm']:.2f}")
     return "  ".join(parts)
+
+
+def _rules(m: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The surrogate's range, ERC, and every rule of the loss that is no switch of the two."""
+    own = sides(name.removeprefix("clip/").removesuffix("_frac") for name in m if "clip/" in name)
+    shown = [rule for rule in own if f"clip/{rule}_frac" in m and rule not in ("dual", "random")]
+    return [(rule, f"clip/{rule}_frac") for rule in dict.fromkeys(("ppo", "erc", *shown))]
 
 
 def describe_eval(m: Mapping[str, Any]) -> str:

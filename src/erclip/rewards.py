@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 from erclip.config import RewardConfig
 from erclip.errors import UserError
+from erclip.plugins import PluginError, in_a_line, load_attribute
 from erclip.records import Grade, Response
 
 RewardFunction = Callable[[Response, Grade], float]
@@ -49,28 +45,12 @@ def overlong_punishment(length: int, max_length: int, cache: int) -> float:
     return -1.0 if length > max_length else (free - length) / cache
 
 
-@cache
 def load_function(source: str) -> RewardFunction:
     """The function that "file.py:name" names; the file runs once, as a module of its own."""
-    file, _, name = source.rpartition(":")
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"reward.function = {source!r}: there is no file {file!r}.")
-    module_name = f"erclip_reward_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"reward.function = {source!r}: {file!r} is not a Python file.")
-    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may raise anything; the sentence says what
-        raise UserError(
-            f"reward.function = {source!r}: the file fails with {_say(error)}."
-        ) from error
-    function: Any = getattr(module, name, None)
-    if not callable(function):
-        raise UserError(f"reward.function = {source!r}: {file!r} defines no function {name!r}.")
-    return function
+        return load_attribute(source)
+    except PluginError as error:
+        raise UserError(f"reward.function = {source!r}: {error}.") from error
 
 
 def _checked(source: str, response: Response, grade: Grade) -> float:
@@ -80,7 +60,7 @@ def _checked(source: str, response: Response, grade: Grade) -> float:
     try:
         value = function(response, grade)
     except Exception as error:  # see load_function
-        raise UserError(f"{where}: it fails with {_say(error)}.") from error
+        raise UserError(f"{where}: it fails with {in_a_line(error)}.") from error
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -88,8 +68,3 @@ def _checked(source: str, response: Response, grade: Grade) -> float:
     if not math.isfinite(number):
         raise UserError(f"{where}: it returned {value!r}, which is no finite number.")
     return number
-
-
-def _say(error: Exception) -> str:
-    """The error in one line."""
-    return f"{type(error).__name__} ({' '.join(str(error).split())})"

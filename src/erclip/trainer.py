@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +14,7 @@ import torch
 from erclip.checkpoints.folders import Checkpoints, read_state
 from erclip.checkpoints.run_state import RunState, check_settings
 from erclip.checkpoints.training_state import weights_are_finite
-from erclip.config import Config, DataConfig
-from erclip.config.loss import EntropyRatioClip
+from erclip.config import DataConfig
 from erclip.diagnostics import rounding
 from erclip.diagnostics.recorder import Recorder
 from erclip.distributed import World
@@ -171,7 +171,7 @@ class Trainer:
 
     def _rounding(self, flight: Flight) -> dict[str, float]:
         """Now and then: what ERC clips of the first mini-batch for rounding alone."""
-        if not flight.order or not uses_erc(self.config) or not rounding.due(flight.number):
+        if not flight.order or not self._uses_erc or not rounding.due(flight.number):
             return {}
         mini_batch = flight.scored[flight.order[0]]
         return {"erc/rounding_frac": rounding.rounding_share(self.updater, mini_batch)}
@@ -195,10 +195,13 @@ class Trainer:
         started = time.perf_counter()
         counters = self.state.counters
         update, index, mini = counters.updates + 1, flight.done + 1, flight.order[flight.done]
-        seed_torch(self._seed("update", update))  # for random_mask
+        seed_torch(self._seed("update", update))
+        lots = None
+        if "lots" in self.updater.loss_fn.needs:
+            lots = flight.lots(derive_seed(self.config.trainer.seed, "lots", update))
         with self.recorder.update(update, index) as watch:
-            metrics = self.updater.update(flight.scored[mini], watch)
-        if index == 1 and uses_erc(self.config):
+            metrics = self.updater.update(flight.scored[mini], watch, lots)
+        if index == 1 and self._uses_erc:
             flight.metrics["erc/noise_frac"] = metrics["clip/erc_frac"]
         places = {"update": update, "update_in_rollout": index}
         self._log("update", flight.number, {**places, **metrics})
@@ -223,6 +226,11 @@ class Trainer:
             f"{model or self.config.model.path} "
             f"--set trainer.learning_rate={self.config.trainer.learning_rate / 3:.1g}"
         )
+
+    @cached_property
+    def _uses_erc(self) -> bool:
+        """Whether an entropy-ratio constraint is in the loss."""
+        return "erc_low" in self.updater.loss_fn.reports
 
     def _evaluate_if_due(self) -> bool:
         """Held-out accuracy, always of the same draws; whether it is the best so far."""
@@ -276,11 +284,6 @@ class Trainer:
 def task_from(config: DataConfig) -> Task:
     """The task that a recipe's data section names."""
     return load_task(**config.model_dump())
-
-
-def uses_erc(config: Config) -> bool:
-    """Whether an entropy-ratio constraint is in the loss."""
-    return any(isinstance(part, EntropyRatioClip) for part in config.loss.constraints)
 
 
 def _due(count: int, every: int) -> bool:

@@ -9,9 +9,10 @@ import torch
 
 from diagnostics.conftest import lines, train
 from erclip.diagnostics import what_if
-from erclip.diagnostics.ledger import FLAGS, read_ledger
+from erclip.diagnostics.ledger import read_ledger
 from erclip.diagnostics.recorder import Recorder
 from erclip.errors import UserError
+from erclip.metrics import CORE_RULES
 from erclip.recipes import load_recipe
 
 
@@ -90,7 +91,7 @@ def test_fired_bits_follow_the_order_of_the_flags(run, ledger):
     here = (ledger.places["rollout"] == row["rollout"]) & (
         ledger.places["response"] == row["number"]
     )
-    for bit, name in enumerate(FLAGS):
+    for bit, name in enumerate(CORE_RULES):
         assert [bool(f >> bit & 1) for f in row["fired"]] == ledger.flags[name][here].tolist()
 
 

@@ -102,6 +102,7 @@ class RunState:
                 f"has finished {self.counters.rollouts}; ask for more"
             )
         self.lines = state["lines"]
+        self.updater.statistics = state.get("statistics")
         load_optimizer(self.updater, folder, self.world)
         if state["flight"] is not None:
             self.stream.position = state["flight"]["first_prompt"]
@@ -122,6 +123,7 @@ class RunState:
             "updates": self.counters.updates,
             "time_s": run.time_s,
             "lines": self.lines,
+            "statistics": self.updater.statistics,
         }
 
     def _rescue(self, save_model: Callable[[Path], None]) -> str:

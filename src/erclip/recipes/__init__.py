@@ -16,7 +16,9 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel, ValidationError
 
 from erclip.config import Config
+from erclip.config.rules import UNKNOWN
 from erclip.errors import UserError
+from erclip.plugins import beside
 
 
 class Recipe(NamedTuple):
@@ -93,6 +95,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"Recipe {path} is not valid TOML: {error}.") from None
     except OSError as error:
         raise UserError(f"Recipe {path} cannot be read: {error.strerror}.") from None
+    table = beside(path.parent, table)
     base = table.pop("extends", None)
     if base is None:
         return table
@@ -138,8 +141,9 @@ def one_sentence(error: ValidationError, name: str, section: type[BaseModel] = C
     first = problems[0]
     names, sections = _locate(first["loc"], section)
     key = ".".join(names) or "the file"
-    if first["type"] == "extra_forbidden":
-        message = f"Unknown key {key} in {name}" + _suggest(names, sections)
+    if first["type"] in ("extra_forbidden", UNKNOWN):
+        known = first.get("ctx", {}).get("known") or _keys(sections)
+        message = f"Unknown key {key} in {name}" + _suggest(names[-1], known)
     elif first["type"] == "missing":
         message = f"{key} is missing in {name}"
     else:
@@ -151,13 +155,16 @@ def one_sentence(error: ValidationError, name: str, section: type[BaseModel] = C
     return f"{message}{more}."
 
 
-def _suggest(names: list[str], sections: list[type[BaseModel]]) -> str:
+def _suggest(name: str, known: Sequence[str]) -> str:
     """The nearest key of the same section, or the list of its keys."""
-    keys = list(dict.fromkeys(key for section in sections for key in section.model_fields))
-    if not keys:
+    if not known:
         return ""
-    near = difflib.get_close_matches(names[-1], keys, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known keys are {', '.join(keys)}"
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known keys are {', '.join(known)}"
+
+
+def _keys(sections: Sequence[type[BaseModel]]) -> list[str]:
+    return list(dict.fromkeys(key for section in sections for key in section.model_fields))
 
 
 def _locate(

@@ -111,6 +111,22 @@ def share(run: Run, name: str) -> float:
     return float((np.nan_to_num(shares) * tokens).sum()) / total if total else math.nan
 
 
+def rules(run: Run) -> dict[str, tuple[str, ...]]:
+    """Return the metrics of every rule that a run measured: of the whole, then of its two sides.
+
+    A rule is whatever a part of the loss reported: `clip/<rule>_frac`.
+    """
+    columns = dict.fromkeys(name for row in run.updates for name in row)
+    own = {m[1] for name in columns if (m := names.CLIP.fullmatch(name))}
+    found = {}
+    for rule in (m[1] for name in columns if (m := names.CLIP.fullmatch(name))):
+        stem, _, side = rule.rpartition("_")
+        if not (side in ("low", "high") and stem in own):
+            pair = [f"{rule}_{side}" for side in ("low", "high") if f"{rule}_{side}" in own]
+            found[rule] = tuple(f"clip/{name}_frac" for name in (rule, *pair))
+    return found
+
+
 def largest_by_rollout(run: Run, name: str) -> Curve:
     """Return the largest of each rollout's updates."""
     return _grouped(run, name, "rollout", np.max)

@@ -15,6 +15,26 @@ _SURROGATES = {
 }
 
 
+_RULES = {
+    "erc": "ERC",
+    "ppo": "range",
+    "dual": "dual clip",
+    "random": "random mask",
+}
+
+
+def rule(name: str) -> str:
+    """Return what a rule of the loss is called that reports under this name.
+
+    >>> rule("erc_low"), rule("dual"), rule("dppo_high"), rule("low_entropy")
+    ('ERC, low side', 'dual clip', 'dppo, high side', 'low entropy')
+    """
+    stem, _, side = name.rpartition("_")
+    if side in ("low", "high"):
+        return f"{_RULES.get(stem, stem.replace('_', ' '))}, {side} side"
+    return _RULES.get(name, name.replace("_", " "))
+
+
 def method_name(loss: Any) -> str:
     """Return a loss section's name in the field's terms.
 
@@ -33,7 +53,7 @@ def method_name(loss: Any) -> str:
             soft = "soft " if constraint.get("softness") else ""
             name = f"{soft}ERC-{name}" if rule == "paper" else f"{soft}{rule} ERC-{name}"
         else:
-            name = f"{name} with {str(kind).replace('_', ' ')}"
+            name = f"{name} with {_own_name(kind).replace('_', ' ')}"
     return name
 
 
@@ -47,8 +67,10 @@ def method_details(loss: Any) -> str:
     if not isinstance(loss, Mapping):
         return ""
     parts = [loss.get("surrogate"), *(loss.get("constraints") or ())]
+    parts += [loss.get("importance"), *(loss.get("terms") or ())]
     words = [_call(part) for part in parts if isinstance(part, Mapping)]
-    rest = {name: loss[name] for name in loss if name not in ("surrogate", "constraints")}
+    composed = ("surrogate", "constraints", "importance", "terms")
+    rest = {name: loss[name] for name in loss if name not in composed}
     for name, value in rest.items():
         if value:
             words.append(name.replace("_", " ") + ("" if value is True else f" {value}"))
@@ -151,7 +173,12 @@ def _surrogate_name(surrogate: Any) -> str:
     kind = surrogate.get("kind")
     if kind == "ppo_clip":
         return "PPO-clip" if surrogate.get("low") == surrogate.get("high") else "DAPO"
-    return _SURROGATES.get(str(kind), str(kind))
+    return _SURROGATES.get(str(kind), _own_name(kind).replace("_", " "))
+
+
+def _own_name(kind: Any) -> str:
+    """A rule in a file, "my_rules.py:my_rule", goes by its own name."""
+    return str(kind).rpartition(":")[2]
 
 
 def _call(part: Mapping[str, Any]) -> str:
@@ -160,4 +187,4 @@ def _call(part: Mapping[str, Any]) -> str:
         for name, value in part.items()
         if name != "kind" and value is not None
     ]
-    return f"{part.get('kind', 'unknown')}({', '.join(settings)})"
+    return f"{_own_name(part.get('kind', 'unknown'))}({', '.join(settings)})"

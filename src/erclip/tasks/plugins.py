@@ -12,10 +12,11 @@ and `data.path = "sums"` then calls it as `sums(options, test_fraction=…, word
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from erclip.errors import UserError
+from erclip.plugins import PluginError, installed, load_point
 from erclip.tasks.base import Task, Wording
 
 GROUP = "erclip.tasks"
@@ -23,7 +24,7 @@ GROUP = "erclip.tasks"
 
 def installed_tasks() -> dict[str, EntryPoint]:
     """Name → entry point of every task that an installed package declares."""
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return installed(GROUP)
 
 
 def plugin_task(
@@ -31,11 +32,9 @@ def plugin_task(
 ) -> Task:
     """Call the factory behind an entry point and check that what it returns is a task."""
     try:
-        factory = point.load()
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"The task {point.name!r} ({point.value}) cannot be imported: {error}."
-        ) from error
+        factory = load_point(point)
+    except PluginError as error:
+        raise UserError(f"The task {point.name!r} {error}.") from error
     task = factory(dict(options or {}), test_fraction=test_fraction, wording=wording)
     if not isinstance(task, Task):
         raise UserError(
