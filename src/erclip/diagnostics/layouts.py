@@ -15,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
+from erclip.errors import UserError
 from erclip.policy.precision import autocast_dtype
+from erclip.policy.signature import cache_name
 from erclip.records import Response
 
 Layout = Callable[[Any, Sequence[Response], int], Float[Tensor, "N D"]]
@@ -59,6 +61,9 @@ def cached(model: Any, responses: Sequence[Response], rows: int) -> Float[Tensor
     for chunk in _chunks(responses, rows):
         ids, attention = _rectangle([list(r.prompt_ids) for r in chunk], True, model.device)
         steps, _ = _rectangle([list(r.token_ids) for r in chunk], False, model.device)
+        name = cache_name(model.base_model)
+        if name is None:
+            raise UserError(f"{type(model).__name__} takes no cache: leave out the layout sampler")
         cache = DynamicCache(config=model.config)
         columns = []
         for step in range(steps.shape[1]):
@@ -67,8 +72,8 @@ def cached(model: Any, responses: Sequence[Response], rows: int) -> Float[Tensor
                 input_ids=ids,
                 attention_mask=attention,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
+                **{name: cache},
             )
             columns.append(out.last_hidden_state[:, -1])
             ids = steps[:, step : step + 1]

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
 
 from erclip.config.model import Lora
 from erclip.errors import UserError
@@ -76,22 +77,38 @@ def switched_off(model: Any) -> Generator[None]:
 def merged(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the plain architecture: B A added in float32, then rounded to the model's dtype.
 
-    `weights` are the model's own, whole; those without adapters are passed on, not copied.
+    `weights` are the model's own, whole; those without adapters are passed on, not copied. peft
+    wraps a layer once for each of its adapted parameters, so a name may hold several wrappers.
     """
-    layers = adapted(model)
-    found: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        owner, _, kind = name.partition(".base_layer.")
-        if ".lora_" in name:
-            continue
-        if kind == "weight":
-            layer = layers[owner]
-            low, high = (weights[f"{owner}.lora_{part}.{NAME}.weight"] for part in "AB")
-            product = high.float() @ low.float()
-            change = product.T if layer.fan_in_fan_out else product
-            value = (value.float() + layer.scaling[NAME] * change).to(value.dtype)
-        found[f"{owner}.{kind}" if kind else name] = value
+    found = {
+        plain_name(name): value for name, value in weights.items() if ".lora_" not in name
+    }
+    for owner, layer in adapted(model).items():
+        name = f"{plain_name(owner)}.{getattr(layer, 'parameter_name', 'weight')}"
+        low, high = (weights[f"{owner}.lora_{part}.{NAME}.weight"] for part in "AB")
+        value = found[name]
+        change = layer.scaling[NAME] * _product(layer, low, high, value.ndim)
+        found[name] = (value.float() + change.view(value.shape)).to(value.dtype)
     return found
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name, or a layer's, in the architecture without adapters."""
+    return name.replace(".base_layer", "")
+
+
+def _product(layer: Any, low: Tensor, high: Tensor, ndim: int) -> Tensor:
+    """B A as the layer's parameter is laid out: [out, in], or [experts, …] of fused experts.
+
+    peft stacks the A of E experts as [E·r, in] and interleaves their B as [out, r·E].
+    """
+    if ndim < 3:
+        product = high.float() @ low.float()
+        return product.T if layer.fan_in_fan_out else product
+    experts = layer.num_experts
+    a, b = low.float().unflatten(0, (experts, -1)), high.float().unflatten(1, (-1, experts))
+    product = torch.einsum("ore,eri->eoi", b, a)
+    return product if layer._did_swap_in_out_features else product.mT
 
 
 def save_adapters(model: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -116,7 +133,8 @@ def load_adapters(model: Any, folder: Path) -> None:
     own = dict(model.named_parameters())
     for name, value in load_file(folder / FOLDER / "adapter_model.safetensors").items():
         own[name.removeprefix(PREFIX).replace(".weight", f".{NAME}.weight")].copy_(value)
-    whole = merged(model, {name: value.detach() for name, value in own.items()})
+    whole = merged(model, {name: value.detach() for name, value in model.state_dict().items()})
+    whole = revert_weight_conversion(model, whole)  # names and shapes of files, not of modules
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, framework="pt") as saved:
             for name in saved.keys() & whole.keys():
@@ -140,7 +158,8 @@ def _refuse_others(model: Any, lora: Lora) -> None:
             "input embedding; leave it out (all-linear does)"
         )
     for name, layer in adapted(model).items():
-        if layer.lora_A.keys() != {NAME}:
+        linear = layer.lora_A.keys() == {NAME} and isinstance(layer.lora_A[NAME], nn.Linear)
+        if not linear:
             raise UserError(
                 f"model.lora.targets = {lora.targets!r} names {name}, which is no linear layer; "
                 "leave it out"

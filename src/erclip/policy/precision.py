@@ -10,12 +10,17 @@ from functools import wraps
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def autocast_trunk(model: Any, dtype: torch.dtype) -> None:
-    """Run everything below the output head under autocast, whoever calls it."""
-    trunk = model.base_model
-    forward = trunk.forward
+    """Run everything below the output head under autocast, whoever calls it.
+
+    Some models call parts of their trunk and not the trunk itself, so the whole model opens
+    autocast too, and the head closes it again.
+    """
+    trunk, head = model.base_model, model.get_output_embeddings()
+    forward, whole, project = trunk.forward, model.forward, head.forward
 
     @wraps(forward)
     def rounded(*args: Any, **kwargs: Any) -> Any:
@@ -24,7 +29,17 @@ def autocast_trunk(model: Any, dtype: torch.dtype) -> None:
         out.last_hidden_state = out.last_hidden_state.float()
         return out
 
-    trunk.forward = rounded
+    @wraps(whole)
+    def rounded_whole(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(model.device.type, dtype):
+            return whole(*args, **kwargs)
+
+    @wraps(project)
+    def exact(hidden: Tensor) -> Tensor:
+        with torch.autocast(model.device.type, enabled=False):
+            return project(hidden.float())
+
+    trunk.forward, model.forward, head.forward = rounded, rounded_whole, exact
     trunk.erclip_autocast = dtype
 
 

@@ -53,9 +53,7 @@ class TransformersSampler:
         for chosen in _batches(order, encoded, per_batch, mixed=self._decoder.pads):
             draws = uniforms([seeds[i] for i in chosen], settings.responses, settings.max_tokens)
             with kept_casts(self.model.device):
-                rows = self._decode(
-                    self._decoder, [encoded[i] for i in chosen], settings, draws
-                )
+                rows = self._decode(self._decoder, [encoded[i] for i in chosen], settings, draws)
             for index, i in enumerate(chosen):
                 own = rows[index * settings.responses : (index + 1) * settings.responses]
                 results[i] = [
@@ -117,7 +115,9 @@ def _batches(
     order: Sequence[int], encoded: Sequence[Sequence[int]], most: int, *, mixed: bool
 ) -> Iterator[list[int]]:
     """Prompts that are decoded together, at most `most`; unless `mixed`, of one length each."""
-    kinds = [list(order)] if mixed else [list(g) for _, g in groupby(order, lambda i: len(encoded[i]))]
+    kinds = (
+        [list(order)] if mixed else [list(g) for _, g in groupby(order, lambda i: len(encoded[i]))]
+    )
     for kind in kinds:
         for start in range(0, len(kind), most):
             yield kind[start : start + most]
