@@ -80,9 +80,7 @@ def merged(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     `weights` are the model's own, whole; those without adapters are passed on, not copied. peft
     wraps a layer once for each of its adapted parameters, so a name may hold several wrappers.
     """
-    found = {
-        plain_name(name): value for name, value in weights.items() if ".lora_" not in name
-    }
+    found = {plain_name(name): value for name, value in weights.items() if ".lora_" not in name}
     for owner, layer in adapted(model).items():
         name = f"{plain_name(owner)}.{getattr(layer, 'parameter_name', 'weight')}"
         low, high = (weights[f"{owner}.lora_{part}.{NAME}.weight"] for part in "AB")

@@ -1,4 +1,4 @@
-"""A model and its tokenizer, from "embedded", a local folder or the hub; what cannot be, refused."""
+"""A model and its tokenizer, from "embedded", a local folder or the hub; or why there is none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
     trust = config.trust_remote_code
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, config.dtype),
             trust_remote_code=trust,
@@ -33,6 +33,7 @@ def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"Model {config.path!r} cannot be loaded: {first}") from error
+    model, found = loaded
     _refuse_holes(config.path, model, found)
     return model.to(device), tokenizer
 
@@ -42,8 +43,8 @@ def refuse_untrainable(model: Any, name: str) -> None:
     packed = getattr(model, "hf_quantizer", None) is not None
     if packed or any(p.dtype.itemsize == 1 for p in model.parameters()):
         raise UserError(
-            f"model.path = {name!r} holds quantised weights, which can be evaluated but not trained "
-            "and saved; give the model in 16 or 32 bits (with model.lora where memory is short)"
+            f"model.path = {name!r} holds quantised weights, which can be evaluated but not "
+            "trained and saved; give the model in 16 or 32 bits, with model.lora if that is too much"
         )
     learning = {p.dtype for p in model.parameters() if p.requires_grad}
     if torch.float16 in learning:

@@ -37,6 +37,7 @@ from erclip.policy.positions import Positions
 from erclip.policy.precision import autocast_dtype, autocast_trunk
 from erclip.policy.probes import prompts_can_be_shared, refuse_differing_passes
 from erclip.policy.saving import Saver
+from erclip.policy.signature import vocabulary_size
 from erclip.records import Sample
 from erclip.sharding import gathered, shard
 
@@ -69,6 +70,7 @@ class Policy:
         self.temperature = temperature
         self.head = head
         self.positions = Positions(model)
+        self.lengths: tuple[int, int] | None = None  # of the texts it has been fitted to
         self._saver = Saver(model, trust_remote_code=trust_remote_code)
         self._sharded = False
         self.has_adapters = bool(adapted(model))
@@ -89,7 +91,8 @@ class Policy:
     def pad_id(self) -> int:
         """Any valid id will do: padding is masked out of attention and of the loss."""
         pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
+        pad = self.tokenizer.eos_token_id if pad is None else pad
+        return pad if pad is not None and pad < vocabulary_size(self.model) else 0
 
     def shard(self, world: World) -> None:
         """Keep only this process's slice of every parameter; nothing with one process."""
@@ -120,6 +123,11 @@ class Policy:
         if whole is None and self._sharded:
             whole = self.model.state_dict()
         self._saver.save(folder, whole)
+
+    def fit(self, prompt: int, response: int) -> str | None:
+        """Get ready for prompts and responses of so many tokens: see `Positions.fit`."""
+        self.lengths = (prompt, response)
+        return self.positions.fit(prompt, response)
 
     def rows(self, samples: Iterable[Sample], token_budget: int) -> list[Row]:
         """Rows in which this model reads a prompt once for several responses, if it can."""
@@ -180,10 +188,7 @@ class Policy:
         output = self.model.get_output_embeddings()
         if not isinstance(getattr(output, "base_layer", output), nn.Linear):
             raise UserError(_refusal("it has no linear output head"))
-        ids = (
-            torch.arange(8, device=self.device)[None]
-            % self.model.config.get_text_config().vocab_size
-        )
+        ids = torch.arange(8, device=self.device)[None] % vocabulary_size(self.model)
         expected = self.model(input_ids=ids, use_cache=False).logits[0].double()
         hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
         got = layer_logprob_entropy(output, hidden, ids[0], softcap=self.softcap)

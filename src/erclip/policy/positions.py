@@ -129,9 +129,9 @@ def _has_table(model: Any, context: int) -> bool:
 
     given = model.get_input_embeddings()
     for module in model.modules():
-        if isinstance(module, nn.Embedding) and module is not given:
-            if counts(module.num_embeddings):
-                return True
+        table = isinstance(module, nn.Embedding) and module is not given
+        if table and counts(module.num_embeddings):
+            return True
         held = [*module.buffers(recurse=False), *vars(module).values()]
         tables = [value for value in held if isinstance(value, Tensor) and value.ndim > 1]
         if any(counts(length) for table in tables for length in table.shape):

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from erclip.errors import UserError
 from erclip.policy.adapters import adapted, merged, save_adapters
+from erclip.policy.signature import vocabulary_size
 
 IDS = tuple(range(1, 9))  # a few tokens, whatever they mean
 SAME = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats; merged weights are rounded
@@ -49,15 +50,18 @@ class Saver:
 
     def _read_back(self, folder: Path, *, sharded: bool) -> None:
         """Load the folder as anybody would, and compare what it says with what the policy says."""
-        again, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=self.model.dtype,
             trust_remote_code=self.trust,
             output_loading_info=True,
         )
+        again, info = loaded
         for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
             if info.get(kind):
-                raise UserError(_wrong(folder, f"{kind.replace('_', ' ')} {sorted(info[kind])[:3]}"))
+                raise UserError(
+                    _wrong(folder, f"{kind.replace('_', ' ')} {sorted(info[kind])[:3]}")
+                )
         if sharded:  # the live model is in pieces, and the other processes are not here
             return
         again = again.to(self.model.device).eval()
@@ -73,8 +77,7 @@ class Saver:
 @torch.no_grad()
 def few_logprobs(model: Any) -> Tensor:
     """The model's log-probs of a few tokens, in float32."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = torch.tensor([[i % vocabulary for i in IDS]], device=model.device)
+    ids = torch.tensor([[i % vocabulary_size(model) for i in IDS]], device=model.device)
     logits = model(input_ids=ids, use_cache=False).logits[0].float()
     return torch.log_softmax(logits, -1).gather(1, ids[0][:, None])[:, 0]
 

@@ -82,7 +82,7 @@ def take_rows(cache: Any, index: Int[Tensor, " B"], batch: int) -> Any:
     through: its tensors have the sequences in front.
     """
     if type(cache) is DynamicCache:
-        cache.reorder_cache(index)  # ty: ignore[invalid-argument-type]
+        cache.reorder_cache(index)
         return cache
     if isinstance(cache, Tensor):
         rows = cache.ndim > 1 and len(cache) == batch

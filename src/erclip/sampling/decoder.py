@@ -10,7 +10,6 @@ Letters: B sequences, L tokens, V vocabulary.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from transformers import DynamicCache
 
 from erclip.errors import UserError
 from erclip.policy.precision import autocast_dtype
-from erclip.policy.signature import cache_name
+from erclip.policy.signature import argument_names, cache_name, vocabulary_size
 from erclip.sampling.cache import growing_cache, take_rows
 
 PROMPTS = ((1, 2, 3), (4, 5, 6, 7, 8, 9))  # made up: of two lengths, so that one is padded
@@ -39,7 +38,7 @@ class Decoder:
         if name is None:
             raise UserError(_refusal(model, "its forward takes no cache of the tokens before"))
         self.model, self.name = model, name
-        self.takes = _taken(model)
+        self.takes = argument_names(model)
         self.makes_own = False  # the cache is the model's own kind, made at the first call
         self.pads = True  # prompts of different lengths may stand side by side, padded in front
         self.whole_mask = True  # later masks cover everything so far, not the new tokens alone
@@ -78,7 +77,7 @@ class Decoder:
     @torch.no_grad()
     def _try(self) -> None:
         """Find out how the model remembers, and that it does."""
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        vocabulary = vocabulary_size(self.model)
         prompts = [[i % vocabulary for i in prompt] for prompt in PROMPTS]
         more = [i % vocabulary for i in MORE]
         try:
@@ -165,15 +164,6 @@ def _states_of_one(model: Any) -> list[tuple[Any, str]]:
         for name, value in vars(module).items()
         if isinstance(value, Tensor) and value.ndim > 1 and len(value) == 1
     ]
-
-
-def _taken(model: Any) -> set[str]:
-    """Names that reach the model: its own, and the trunk's where it passes them on."""
-    parameters = inspect.signature(model.forward).parameters
-    names = set(parameters)
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        names |= set(inspect.signature(model.base_model.forward).parameters)
-    return names
 
 
 def _refusal(model: Any, why: str) -> str:

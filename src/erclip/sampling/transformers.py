@@ -15,10 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erclip.errors import Diverged
+from erclip.errors import Diverged, UserError
 from erclip.policy.precision import kept_casts
+from erclip.policy.signature import vocabulary_size
 from erclip.records import Prompt, Response
-from erclip.sampling.base import SamplingSettings, encode_prompts, end_ids, make_response
+from erclip.sampling.base import (
+    SamplingSettings,
+    encode_prompts,
+    end_ids,
+    make_response,
+    refuse_unknown_ids,
+)
 from erclip.sampling.decoder import Decoder, pad_left
 from erclip.sampling.draw import sample_token, uniforms
 
@@ -33,7 +40,15 @@ class TransformersSampler:
 
     def __post_init__(self) -> None:
         """Read the ids that end a response."""
-        self.end_ids = end_ids(self.model.generation_config, self.tokenizer)
+        known = vocabulary_size(self.model)
+        self.end_ids = [
+            i for i in end_ids(self.model.generation_config, self.tokenizer) if i < known
+        ]
+        if not self.end_ids:
+            raise UserError(
+                f"The model's vocabulary ends at {known - 1}, before every end-of-sequence token: "
+                "give the model its own tokenizer"
+            )
         self._decoder: Decoder | None = None  # made when whole parameters are at hand
 
     def update_weights(self) -> None:
@@ -45,6 +60,7 @@ class TransformersSampler:
     ) -> list[list[Response]]:
         """See `Sampler.sample`; same seeds, weights and batch size give the same responses."""
         encoded = encode_prompts(self.tokenizer, prompts, settings.max_prompt_tokens)
+        refuse_unknown_ids(self.tokenizer, encoded, vocabulary_size(self.model))
         if self._decoder is None:
             self._decoder = Decoder(self.model)
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
