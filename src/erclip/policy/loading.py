@@ -44,7 +44,7 @@ def refuse_untrainable(model: Any, name: str) -> None:
     if packed or any(p.dtype.itemsize == 1 for p in model.parameters()):
         raise UserError(
             f"model.path = {name!r} holds quantised weights, which can be evaluated but not "
-            "trained and saved; give the model in 16 or 32 bits, with model.lora if that is too much"
+            "trained and saved; give the model in 16 or 32 bits, with model.lora if need be"
         )
     learning = {p.dtype for p in model.parameters() if p.requires_grad}
     if torch.float16 in learning:

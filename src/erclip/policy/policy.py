@@ -35,9 +35,9 @@ from erclip.policy.checkpointing import checkpoint_layers
 from erclip.policy.loading import load_pretrained
 from erclip.policy.positions import Positions
 from erclip.policy.precision import autocast_dtype, autocast_trunk
-from erclip.policy.probes import prompts_can_be_shared, refuse_differing_passes
+from erclip.policy.probes import prompts_can_be_shared, refuse_unsteady
 from erclip.policy.saving import Saver
-from erclip.policy.signature import vocabulary_size
+from erclip.policy.signature import trunk, vocabulary_size
 from erclip.records import Sample
 from erclip.sharding import gathered, shard
 
@@ -71,7 +71,7 @@ class Policy:
         self.head = head
         self.positions = Positions(model)
         self.lengths: tuple[int, int] | None = None  # of the texts it has been fitted to
-        self._saver = Saver(model, trust_remote_code=trust_remote_code)
+        self._saver = Saver(model, self.positions, trust_remote_code=trust_remote_code)
         self._sharded = False
         self.has_adapters = bool(adapted(model))
         text_config = model.config.get_text_config()
@@ -170,9 +170,7 @@ class Policy:
             logits = pick_rows(logits, batch.hidden_index).float()
             scores = scores_from_logits(logits / self.temperature, batch.targets, slopes)
             return LogprobEntropy(*scores)
-        hidden = self.model.base_model(**batch.inputs, use_cache=False).last_hidden_state.flatten(
-            0, 1
-        )
+        hidden = trunk(self.model)(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
         return layer_logprob_entropy(
             self.model.get_output_embeddings(),
             pick_rows(hidden, batch.hidden_index),
@@ -190,7 +188,7 @@ class Policy:
             raise UserError(_refusal("it has no linear output head"))
         ids = torch.arange(8, device=self.device)[None] % vocabulary_size(self.model)
         expected = self.model(input_ids=ids, use_cache=False).logits[0].double()
-        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        hidden = trunk(self.model)(input_ids=ids, use_cache=False).last_hidden_state[0]
         got = layer_logprob_entropy(output, hidden, ids[0], softcap=self.softcap)
         reference = torch.log_softmax(expected, -1).gather(1, ids[0][:, None]).squeeze(1)
         gap = (got.logprobs.double() - reference).abs().max().item()
@@ -247,5 +245,5 @@ def load_policy(
         temperature=temperature,
         trust_remote_code=config.trust_remote_code,
     )
-    refuse_differing_passes(policy)
+    refuse_unsteady(policy)
     return policy

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from erclip.policy.signature import trunk
+
 
 def autocast_trunk(model: Any, dtype: torch.dtype) -> None:
     """Run everything below the output head under autocast, whoever calls it.
@@ -19,8 +21,8 @@ def autocast_trunk(model: Any, dtype: torch.dtype) -> None:
     Some models call parts of their trunk and not the trunk itself, so the whole model opens
     autocast too, and the head closes it again.
     """
-    trunk, head = model.base_model, model.get_output_embeddings()
-    forward, whole, project = trunk.forward, model.forward, head.forward
+    below, head = trunk(model), model.get_output_embeddings()
+    forward, whole, project = below.forward, model.forward, head.forward
 
     @wraps(forward)
     def rounded(*args: Any, **kwargs: Any) -> Any:
@@ -39,13 +41,13 @@ def autocast_trunk(model: Any, dtype: torch.dtype) -> None:
         with torch.autocast(model.device.type, enabled=False):
             return project(hidden.float())
 
-    trunk.forward, model.forward, head.forward = rounded, rounded_whole, exact
-    trunk.erclip_autocast = dtype
+    below.forward, model.forward, head.forward = rounded, rounded_whole, exact
+    model.erclip_autocast = dtype
 
 
 def autocast_dtype(model: Any) -> torch.dtype | None:
     """In which products below the head are rounded; None where they are as fine as the weights."""
-    return getattr(getattr(model, "base_model", None), "erclip_autocast", None)
+    return getattr(model, "erclip_autocast", None)
 
 
 def kept_casts(device: torch.device) -> torch.autocast:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from erclip.errors import UserError
 from erclip.policy.adapters import adapted, merged, save_adapters
+from erclip.policy.positions import Positions
 from erclip.policy.signature import vocabulary_size
 
 IDS = tuple(range(1, 9))  # a few tokens, whatever they mean
@@ -23,8 +24,8 @@ ROUNDED = 0.5  # the same in 16 bits, on average
 class Saver:
     """Writes a model's folders; the first is read back, the others must look like it."""
 
-    def __init__(self, model: Any, *, trust_remote_code: bool = False):
-        self.model = model
+    def __init__(self, model: Any, positions: Positions, *, trust_remote_code: bool = False):
+        self.model, self.positions = model, positions
         self.trust = trust_remote_code
         self._shapes: dict[str, tuple[int, ...]] | None = None  # of the first folder
 
@@ -65,6 +66,7 @@ class Saver:
         if sharded:  # the live model is in pieces, and the other processes are not here
             return
         again = again.to(self.model.device).eval()
+        Positions(again).held = self.positions.held
         live, saved = (few_logprobs(model) for model in (self.model, again))
         if not torch.isfinite(live).all():
             return

@@ -5,6 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from transformers import PreTrainedModel
+
+from erclip.errors import UserError
+
 CACHES = ("cache", "past_key_values", "cache_params", "state")
 """Names of what a model remembers of the tokens before, newest first."""
 
@@ -20,8 +24,22 @@ def argument_names(model: Any) -> set[str]:
     parameters = inspect.signature(model.forward).parameters
     names = set(parameters)
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        names |= set(inspect.signature(model.base_model.forward).parameters)
+        names |= set(inspect.signature(trunk(model).forward).parameters)
     return names
+
+
+def trunk(model: Any) -> Any:
+    """Everything below the head; where the model does not name it, its first part that is a model.
+
+    Raises UserError if there is none.
+    """
+    named = model.base_model
+    if named is not model:
+        return named
+    for part in model.children():
+        if isinstance(part, PreTrainedModel):
+            return part
+    raise UserError(f"{type(model).__name__} has no trunk apart from its head: it cannot be scored")
 
 
 def vocabulary_size(model: Any) -> int:
