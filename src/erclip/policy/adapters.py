@@ -7,6 +7,7 @@ the adapters in peft's own format, and a run goes on from them and the model it 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,11 @@ def add_adapters(model: Any, lora: Lora, seed: int) -> None:
         raise UserError("model.lora needs peft: pip install 'erclip[lora]'.") from None
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     settings = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=targets,
+        exclude_modules=_unfit(model) or None if isinstance(targets, str) else None,
+        task_type="CAUSAL_LM",
     )
     settings.base_model_name_or_path = model.name_or_path
     with torch.random.fork_rng():
@@ -147,6 +152,50 @@ def load_adapters(model: Any, folder: Path) -> None:
                     )
 
 
+def _unfit(model: Any) -> list[str]:
+    """Names of layers that all-linear would take, and whose adapter would not be W + B A.
+
+    Layers that do more than W x + b (routers, quantising layers); layers whose owner reads their
+    weight and never calls them; the output of state-space mixers, which kernels read; and weights
+    that several layers share.
+    """
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    called = _called(model)
+    unfit = []
+    for name, layer in linear.items():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        mixer = hasattr(owner, "D") and any(isinstance(m, nn.Conv1d) for m in owner.children())
+        bypassed = owner in called and layer not in called
+        shared = owners[id(layer.weight)] > 1
+        if _is_more(layer) or bypassed or shared or (mixer and name.endswith("out_proj")):
+            unfit.append(name)
+    return unfit
+
+
+@torch.no_grad()
+def _called(model: Any) -> set[Any]:
+    """The modules whose forward runs when a few tokens are read; none if that fails."""
+    seen: set[Any] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda module, _: seen.add(module))
+        for module in model.modules()
+    ]
+    try:
+        model(input_ids=torch.arange(8, device=model.device)[None], use_cache=False)
+    except (RuntimeError, TypeError, ValueError):
+        return set()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _is_more(module: Any) -> bool:
+    """An `nn.Linear` that does something else than W x + b: W + B A would not be that."""
+    return isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
+
+
 def _refuse_others(model: Any, lora: Lora) -> None:
     """Only linear layers, and a head only if merging it would not change the input embedding."""
     output = model.get_output_embeddings()
@@ -155,9 +204,15 @@ def _refuse_others(model: Any, lora: Lora) -> None:
             f"model.lora.targets = {lora.targets!r} would adapt an output head that is also the "
             "input embedding; leave it out (all-linear does)"
         )
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     for name, layer in adapted(model).items():
+        if any(owners[id(p)] > 1 for p in layer.get_base_layer().parameters(recurse=False)):
+            raise UserError(
+                f"model.lora.targets = {lora.targets!r} would adapt {name}, whose weight other "
+                "layers share; leave it out (all-linear does)"
+            )
         linear = layer.lora_A.keys() == {NAME} and isinstance(layer.lora_A[NAME], nn.Linear)
-        if not linear:
+        if not linear or _is_more(layer.get_base_layer()):
             raise UserError(
                 f"model.lora.targets = {lora.targets!r} names {name}, which is no linear layer; "
                 "leave it out"
