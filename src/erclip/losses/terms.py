@@ -17,6 +17,7 @@ from erclip.losses.selection import Whose
 from erclip.losses.types import LossInputs, Tokens
 
 Estimator = Literal["k1", "k2", "k3"]
+LARGEST_K3 = 10.0  # nats
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,6 +74,10 @@ class kl_penalty(Term):
     So k1 is given k2's gradient here. k3 is GRPO's penalty (2402.03300). Tokens of an older policy
     are taken as they are: no importance weight corrects them.
 
+    k3 grows as e^−d, and so does its gradient: one token that the policy has all but given up would
+    outweigh the batch. As in verl a token's k3 is cut at 10 nats, which d = −2.61 reaches: its
+    gradient is 12.6 at most, and 0 beyond. For d > 0 it is below 1, and not cut.
+
     >>> one, zero = torch.ones(1, 1), torch.zeros(1, 1)
     >>> [round(kl_estimate(one, zero, k).item(), 4) for k in ("k1", "k2", "k3")]
     [1.0, 0.5, 0.3679]
@@ -100,7 +105,8 @@ def kl_estimate(logprobs: Tokens, reference_logprobs: Tokens, estimator: Estimat
     """k1, k2 or k3 of each token, with the gradient that `kl_penalty` describes."""
     gap = (logprobs - reference_logprobs.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if estimator == "k3":
-        return torch.exp(-gap) - 1 + gap
+        per_token = torch.exp(-gap) - 1 + gap
+        return torch.where(gap < 0, per_token.clamp(max=LARGEST_K3), per_token)
     per_token = 0.5 * gap**2
     if estimator == "k1":
         per_token = per_token + (gap - per_token).detach()

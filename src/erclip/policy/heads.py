@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from erclip.ops import layer_logprob_entropy
+from erclip.policy.signature import trunk, vocabulary_size
 
 TOLERANCE = 1e-3  # nats; a scaled or capped head that we do not know is off by far more
 ROUNDED = 0.25  # the same in 16 bits
@@ -24,9 +25,9 @@ def unlike_head(model: Any) -> str | None:
         return "it has no linear output head"
     config = model.config.get_text_config()
     softcap = getattr(config, "final_logit_softcapping", None)
-    ids = torch.arange(8, device=model.device)[None] % config.vocab_size
+    ids = torch.arange(8, device=model.device)[None] % vocabulary_size(model)
     expected = model(input_ids=ids, use_cache=False).logits[0].double()
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+    hidden = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
     got = layer_logprob_entropy(output, hidden, ids[0], softcap=softcap)
     reference = torch.log_softmax(expected, -1).gather(1, ids[0][:, None]).squeeze(1)
     gap = (got.logprobs.double() - reference).abs().max().item()
