@@ -81,6 +81,9 @@ def _train(recipe: Recipe, folder: Path, console: Console, world: World, resume:
     summary = display.summary()
     if summary is not None:
         console.print(summary)
+    nothing = display.last_word()
+    if nothing is not None:
+        display.warn(nothing)
 
 
 def _evaluations(folder: Path) -> list[tuple[int, dict[str, float]]]:

@@ -23,6 +23,8 @@ class ProgressDisplay:
         self.evals: list[tuple[int, dict[str, float]]] = []
         self._updates: list[Mapping[str, Any]] = []  # of the rollout that is under way
         self._warned = False
+        self._idle: list[str] = []  # why each rollout that taught nothing did not
+        self._rollouts = 0
         self._progress = Progress(
             TextColumn("rollout"),
             MofNCompleteColumn(),
@@ -50,6 +52,12 @@ class ProgressDisplay:
         if kind == "update":
             self._updates.append(metrics)
             return
+        self._rollouts += 1
+        why = why_nothing_learned(metrics, self._updates)
+        if why is not None:
+            self._idle.append(why)
+            if len(self._idle) == 1:
+                self.warn(f"rollout {rollout} trained nothing: {why}")
         means = mean_of_updates(self._updates)
         self._updates = []
         noise = max(metrics.get(name, 0.0) for name in ("erc/noise_frac", "erc/rounding_frac"))
@@ -75,6 +83,12 @@ class ProgressDisplay:
             f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True
         )
 
+    def last_word(self) -> str | None:
+        """A sentence if the whole run changed nothing; None if it learned."""
+        if not self._rollouts or len(self._idle) < self._rollouts:
+            return None
+        return f"nothing was trained in {self._rollouts} rollouts; the last: {self._idle[-1]}"
+
     def summary(self) -> Table | None:
         """Accuracy before and after, with intervals; None without an evaluation."""
         if not self.evals:
@@ -87,6 +101,27 @@ class ProgressDisplay:
             short = name.removeprefix("eval/")
             table.add_row(short, _with_interval(before, name), _with_interval(after, name))
         return table
+
+
+def why_nothing_learned(
+    metrics: Mapping[str, Any], updates: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Why no update of a rollout had a gradient; None if one had.
+
+    >>> why_nothing_learned({"train/accuracy": 0.0, "train/groups_kept_frac": 0.0}, [])
+    'no response was right; take easier prompts, or look at samples.jsonl'
+    """
+    if any(0 < update.get("grad/norm", 1.0) < math.inf for update in updates):
+        return None
+    if metrics.get("train/truncated_frac", 0.0) >= 1:
+        return "every response was cut; raise sampler.max_tokens"
+    if metrics.get("train/groups_kept_frac", 1.0) > 0:
+        return "every gradient was zero or not finite"
+    if metrics.get("train/accuracy") == 0:
+        return "no response was right; take easier prompts, or look at samples.jsonl"
+    if metrics.get("train/accuracy") == 1:
+        return "every response was right; take harder prompts"
+    return "in no group did responses differ; raise rollout.responses or sampler.temperature"
 
 
 def mean_of_updates(updates: Sequence[Mapping[str, Any]]) -> dict[str, float]:

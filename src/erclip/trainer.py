@@ -23,7 +23,7 @@ from erclip.evaluation.training import evaluate
 from erclip.flight import Flight, group_lines, plan_updates, score
 from erclip.interrupts import Interrupts, Stopped
 from erclip.metrics import Pool, sampler_mismatch
-from erclip.policy import load_policy
+from erclip.prepare import load_trainable
 from erclip.recipes import Recipe
 from erclip.rollouts import PromptStream, collect
 from erclip.run_dir import RunDir
@@ -71,9 +71,7 @@ class Trainer:
         stream = PromptStream(self.task.train, config.trainer.seed)
         seed = derive_seed(config.trainer.seed, "lora")
         self.policy = self.world.together(
-            lambda: load_policy(
-                config.model, config.sampler.temperature, seed=seed, checkpoint=saved
-            )
+            lambda: load_trainable(config, self.task, say, seed=seed, checkpoint=saved)
         )
         self.policy.shard(self.world)
         self.updater = Updater(self.policy, config, self.world)
@@ -198,6 +196,8 @@ class Trainer:
         seed_torch(self._seed("update", update))  # for random_mask
         with self.recorder.update(update, index) as watch:
             metrics = self.updater.update(flight.scored[mini], watch)
+        largest = max(metrics["grad/norm"], flight.metrics.get("grad/norm_max", 0.0))
+        flight.metrics["grad/norm_max"] = largest
         if index == 1 and uses_erc(self.config):
             flight.metrics["erc/noise_frac"] = metrics["clip/erc_frac"]
         places = {"update": update, "update_in_rollout": index}

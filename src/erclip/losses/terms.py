@@ -39,6 +39,10 @@ def kl_penalty(
     So k1 is given k2's gradient here. k3 is GRPO's penalty (2402.03300). Tokens of an older policy
     are taken as they are: no importance weight corrects them.
 
+    k3 grows as e^−d, and so does its gradient: one token that the policy has all but given up would
+    outweigh the batch. As in verl a token's k3 is cut at 10 nats, which d = −2.61 reaches: its
+    gradient is 12.6 at most, and 0 beyond. For d > 0 it is below 1, and not cut.
+
     >>> one, zero = torch.ones(1, 1), torch.zeros(1, 1)
     >>> [round(kl_penalty(one, zero, one.bool(), 1, k).item(), 4) for k in ("k1", "k2", "k3")]
     [1.0, 0.5, 0.3679]
@@ -47,6 +51,7 @@ def kl_penalty(
     gap = gap.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if estimator == "k3":
         per_token = torch.exp(-gap) - 1 + gap
+        per_token = torch.where(gap < 0, per_token.clamp(max=10.0), per_token)
     else:
         per_token = 0.5 * gap**2
         if estimator == "k1":
