@@ -44,7 +44,10 @@ def kind() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, or the one that `make gpu` names where git is not there."""
+    """The commit that is checked out, or the one that `make gpu` found."""
+    named = os.environ.get("ERCLIP_GPU_COMMIT")
+    if named:
+        return named
     run = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=Path(__file__).parent,
@@ -52,4 +55,4 @@ def commit() -> str:
         text=True,
         check=False,
     )
-    return run.stdout.strip() or os.environ.get("ERCLIP_GPU_COMMIT", "")
+    return run.stdout.strip()

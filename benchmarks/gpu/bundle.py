@@ -4,7 +4,7 @@
 
     .gpu/wheels     the packages of wheels.txt for CPython 3.12 on Linux, and erclip's own wheel
     .gpu/commit     the commit that they were made from
-    .gpu/model-1, model-2, …    SmolLM2's wheel in parts of at most 47 MB, which may travel one by one
+    .gpu/model-1, …   SmolLM2's wheel in parts of at most 47 MB, which may travel one by one
 
 A wheel that is there already is not downloaded again; erclip's own is always built anew.
 """
@@ -12,6 +12,7 @@ A wheel that is there already is not downloaded again; erclip's own is always bu
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,9 +21,20 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PART_BYTES = 47_000_000
-PLATFORMS = tuple(f"manylinux_2_{n}_x86_64" for n in (39, 35, 34, 31, 28, 27, 24, 17, 12, 5)) + (
-    "manylinux2014_x86_64",
-    "manylinux1_x86_64",
+PLATFORMS = tuple(
+    f"manylinux{glibc}_x86_64"
+    for glibc in (
+        "_2_39",
+        "_2_35",
+        "_2_34",
+        "_2_31",
+        "_2_28",
+        "_2_27",
+        "_2_24",
+        "_2_17",
+        "2014",
+        "1",
+    )
 )
 
 
@@ -36,7 +48,9 @@ def pip(*arguments: str | Path) -> None:
 
 
 def commit() -> str:
-    """The commit of the tree, "-dirty" behind it where files differ."""
+    """The commit of the tree, "-dirty" behind it where files differ; "unknown" without git."""
+    if shutil.which("git") is None:
+        return "unknown"
     command = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--match", "nothing"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return run.stdout.strip() or "unknown"

@@ -51,9 +51,8 @@ class Work:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=g, device=device)
 
-        scale = torch.linspace(0.5, 8, n, device=device)[
-            torch.randperm(n, generator=g, device=device)
-        ]
+        order = torch.randperm(n, generator=g, device=device)
+        scale = torch.linspace(0.5, 8, n, device=device)[order]
         hidden = normal(n, d) * scale[:, None]
         self.moved = (hidden + 0.1 * scale[:, None] * normal(n, d)).bfloat16().to(number)
         self.hidden = hidden.bfloat16().to(number).requires_grad_()

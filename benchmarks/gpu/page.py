@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 from rows import machine
@@ -28,12 +29,10 @@ def table(rows: list[dict[str, str]]) -> list[str]:
 
 def tests_in_short(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """How many ended how, and each one that did not pass."""
-    outcomes = [row["outcome"] for row in rows]
-    counts = {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
-    sums = [
-        {"test": "", "outcome": f"{n} {outcome}", "reason": ""} for outcome, n in counts.items()
-    ]
-    rest = [row for row in rows if row["outcome"] != "passed"]
+    last = {row["test"]: row for row in rows}.values()
+    counts = Counter(row["outcome"] for row in last)
+    sums = [{"test": "", "outcome": f"{n} {what}", "reason": ""} for what, n in counts.items()]
+    rest = [row for row in last if row["outcome"] != "passed"]
     return sums + [{name: row[name] for name in ("test", "outcome", "reason")} for row in rest]
 
 

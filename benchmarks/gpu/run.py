@@ -3,9 +3,9 @@
     python benchmarks/gpu/run.py --bundle .gpu --minutes 8 --device cuda --out gpu-results
 
 Steps run in order, each in a process of its own with a share of the time that is left; what one
-does not use the next ones have. Each writes its rows as it goes. A second call with the same `--out`
-leaves out the steps that are done and goes on with what is missing. Results: steps.csv, one CSV per
-step, log.txt and page.md.
+does not use the next ones have. Each writes its rows as it goes. A second call with the same
+`--out` leaves out the steps that are done and goes on with what is missing. Results: steps.csv, one
+CSV per step, log.txt and page.md.
 """
 
 from __future__ import annotations

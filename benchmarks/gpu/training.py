@@ -1,8 +1,8 @@
 """SmolLM2 trained on word problems end to end: what each phase of a rollout costs, by method.
 
-One run after the other, each with its part of the time; a row per rollout, of which the first warms
-up. Tokens a second are response tokens, by phase: sampling, scoring with the old policy, and updates
-(forward and backward passes and AdamW).
+One run after the other, each with its part of the time; a row per rollout, of which the first
+warms up. Tokens a second are response tokens, by phase: sampling, scoring with the old policy, and
+updates (forward and backward passes and AdamW).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What float64 says of some of the rows: log π, H, gradient of the hidden states, ERC's decisions."""
+"""What float64 says of some of the rows: log π, H, the hidden states' gradient, ERC's decisions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All tests marked `gpu` and the ops' Triton cases; a test that an earlier call passed is left out."""
+"""All tests marked `gpu` and the ops' Triton cases, less those that an earlier call passed."""
 
 from __future__ import annotations
 

@@ -120,7 +120,8 @@ def backward(
                     raw = logits_tile(x[r], w, dtype) if kept is None else kept.tile(v, r)
                     g = epilogue.gradient(raw, b, saved.at(r), v.start, options, operand)
                 if tile_b is not None:
-                    tile_b += g.T @ factor[r] if wide else g.sum(0, dtype=dtype)
+                    weighed = wide and factor is not None
+                    tile_b += g.T @ factor[r] if weighed else g.sum(0, dtype=dtype)
                 if totals.hidden is not None:
                     accumulate(totals.hidden[r], g, w)
                 if tile_w is not None and tile_w.dtype == operand != dtype:

@@ -1,13 +1,13 @@
 # ty: ignore[invalid-argument-type]
 """Products of 16-bit inputs with their epilogue in one Triton kernel: no tile of logits is written.
 
-`scores` folds what `statistics` explains while the products are in registers: each program goes over
-some of the vocabulary for one block of rows, and the parts are merged at the end. `gradient_tile`
-writes ∂L/∂z of a tile, rounded once, for the next product. For float32 inputs cuBLAS multiplies
-and `triton_epilogue` does the rest, since the products are all that counts there.
+`scores_state` folds what `statistics` explains while the products are in registers: each program
+goes over some of the vocabulary for one block of rows, and the parts are merged at the end.
+`gradient_tile` writes ∂L/∂z of a tile, rounded once, for the next product. For float32 inputs
+cuBLAS multiplies and `triton_epilogue` does the rest, since the products are all that counts there.
 
-Letters: N tokens, D hidden size, V vocabulary, M and C rows and columns of a block, K of D at a time,
-S parts of the vocabulary.
+Letters: N tokens, D hidden size, V vocabulary, M and C rows and columns of a block, K of D at a
+time, S parts of the vocabulary.
 """
 
 from __future__ import annotations
