@@ -6,7 +6,6 @@ written under another name and then renamed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from erclip.errors import UserError
+from erclip.files import whole_file
 
 FOLDER = "ledger"
 FLAGS = ("ppo_low", "ppo_high", "dual", "erc_low", "erc_high", "random")
@@ -66,9 +66,8 @@ def write_update(
     table = table.append_column("token", pa.DictionaryArray.from_arrays(indices, texts))
     folder.mkdir(exist_ok=True)
     target = folder / f"update_{update:06d}.parquet"
-    partial = target.with_suffix(".partial")
-    parquet.write_table(table, partial, compression="zstd")
-    os.replace(partial, target)
+    with whole_file(target) as scratch:
+        parquet.write_table(table, scratch, compression="zstd")
     return target
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from erclip.files import append, write_text
 from erclip.study.design import Cell, Study
 
 Row = Mapping[str, str]
@@ -134,18 +135,12 @@ def _append(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]
     elif not held.endswith(b"\n"):
         os.truncate(path, held.rfind(b"\n") + 1)
     writer.writerows(rows)
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(buffer.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
+    append(path, buffer.getvalue(), durable=True)
 
 
 def _replace(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    scratch = path.with_suffix(".partial")
-    with scratch.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
