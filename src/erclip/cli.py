@@ -336,7 +336,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
-        errors.print(f"erclip: {sentence(error)}{_traceback(error)}", style="red")
+        where = "" if error.filename else _traceback(error)
+        errors.print(f"erclip: {sentence(error)}{where}", style="red")
         sys.exit(2)
     except Exception as error:
         errors.print(

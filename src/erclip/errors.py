@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from erclip.text import in_a_line
+from erclip.text import in_a_line, short
 
 
 class UserError(ValueError):
@@ -46,7 +46,8 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, UserError):
         text = " ".join(str(error).split())
     elif isinstance(error, OSError) and error.strerror:
-        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        file = error.filename
+        text = error.strerror if file is None else f"{error.strerror}: {short(str(file), 200)}"
     else:
         text = in_a_line(error)
     notes = [" ".join(note.split()) for note in getattr(error, "__notes__", ())]

@@ -15,6 +15,7 @@ from typing import IO
 from weakref import WeakSet
 
 from erclip.errors import UserError
+from erclip.text import printable
 
 LOCK = ".lock"
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
@@ -32,6 +33,8 @@ class Lock:
     def __init__(self, folder: Path, command: str, made: Iterable[Path] = ()):
         self.folder = folder
         self._file: IO[str] | None = None
+        if printable(str(folder)) != str(folder):
+            raise UserError(f"{folder} is no name for a folder: it holds invisible characters.")
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; --out must name a folder.")
         try:

@@ -53,6 +53,16 @@ def redacted_values(value: Any) -> Any:
     return redacted(value) if isinstance(value, str) else value
 
 
+def short(text: str, length: int = 80) -> str:
+    """A text on one line, cut at its end.
+
+    >>> short("a\\n" * 9, 5)
+    'a a …'
+    """
+    text = " ".join(printable(text).split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def shown(value: Any, length: int = 80) -> str:
     """A value as it is written in code, on one line and cut; never an error.
 
@@ -63,8 +73,7 @@ def shown(value: Any, length: int = 80) -> str:
         text = repr(value)
     except Exception:  # the value is a user's
         text = f"a {type(value).__name__}"
-    text = " ".join(printable(text).split())
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+    return short(text, length)
 
 
 def in_a_line(error: BaseException, length: int = 300) -> str:
@@ -77,6 +86,5 @@ def in_a_line(error: BaseException, length: int = 300) -> str:
         text = str(error)
     except Exception:  # the error is a user's
         text = ""
-    text = " ".join(printable(text).split())
-    text = text if len(text) <= length else f"{text[: length - 1]}…"
+    text = short(text, length)
     return f"{type(error).__name__} ({text})" if text else type(error).__name__

@@ -31,11 +31,13 @@ from erclip.rewards import check_function
 from erclip.rollouts import PromptStream, collect
 from erclip.run_dir import RunDir
 from erclip.run_folder import lock_run
+from erclip.sampling.base import encode_prompts
 from erclip.sampling.load import load_sampler
 from erclip.seeds import derive_seed, seed_torch
 from erclip.tasks import Task, load_task
 from erclip.updates import ScoredBatch, Updater
 
+CHECKED = 1000  # prompts that are tried before a run begins
 ACCIDENTS = 5  # updates skipped in a row before the run gives up
 
 
@@ -95,6 +97,7 @@ class Trainer:
                 config.model, config.sampler.temperature, seed=seed, checkpoint=saved
             )
         )
+        self.world.together(lambda: self._check_prompts())
         self.policy.shard(self.world)
         self.updater = Updater(self.policy, config, self.world)
         self.state = RunState(config, self.world, self.policy, self.updater, stream)
@@ -108,6 +111,11 @@ class Trainer:
         self.run: RunDir | None = None
         self.world.from_first(lambda: self._open(recipe, out, state if resume else None, say))
         self.interrupts = Interrupts(self.world)
+
+    def _check_prompts(self) -> None:
+        """Have the tokenizer and its template refuse what they will refuse before a run begins."""
+        for prompts in (self.task.train[:CHECKED], self.task.test[:CHECKED]):
+            encode_prompts(self.policy.tokenizer, prompts, self.config.sampler.max_prompt_tokens)
 
     def _take(self, out: Path, resume: bool) -> None:
         self.lock = lock_run(out, resume)

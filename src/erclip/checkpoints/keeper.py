@@ -104,9 +104,14 @@ class Keeper:
         self._torn = False
 
     def save_after(self, error: BaseException) -> None:
-        """A checkpoint before a run ends that nobody wanted to end; its sentence says so."""
+        """A checkpoint before a run ends that nobody wanted to end; its sentence says so.
+
+        None of a run in which nothing has been sampled yet, and none of half a step.
+        """
         together = self.world.size == 1 or isinstance(error, AllFailed)
-        if self._torn or self._saving or not together or isinstance(error, Diverged):
+        counters = self.state.counters
+        nothing = self.state.flight is None and not counters.updates
+        if nothing or self._torn or self._saving or not together or isinstance(error, Diverged):
             return
         try:
             saved = self.save()

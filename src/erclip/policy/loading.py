@@ -12,7 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from erclip.config import ModelConfig
 from erclip.embedded import embedded_model_dir
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 
 
 def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
@@ -21,7 +21,7 @@ def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
     _check_folder(path)
     device = _device(config.device)
     trust = config.trust_remote_code
-    try:
+    with as_user_error(f"Model {config.path!r} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
         model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust)
         _remove_dropout(model_config)
@@ -32,10 +32,7 @@ def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
             trust_remote_code=trust,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"Model {config.path!r} cannot be loaded: {first}") from error
-    return model.to(device), tokenizer
+        return model.to(device), tokenizer
 
 
 def model_folder(path: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from erclip.batches import TokenBatch
 from erclip.config import ModelConfig
 from erclip.distributed import World
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 from erclip.ops import LogprobEntropy, layer_logprob_entropy
 from erclip.ops.reference import scores_from_logits
 from erclip.packing import Row, shared_rows, single_rows
@@ -192,6 +192,11 @@ class Policy:
             % self.model.config.get_text_config().vocab_size
         )
         expected = self.model(input_ids=ids, use_cache=False).logits[0].double()
+        if not expected.isfinite().all():
+            raise UserError(
+                "The model's logits are NaN or infinite: its weights are damaged, or its training "
+                "diverged; start from others."
+            )
         hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
         got = layer_logprob_entropy(output, hidden, ids[0], softcap=self.softcap)
         reference = torch.log_softmax(expected, -1).gather(1, ids[0][:, None]).squeeze(1)
@@ -222,6 +227,13 @@ def load_policy(
     The weights are those of `checkpoint` if one is given; with LoRA its adapters on the model of
     `config`, else adapters that begin with `seed`.
     """
+    with as_user_error(f"Model {config.path!r} cannot be used"):
+        return _load_policy(config, temperature, seed, checkpoint)
+
+
+def _load_policy(
+    config: ModelConfig, temperature: float, seed: int, checkpoint: Path | None
+) -> Policy:
     if checkpoint is not None and config.lora is None:
         config = config.model_copy(update={"path": str(checkpoint)})
     model, tokenizer = load_pretrained(config)

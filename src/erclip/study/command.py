@@ -13,7 +13,7 @@ from erclip.console import Console
 from erclip.errors import UserError
 from erclip.files import leftovers, write_text
 from erclip.locks import Lock
-from erclip.report.sheet import markdown, print_sheet, write_sheet
+from erclip.report.sheet import markdown, markdown_cell, print_sheet, write_sheet
 from erclip.study.design import Cell, Study, read_study, settings_hash
 from erclip.study.page import study_sheet
 from erclip.study.plots import study_plots, write_plots
@@ -55,7 +55,7 @@ def study(
         page = write_sheet(sheet, folder / "report.html")
         write_plots(plots, folder)
         pictures = "".join(f"![{name}]({name})\n" for name in plots)
-        text = f"# {sheet.title}\n\n{pictures}\n{markdown(sheet)}\n"
+        text = f"# {markdown_cell(sheet.title)}\n\n{pictures}\n{markdown(sheet)}\n"
         write_text(folder / "report.md", text)
         console.print(f"page: {page}")
     return work.failed

@@ -31,6 +31,7 @@ CURVE = (
     *("grad_norm", "grad_norm_max", "clip_erc_frac", "clip_ppo_frac", "clip_random_frac"),
 )
 FLAGS = ("True", "False")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Results:
@@ -91,7 +92,7 @@ class Results:
         _replace(self.curves, (*self._columns, *CURVE), lines)
 
     def _key(self, cell: Cell) -> tuple[str, ...]:
-        return (cell.method, *(_text(value) for _, value in cell.point), str(cell.seed))
+        return (_text(cell.method), *(_text(value) for _, value in cell.point), str(cell.seed))
 
 
 def number(row: Row, name: str) -> float:
@@ -105,6 +106,13 @@ def number(row: Row, name: str) -> float:
 
 
 def _text(value: Any) -> str:
+    """A value as a cell; a text that a spreadsheet would run as a formula is quoted.
+
+    >>> _text("=HYPERLINK(1)"), _text(-0.5), _text("+ERC")
+    ("'=HYPERLINK(1)", '-0.5', "'+ERC")
+    """
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(FORMULA) else value
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
