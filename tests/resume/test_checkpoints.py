@@ -179,7 +179,8 @@ def test_the_final_model_is_saved_elsewhere_if_the_disk_is_full(copy, tmp_path, 
     monkeypatch.setattr("erclip.checkpoints.run_state.save_optimizer", full(errno.ENOSPC))
     with pytest.raises(UserError, match="the trained model is in"):
         trainer.train()
-    rescued = AutoModelForCausalLM.from_pretrained(tmp_path / "erclip-rollout_00004").state_dict()
+    (folder,) = tmp_path.glob("erclip-copy-rollout_00004-*")
+    rescued = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     for name, value in trainer.policy.model.state_dict().items():
         assert torch.equal(rescued[name], value), name
 

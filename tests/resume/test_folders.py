@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from faults import deaths, survives  # ty: ignore[unresolved-import]
-
 from erclip.checkpoints.folders import Checkpoints, checkpoint_name, damage
+from faults import deaths, survives  # ty: ignore[unresolved-import]
 
 RUN = "abc"
 
@@ -74,7 +73,8 @@ def test_death_at_every_operation_loses_nothing(number, keep_last, tmp_path):
         store.sweep()
         path, complaints = store.newest()
         assert complaints == []
-        assert path is not None and path.name in (newest, "rollout_00002"), (last, inside)
+        assert path is not None
+        assert path.name in (newest, "rollout_00002"), (last, inside)
         assert damage(path) is None
         save(folder)
         assert content(folder) == content(tmp_path / "whole"), (last, inside)
