@@ -151,7 +151,7 @@ def new_folder(target: Path, what: str, command: str) -> Generator[Path]:
     """
     refuse_taken(target, what)
     scratch = target.with_name(f"{target.name}.partial")
-    if scratch.exists() and not (scratch / LOCK).is_file():
+    if scratch.exists() and not (_is_empty(scratch) or (scratch / LOCK).is_file()):
         raise UserError(f"{scratch} is in the way of {what}: move it, or name another folder")
     with Lock(scratch, command) as lock:
         try:
@@ -173,8 +173,12 @@ def refuse_taken(target: Path, what: str) -> None:
     """Refuse a folder that holds something already."""
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file: name a new folder for {what}")
-    if target.is_dir() and any(target.iterdir()):
+    if target.is_dir() and not _is_empty(target):
         raise UserError(f"{target} is not empty: name a new folder for {what}")
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def remove(path: Path) -> None:

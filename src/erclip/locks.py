@@ -67,9 +67,9 @@ class Lock:
                 break
 
     def move(self, target: Path) -> None:
-        """Give the folder its name, without the lock."""
-        (self.folder / LOCK).unlink()
+        """Give the folder its name, then free it."""
         self.folder.rename(target)
+        (target / LOCK).unlink()
         self._close()
 
     def _close(self) -> None:

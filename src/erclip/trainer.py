@@ -144,6 +144,9 @@ class Trainer:
                     raise
                 except KeyboardInterrupt:  # the second Ctrl-C: at once
                     raise
+                except Diverged as error:
+                    error.add_note(self._advice())
+                    raise
                 except BaseException as error:
                     self.keeper.save_after(error)
                     raise
@@ -161,7 +164,7 @@ class Trainer:
             if last or improved or self.keeper.due(rollouts=counters.rollouts):
                 self.keeper.save()
             if last and not self.keeper.is_saved:
-                raise Diverged(f"After the last update the model gives NaN; {self._advice()}")
+                raise Diverged("After the last update the model gives NaN")
             if last:
                 return
             self.interrupts.check()
@@ -261,8 +264,7 @@ class Trainer:
             self.keeper.save()
         raise Diverged(
             f"{ACCIDENTS} updates in a row, the last of them update {update}, had a loss or a "
-            f"gradient that is not finite (NaN or too large); its batch is in {batch}; "
-            f"{self._advice()}"
+            f"gradient that is not finite (NaN or too large); its batch is in {batch}"
         )
 
     def _advice(self) -> str:

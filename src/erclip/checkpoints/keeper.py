@@ -12,7 +12,7 @@ from erclip.checkpoints.run_state import RunState
 from erclip.checkpoints.soundness import model_is_sound
 from erclip.config.training import CheckpointConfig
 from erclip.distributed import AllFailed
-from erclip.errors import Diverged, UserError
+from erclip.errors import UserError
 from erclip.run_dir import RunDir
 from erclip.run_folder import run_id, set_aside
 
@@ -111,7 +111,7 @@ class Keeper:
         together = self.world.size == 1 or isinstance(error, AllFailed)
         counters = self.state.counters
         nothing = self.state.flight is None and not counters.updates
-        if nothing or self._torn or self._saving or not together or isinstance(error, Diverged):
+        if nothing or self._torn or self._saving or not together:
             return
         try:
             saved = self.save()
