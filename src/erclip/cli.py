@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from erclip.errors import UserError
+from erclip.console import Console
+from erclip.errors import UserError, sentence
+from erclip.text import redacted
 
 app = typer.Typer(
     help="Off-policy RL for language models that stays stable: DAPO and GPPO with ERC.",
@@ -111,7 +115,7 @@ def report(
     """Rebuild the report of one run, or compare several in one page."""
     from erclip.report import build_report
 
-    console.print(f"report: {build_report(runs, out)}", soft_wrap=True)
+    console.print(f"report: {build_report(runs, out)}")
 
 
 @app.command()
@@ -128,7 +132,7 @@ def ledger(
 
     sheet = ledger_sheet(run, numbers(beta, "--beta"), ranges(clip, "--clip"), min_entropy_change)
     print_sheet(sheet, console)
-    console.print(f"page: {write_sheet(sheet, out or run / 'ledger.html')}", soft_wrap=True)
+    console.print(f"page: {write_sheet(sheet, out or run / 'ledger.html')}")
 
 
 @app.command("noise-floor")
@@ -163,7 +167,7 @@ def noise_floor(
         measured = measure(model, DataConfig(path=data), plan, status.update)
     sheet = noise_sheet(model, measured, plan)
     print_sheet(sheet, console)
-    console.print(f"page: {write_sheet(sheet, out or Path('noise-floor.html'))}", soft_wrap=True)
+    console.print(f"page: {write_sheet(sheet, out or Path('noise-floor.html'))}")
 
 
 @app.command("eval")
@@ -234,7 +238,7 @@ def inspect_log(
     from erclip.evaluation.inspect_log import write_inspect_logs
 
     for file in write_inspect_logs(evaluation, out):
-        console.print(f"log: {file}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"log: {file}")
 
 
 @app.command("audit-grader")
@@ -283,11 +287,9 @@ def warmup(
         task=task,
         size=size,
         seed=seed,
-        report=lambda check: console.print(
-            f"{check.steps} updates: accuracy {check.accuracy:.3f}", highlight=False
-        ),
+        report=lambda check: console.print(f"{check.steps} updates: accuracy {check.accuracy:.3f}"),
     )
-    console.print(f"model: {out}", soft_wrap=True)
+    console.print(f"model: {out}")
 
 
 @app.command("fetch-model")
@@ -299,7 +301,7 @@ def fetch_model(
     from erclip.fetch_model import fetch_model as fetch
 
     fetch(name, out)
-    console.print(f"model: {out}", soft_wrap=True)
+    console.print(f"model: {out}")
 
 
 @app.command("verl")
@@ -315,18 +317,42 @@ def verl(
 
     config = compose(recipe, overrides or [])
     if dry_run:
-        console.print(as_yaml(config), soft_wrap=True, markup=False, highlight=False)
+        console.print(as_yaml(config))
     else:
         launch(config)
 
 
 def main() -> None:
     """Entry point of the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a sign shows another
+            stream.reconfigure(errors="replace")
     try:
         app()
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
-            errors.print(
-                f"erclip: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-            )
+            errors.print(f"erclip: {sentence(error)}", style="red")
         sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        where = "" if error.filename else _traceback(error)
+        errors.print(f"erclip: {sentence(error)}{where}", style="red")
+        sys.exit(2)
+    except Exception as error:
+        errors.print(
+            f"erclip: this should not have happened: {sentence(error)}{_traceback(error)}",
+            style="red",
+        )
+        sys.exit(1)
+
+
+def _traceback(error: BaseException) -> str:
+    """The whole story in a file, for whoever mends it."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="erclip-traceback-", suffix=".txt")
+        with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
+            file.write(redacted("".join(traceback.format_exception(error))))
+    except OSError:
+        return ""
+    return f" (the traceback is in {name})"

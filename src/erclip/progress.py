@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from erclip.config import Config
+from erclip.console import Console
 from erclip.metrics import sides
 from erclip.report.verdict import noise_warning
 
@@ -21,7 +21,7 @@ class ProgressDisplay:
     def __init__(self, config: Config, console: Console | None = None):
         self.console = console or Console()
         self.rollouts = config.trainer.rollouts
-        self.evals: list[tuple[int, dict[str, float]]] = []
+        self.evals: list[tuple[int, Mapping[str, Any]]] = []
         self._updates: list[Mapping[str, Any]] = []  # of the rollout that is under way
         self._warned = False
         self._idle: list[str] = []  # why each rollout that taught nothing did not
@@ -30,7 +30,7 @@ class ProgressDisplay:
             TextColumn("rollout"),
             MofNCompleteColumn(),
             BarColumn(bar_width=16),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self.console,
             disable=not self.console.is_terminal,
@@ -67,9 +67,7 @@ class ProgressDisplay:
         self._progress.update(self._bar, completed=rollout, numbers=numbers)
         plain = not self.console.is_terminal
         if plain and (rollout == 1 or rollout % max(1, self.rollouts // 10) == 0):
-            self.console.print(
-                f"rollout {rollout}/{self.rollouts}  {numbers}", highlight=False, soft_wrap=True
-            )
+            self.console.print(f"rollout {rollout}/{self.rollouts}  {numbers}")
 
     def _warn_of_noise(self, noise: float, clipped: float) -> None:
         """Say once that what ERC clips is rounding, and what helps."""
@@ -80,9 +78,7 @@ class ProgressDisplay:
 
     def warn(self, text: str) -> None:
         """A warning above the bar; any thread may call it."""
-        self._progress.console.print(
-            f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True
-        )
+        self._progress.console.print(f"warning: {text}", style="yellow")
 
     def last_word(self) -> str | None:
         """A sentence if the whole run changed nothing; None if it learned."""
@@ -98,7 +94,8 @@ class ProgressDisplay:
         for heading in ("held-out", "before", "after"):
             table.add_column(heading)
         before, after = self.evals[0][1], self.evals[-1][1]
-        for name in (name for name in before if "/avg_at_" in name and name[-1].isdigit()):
+        both = [name for name in before if _is_accuracy(name) and {name, f"{name}_low"} <= {*after}]
+        for name in both:
             short = name.removeprefix("eval/")
             table.add_row(short, _with_interval(before, name), _with_interval(after, name))
         return table
@@ -160,8 +157,12 @@ def _rules(m: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def describe_eval(m: Mapping[str, Any]) -> str:
     """Every avg@k of one evaluation, with its interval."""
-    names = [name for name in m if "/avg_at_" in name and name[-1].isdigit()]
+    names = filter(_is_accuracy, m)
     return ", ".join(f"{name.removeprefix('eval/')} {_with_interval(m, name)}" for name in names)
+
+
+def _is_accuracy(name: str) -> bool:
+    return "/avg_at_" in name and name[-1].isdigit()
 
 
 def _with_interval(m: Mapping[str, Any], name: str) -> str:

@@ -6,7 +6,6 @@ written under another name and then renamed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from erclip.errors import UserError
 from erclip.extras import need
+from erclip.files import whole_file
 from erclip.metrics import CORE_RULES
 
 FOLDER = "ledger"
@@ -72,9 +72,8 @@ def write_update(
     table = table.append_column("token", pa.DictionaryArray.from_arrays(indices, texts))
     folder.mkdir(exist_ok=True)
     target = folder / f"update_{update:06d}.parquet"
-    partial = target.with_suffix(".partial")
-    parquet.write_table(table, partial, compression="zstd")
-    os.replace(partial, target)
+    with whole_file(target) as scratch:
+        parquet.write_table(table, scratch, compression="zstd")
     return target
 
 

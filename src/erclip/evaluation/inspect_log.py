@@ -5,7 +5,6 @@ Written against inspect_ai 0.3.285. Nothing is computed here: numbers and verdic
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from erclip.errors import UserError
 from erclip.evaluation import folder
 from erclip.extras import need
+from erclip.files import read_json, whole_file
 
 SCORER = "erclip"
 ASKING = "an inspect log"
@@ -26,13 +26,15 @@ def write_inspect_logs(path: Path, out: Path | None = None) -> list[Path]:
     about = folder.read_about(path)
     if not (path / folder.RESULT).is_file():
         raise UserError(f"{path} is not finished: give its `erclip eval` command again.")
-    result = json.loads((path / folder.RESULT).read_text(encoding="utf-8"))
+    result = read_json(path / folder.RESULT, "remove it and give the `erclip eval` command again")
     target = out or path / "inspect"
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for name, numbers in result["sets"].items():
         file = target / f"{name}.eval"
-        write_eval_log(_log(name, numbers, about, folder.read_responses(path, name)), str(file))
+        log = _log(name, numbers, about, folder.read_responses(path, name))
+        with whole_file(file) as scratch:
+            write_eval_log(log, str(scratch), format="eval")
         written.append(file)
     return written
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from erclip.batches import make_batch
+from erclip.circumstances import circumstances
 from erclip.config import ModelConfig
 from erclip.errors import UserError
 from erclip.evaluation import folder
@@ -22,14 +23,16 @@ from erclip.evaluation.outcomes import Outcome, summarise
 from erclip.evaluation.problems import gold_fields
 from erclip.evaluation.settings import EvaluationSettings
 from erclip.evaluation.statistics import mean_of_sets
+from erclip.files import append, write_json
+from erclip.locks import Lock
 from erclip.packing import micro_batches
 from erclip.policy import Policy, load_policy
 from erclip.records import Grade, Response, Sample
-from erclip.run_dir import circumstances
 from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
 from erclip.seeds import derive_seed
 from erclip.tasks.base import Wording
 
+COMMAND = "erclip eval"
 MAX_TOKENS = 4096
 TOKEN_BUDGET = 16_384
 
@@ -41,8 +44,19 @@ def run_evaluation(
     out: Path,
     data_dir: Path | None = None,
     observer: Observer = lambda *_: None,
+    lock: Lock | None = None,
 ) -> dict[str, Any]:
-    """Evaluate, or continue an evaluation that was stopped; the content of result.json."""
+    """Evaluate, or continue an evaluation that was stopped; the content of result.json.
+
+    The folder is locked meanwhile: by the `lock` that the caller has on it, or by one of its own.
+    """
+    with lock or Lock(out, COMMAND):
+        return _run(settings, out, data_dir, observer)
+
+
+def _run(
+    settings: EvaluationSettings, out: Path, data_dir: Path | None, observer: Observer
+) -> dict[str, Any]:
     asked = settings.model_dump(mode="json")
     folder.claim(out, asked)
     benchmarks = load_sets(settings, data_dir)
@@ -66,7 +80,7 @@ def run_evaluation(
     for benchmark in benchmarks:
         runner.finish(benchmark)
     result = read_result(out, [benchmark.name for benchmark in benchmarks])
-    folder.write_json(out / folder.RESULT, result)
+    write_json(out / folder.RESULT, result)
     return result
 
 
@@ -191,8 +205,7 @@ class _Runner:
             "responses": responses,
             "seconds": round(seconds, 3),
         }
-        with (self.out / folder.TIMES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append(self.out / folder.TIMES, json.dumps(line) + "\n")
 
 
 def response_line(

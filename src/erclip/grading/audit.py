@@ -86,7 +86,7 @@ Row = tuple[int, str, Gold]
 def _batches(path: Path) -> Iterator[list[Row]]:
     rows: list[Row] = []
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     rows.append(_row(path, number, line))
@@ -106,7 +106,7 @@ def _row(path: Path, number: int, line: str) -> Row:
         if not isinstance(response, str):
             raise TypeError(f"response must be a string, not {type(response).__name__}")
         return number, response, _gold(gold)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{path}, line {number}: expected an object with `response` and `gold` ({error!r})"
         ) from error

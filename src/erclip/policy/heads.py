@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from erclip.errors import UserError
 from erclip.ops import layer_logprob_entropy
 from erclip.policy.signature import trunk, vocabulary_size
 
@@ -18,7 +19,8 @@ ROUNDED = 0.25  # the same in 16 bits
 def unlike_head(model: Any) -> str | None:
     """Why this model's logits are not hidden · weight + bias, softcap included; None if they are.
 
-    Adapters on the head (LoRA) count as part of it.
+    Adapters on the head (LoRA) count as part of it. Raises UserError for a model without finite
+    logits.
     """
     output = model.get_output_embeddings()
     if not isinstance(getattr(output, "base_layer", output), nn.Linear):
@@ -27,6 +29,11 @@ def unlike_head(model: Any) -> str | None:
     softcap = getattr(config, "final_logit_softcapping", None)
     ids = torch.arange(8, device=model.device)[None] % vocabulary_size(model)
     expected = model(input_ids=ids, use_cache=False).logits[0].double()
+    if not expected.isfinite().all():
+        raise UserError(
+            "The model's logits are NaN or infinite: its weights are damaged, or its training "
+            "diverged; start from others."
+        )
     hidden = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
     got = layer_logprob_entropy(output, hidden, ids[0], softcap=softcap)
     reference = torch.log_softmax(expected, -1).gather(1, ids[0][:, None]).squeeze(1)

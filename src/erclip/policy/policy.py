@@ -20,7 +20,7 @@ from torch.nn import functional
 from erclip.batches import TokenBatch
 from erclip.config import ModelConfig
 from erclip.distributed import World
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 from erclip.ops import LogprobEntropy, layer_logprob_entropy
 from erclip.ops.reference import scores_from_logits
 from erclip.packing import Row, shared_rows, single_rows
@@ -214,6 +214,13 @@ def load_policy(
     The weights are those of `checkpoint` if one is given; with LoRA its adapters on the model of
     `config`, else adapters that begin with `seed`.
     """
+    with as_user_error(f"Model {config.path!r} cannot be used"):
+        return _load_policy(config, temperature, seed, checkpoint)
+
+
+def _load_policy(
+    config: ModelConfig, temperature: float, seed: int, checkpoint: Path | None
+) -> Policy:
     if checkpoint is not None and config.lora is None:
         config = config.model_copy(update={"path": str(checkpoint)})
     model, tokenizer = load_pretrained(config)

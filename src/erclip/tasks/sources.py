@@ -39,7 +39,7 @@ def read_rows(path: str, split: str) -> Iterator[Located]:
 
 
 def _jsonl(file: Path) -> Iterator[Located]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(_decoded(lines, file), start=1):
             if line.strip():
                 yield Located(_parsed(line, f"{file}:{number}"), f"{file}:{number}")
@@ -55,12 +55,12 @@ def _decoded(lines: Iterator[str], file: Path) -> Iterator[str]:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON ({error}): fix or remove it") from None
 
 
 def _json(file: Path) -> Iterator[Located]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         rows = _parsed("".join(_decoded(lines, file)), str(file))
     if not isinstance(rows, list):
         raise UserError(f"{file} must hold a JSON list of rows: use .jsonl for one row a line")
