@@ -1,74 +1,195 @@
-r"""Decides whether two scalars are equal: by spelling, as exact numbers, as words, or by value.
+r"""Decides whether two single things are equal, each by the rule of its kind.
 
-None of this needs sympy, all of it has a bounded cost, so it runs in the calling process. A verdict
-of None means "cannot tell without algebra".
+Kinds are tried in this order: time of day or ratio, digits in a base, residue, words, quantity
+(number or expression with a unit), equation or inequality. None of this needs sympy and all of it
+has a bounded cost, so it runs in the calling process. None means "cannot tell without algebra".
+Text that no rule reads is equal only to the same text.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
-from erclip.grading.compare import Verdict
 from erclip.grading.exact import Number, numbers_equal, parse_number
 from erclip.grading.gold import Gold
-from erclip.grading.latex import squash
-from erclip.grading.structure import split_top
-from erclip.grading.units import Quantity, canonical_unit, split_unit, units_conflict
-from erclip.grading.words import compare_based, compare_words
+from erclip.grading.names import NUMBER_WORDS
+from erclip.grading.structure import split_top, without_label
+from erclip.grading.typography import canonical
+from erclip.grading.units import Unit, ratio, read_unit
 
-_NAME = re.compile(r"\\?[a-zA-Z][\w\\{}' ]*(?:\([a-zA-Z0-9, ]*\))?")
-_RELATION = re.compile(r"[<>]|!=|\\(?:neq?|leq?|geq?|lt|gt|approx|equiv|sim|cong)(?![a-zA-Z])")
-_INFINITY = re.compile(r"([-+]?) ?\\infty")
-_CALL = re.compile(r"([a-zA-Z]) ?\(([a-zA-Z])\)")
+Verdict = bool | None
+ScalarRule = Callable[[str, str, Gold], Verdict]
+"""(gold text, answer text, gold record) → equal, different, or undecided."""
+
+_NAME = re.compile(
+    r"\\?[a-zA-Z][\w\\{}' ]*(?:\([\w, ]*\))?|\([a-z](?:, ?[a-z])*\)|\\(?:overline|angle) ?\{?\w+\}?"
+)
+_SIGNS = re.compile(r"<|>|\\le |\\ge |\\ne ")
+_RELATION = re.compile(r"[<>]|\\(?:ne|le|ge|sim|in|subset|subseteq)(?![a-zA-Z])")
+_INFINITY = re.compile(r"([-+]?)\\infty ?")
+_CALL = re.compile(r"([a-zA-Z])\(([a-zA-Z])\)")
+_CLOCK = re.compile(r'(\d{1,2}):(\d{2})(?::(\d{2}))?(?:"([aApP])[mM]")?')
+_RATIO = re.compile(r"\d+(?:\.\d+)?(?:: ?\d+(?:\.\d+)?)+")
+_BASED = re.compile(
+    r'\(?([0-9A-Za-z]+)\)?(?:_\{(?:(\d+)|"?([a-z]+)"?)\}|"(?:in)?""?base"(\d+)|"base"(\d+))'
+)
+_BASES = {**NUMBER_WORDS, "bin": "2", "oct": "8", "dec": "10", "hex": "16"}
+_RESIDUE = re.compile(r"(?:(.+?)\\equiv )?(.+?)\(?\\mod ?\{?([^{}()]+)\}?\)?")
+_ARTICLES = ("a", "an", "the")
+_MONEY = re.compile(
+    r'(-?)(?:"?(?:US|A|C|NZ|HK)?"?(\\\$|[€£¥₹₩₽])|"(USD|EUR|GBP|CNY|RMB|INR|JPY|Rs|rs|US\$)")[ .]?(-?[\d.(\\].*)'
+)
+_UNIT_STARTS = re.compile(r'\[?\(?"|%|\\Omega|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢]')
+_CALLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis|ln|log|exp)(?![a-zA-Z])")
+_COMPOUND = re.compile(r"(\d[\d.]*)((?:\"[^\"]+\"|\^\{\\circ\}|'{1,2}))")
+_MINUTES = {"'": 1 / 60, "''": 1 / 3600}
+_UNREAD = re.compile(r'"|\\ldots|[^\x00-\x7f]|\\\$|\d \d|\\quad|[#@?]|\\(?:cancel|not)')
+
+
+class Quantity(NamedTuple):
+    """A value as text, and the unit after it."""
+
+    value: str
+    unit: Unit | None
 
 
 def plain_scalar(gold: str, answer: str, record: Gold) -> Verdict:
     """The rule of the calling process: equal spelling, or what `value_scalar` can tell."""
-    return True if squash(gold) == squash(answer) else value_scalar(gold, answer, record)
+    return True if same_spelling(gold, answer) else value_scalar(gold, answer, record)
 
 
 def value_scalar(gold: str, answer: str, record: Gold) -> Verdict:
-    """Units, exact numbers, bases, words, values; never equality of spelling alone."""
-    (gold, gold_unit), (answer, answer_unit) = operands(gold, answer)
-    if record.unit:
-        gold_unit = gold_unit or canonical_unit(record.unit)
-    if units_conflict(gold_unit, answer_unit):
-        return False
-    gold_number, answer_number = parse_number(gold), parse_number(answer)
-    if gold_number and answer_number:
-        return _equal_up_to_percent(
-            gold_number, answer_number, (gold_unit, answer_unit), record.tolerance
-        )
-    for rule in (_compare_infinite, compare_based, compare_words):
+    """Equality by kind; never by spelling alone."""
+    for rule in (_times, _based, _residues, _words):
         if (verdict := rule(gold, answer)) is not None:
             return verdict
-    return _compare_values(gold, answer, record.tolerance)
-
-
-def _compare_infinite(gold: str, answer: str) -> Verdict:
-    """The ends of unbounded intervals: infinities equal each other by sign, and no number."""
-    left, right = _INFINITY.fullmatch(gold), _INFINITY.fullmatch(answer)
-    if left and right:
-        return (left[1] == "-") == (right[1] == "-")
-    if (left and parse_number(answer)) or (right and parse_number(gold)):
+    (gold, gold_unit), (answer, answer_unit) = operands(gold, answer)
+    if record.unit:
+        gold_unit = gold_unit or field_unit(record.unit)
+    verdict = _quantities(Quantity(gold, gold_unit), Quantity(answer, answer_unit), record)
+    if verdict is not None:
+        return verdict
+    if is_unread(gold) or is_unread(answer):
         return False
+    return _values(gold, answer, record.tolerance)
+
+
+def same_spelling(gold: str, answer: str) -> bool:
+    """Whether two canonical texts differ in nothing but quoting and the blank after a comma."""
+    return _bare(gold) == _bare(answer)
+
+
+@lru_cache(maxsize=16_384)
+def _bare(text: str) -> str:
+    return re.sub(r'"|(?<=,) | +(?=[^\w])|(?<=[a-zA-Z]) (?=\d)', "", text)
+
+
+def is_unread(text: str) -> bool:
+    """Whether a text holds something that is no mathematics: it equals only the same text."""
+    return bool(_UNREAD.search(text))
+
+
+def _times(gold: str, answer: str) -> Verdict:
+    """Times of day by hour and minute, ratios by proportion; a ratio of two is a fraction."""
+    clocks = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(answer)
+    if clocks[0] and clocks[1]:
+        return _same_time(clocks[0], clocks[1])
+    ratios = [_RATIO.fullmatch(text) for text in (gold, answer)]
+    if ratios[0] and ratios[1]:
+        left, right = ([float(p) for p in text.split(":")] for text in (gold, answer))
+        return len(left) == len(right) and all(
+            a * right[0] == b * left[0] for a, b in zip(left, right, strict=True)
+        )
+    if any(ratios):
+        quotients = [t.replace(":", "/").replace(" ", "") if r else t for t, r in zip((gold, answer), ratios, strict=True)]
+        numbers = [parse_number(text) for text in quotients]
+        is_fraction = all("/" in text or "frac" in text for text in quotients)
+        return is_fraction and None not in numbers and numbers[0].value == numbers[1].value
+    return False if any(clocks) else None
+
+
+def _same_time(gold: re.Match[str], answer: re.Match[str]) -> bool:
+    """Half of the day may be left out, but not be another one; 15:30 is 3:30 p.m."""
+    minutes = [(int(m[1]) % 12 if m[4] else int(m[1])) * 60 + int(m[2]) for m in (gold, answer)]
+    halves = [(m[4] or "").lower() for m in (gold, answer)]
+    if int(gold[3] or 0) != int(answer[3] or 0):
+        return False
+    if halves[0] and halves[1]:
+        return minutes[0] == minutes[1] and halves[0] == halves[1]
+    if not halves[0] and not halves[1]:
+        return minutes[0] == minutes[1]
+    half = 720 * ((halves[0] or halves[1]) == "p")
+    said, bare = (minutes[0], minutes[1]) if halves[0] else (minutes[1], minutes[0])
+    return bare in (said + half, said, said + 720 * (said < 60))
+
+
+def _digits(text: str) -> tuple[str, str] | None:
+    """(digits, base) of a number in a stated base."""
+    match = _BASED.fullmatch(text.replace('"', "", 2) if text.startswith('"') else text)
+    if match is None or not (match[1][0].isdigit() or (match[2] or match[3])):
+        return None
+    base = match[2] or _BASES.get(match[3] or "") or match[4] or match[5]
+    return (match[1].upper(), base) if base and re.search(r"\d", match[1] + "0") else None
+
+
+def _based(gold: str, answer: str) -> Verdict:
+    """`204_5` is met by `204_5` and by its digits alone, not by its decimal value."""
+    left, right = _digits(gold), _digits(answer)
+    if left and right:
+        return left == right
+    if left or right:
+        digits, other = (left[0], answer) if left else (right[0], gold)
+        if re.fullmatch(r"[0-9A-Za-z\"]+", other):
+            return other.replace('"', "").upper() == digits
+        return False if re.fullmatch(r"\d+", digits) else None
     return None
 
 
-def _compare_values(gold: str, answer: str, tolerance: float | None) -> Verdict:
-    """Equality by value; a difference is believed only where no rounding is allowed for."""
-    from erclip.grading.values import (
-        equal_equations,
-        equal_values,
-    )  # imports mpmath: only if needed
+def _residues(gold: str, answer: str) -> Verdict:
+    r"""`x \equiv 3 \pmod 7` is met by 3, or by any number that differs by a multiple of 7."""
+    left, right = _RESIDUE.fullmatch(gold), _RESIDUE.fullmatch(answer)
+    if not left:
+        return False if right else None
+    name, value, modulus = left.groups()
+    if not right:
+        answer = re.sub(r"^[a-z](?:=|\\equiv )", "", answer)
+        numbers = parse_number(value), parse_number(answer)
+        return None not in numbers and numbers[0].value == numbers[1].value
+    numbers = [parse_number(text.strip()) for text in (value, right[2], modulus, right[3])]
+    if None in numbers:
+        return same_spelling(gold, answer)
+    a, b, m, n = (number.value for number in numbers)
+    same_name = not name or not right[1] or name == right[1]
+    return same_name and m == n and m != 0 and (a - b) % m == 0
 
-    sides = _sides(gold), _sides(answer)
-    if all(len(side) == 2 for side in sides):
-        return equal_equations((sides[0][0], sides[0][1]), (sides[1][0], sides[1][1]))
-    same = equal_values(gold, answer)
-    if same is False and (tolerance is not None or "." in gold + answer):
+
+def _words(gold: str, answer: str) -> Verdict:
+    """Words equal the same words in any case, articles aside; letters may be a product."""
+    golds, answers = _word_list(gold), _word_list(answer)
+    if golds and answers:
+        return golds == answers
+    words, other = (golds, answer) if golds else (answers, gold)
+    if not words:
         return None
-    return same
+    if len(words) == 1 and (number := NUMBER_WORDS.get(words[0])) and parse_number(other):
+        return parse_number(other) == parse_number(number)
+    bare = re.sub(r"[{} ]", "", other)
+    if re.fullmatch(r"[a-zA-Z]+", bare):
+        return words == (bare.lower(),)
+    return False
+
+
+@lru_cache(maxsize=8192)
+def _word_list(text: str) -> tuple[str, ...]:
+    """The words of a text that is nothing else; () for anything that holds mathematics."""
+    text = without_label(text)
+    if '"' not in text or not re.fullmatch(r"(?:\"[^\"]+\"|[A-Z]|[-', .!]|s)+", text):
+        return ()
+    words = re.findall(r"[^\W_]+(?:'[a-z])?", text.replace('"', " ").replace(" '", "'").lower())
+    return tuple(word for word in words if word not in _ARTICLES) or tuple(words)
 
 
 def operands(gold: str, answer: str) -> tuple[Quantity, Quantity]:
@@ -77,22 +198,52 @@ def operands(gold: str, answer: str) -> tuple[Quantity, Quantity]:
     A gold without `=` is met by the right-hand side of an answer (`x+y = 3+4 = 7`); `f(x)=x+1` and
     `f(t)=t+1` are the same function.
     """
-    if len(_sides(gold)) == 1:
-        return split_unit(gold), split_unit(_sides(answer)[-1])
-    gold_name, gold_value = _assignment(gold)
-    answer_name, answer_value = _assignment(answer)
+    gold, answer = _settled(gold), _settled(answer)
+    gold_sides, answer_sides = sides(gold), sides(answer)
+    if len(gold_sides) == 1:
+        swapped = len(answer_sides) == 2 and _NAME.fullmatch(answer_sides[1]) and parse_number(answer_sides[0])
+        return quantity(gold), quantity(answer_sides[0 if swapped else -1])
+    gold_name, gold_value = _assignment(gold_sides, gold)
+    answer_name, answer_value = _assignment(answer_sides, answer)
     if gold_name is None:
-        return split_unit(gold), split_unit(answer)
+        return quantity(gold), quantity(answer)
     if answer_name is None:
-        return split_unit(gold if _is_relation(answer) else gold_value), split_unit(answer)
+        related = _RELATION.search(answer) or len(answer_sides) > 1
+        return quantity(gold if related else gold_value), quantity(answer)
     if renamed := _renamed(gold_name, answer_name, answer_value):
-        return split_unit(gold_value), split_unit(renamed)
-    return split_unit(gold), split_unit(answer)
+        return quantity(gold_value), quantity(renamed)
+    return Quantity(gold, None), Quantity(answer, None)
+
+
+def _settled(text: str) -> str:
+    r"""`\equiv` without a modulus is `=`; of `x \approx 1.4` and `\sqrt2 \approx 1.4` what counts."""
+    text = text.replace(r"\equiv ", "=") if r"\mod" not in text else text
+    left, approximate, right = text.partition(r"\approx ")
+    if not approximate:
+        return text
+    return f"{left}={right}" if _NAME.fullmatch(left.strip()) else left
+
+
+def sides(text: str) -> list[str]:
+    """What stands between the `=` signs outside brackets; one side if it is no single equation."""
+    if "=" not in text or _RELATION.search(text) or len(split_top(text)) > 1:
+        return [text]
+    parts = split_top(text, "=")
+    return parts if all(parts) else [text]
+
+
+def _assignment(parts: list[str], text: str) -> tuple[str | None, str]:
+    """The name before the first `=` and the value after the last, if it is a name."""
+    if len(parts) == 2 and not _NAME.fullmatch(parts[0]) and _NAME.fullmatch(parts[1]):
+        parts = parts[::-1] if parse_number(parts[0]) else parts
+    if len(parts) > 1 and _NAME.fullmatch(parts[0]):
+        return parts[0], parts[-1]
+    return None, text
 
 
 def _renamed(gold_name: str, answer_name: str, answer_value: str) -> str | None:
     """The answer's value in the gold's variable, or None if the two name different things."""
-    if squash(gold_name) == squash(answer_name):
+    if same_spelling(gold_name, answer_name):
         return answer_value
     gold_call, answer_call = _CALL.fullmatch(gold_name), _CALL.fullmatch(answer_name)
     if not (gold_call and answer_call and gold_call[1] == answer_call[1]):
@@ -102,39 +253,131 @@ def _renamed(gold_name: str, answer_name: str, answer_value: str) -> str | None:
     return None if clashes else variable.sub(gold_call[2], answer_value)
 
 
-def _assignment(text: str) -> tuple[str | None, str]:
-    """The name before the first `=` and the value after the last, if it is a name."""
-    sides = _sides(text)
-    if len(sides) > 1 and _NAME.fullmatch(sides[0]):
-        return sides[0], sides[-1]
-    return None, text
+@lru_cache(maxsize=8192)
+def quantity(text: str) -> Quantity:
+    r"""The value and the unit that a canonical text says; without a unit where none is read.
+
+    >>> quantity('15"cm"').value, quantity('3"million"').value, quantity('3"or""more"').value
+    ('15', '(3)\\cdot 1000000', '3"or""more"')
+    """
+    text = without_label(text.strip()).removeprefix("#").removeprefix("\\#")
+    if money := _MONEY.fullmatch(text):
+        unit = read_unit(money[2] or f'"{money[3]}"')
+        value, scale = quantity(money[4])
+        if scale is None or not scale.powers or scale.powers == getattr(unit, "powers", None):
+            return Quantity(money[1] + value, unit)
+    for start in _UNIT_STARTS.finditer(text):
+        value, said = text[: start.start()].removesuffix(r"\quad ").rstrip(" ,"), text[start.start() :]
+        if value and re.search(r"[\w)}\]!]$", value) and not is_unread(value):
+            unit = None if said.startswith("^") and _CALLED.search(value) else read_unit(said)
+            if unit is not None:
+                scaled = f"({value})\\cdot {unit.scale}" if unit.scale != 1 else value
+                return Quantity(scaled, unit._replace(scale=1) if unit.powers or unit.things else None)
+        break
+    return _compound(text) or Quantity(text, None)
 
 
-def _sides(text: str) -> list[str]:
-    """What stands between the `=` signs outside brackets; one side if it is no single equation."""
-    if "=" not in text or _RELATION.search(text) or len(split_top(text)) > 1:
-        return [text]
-    sides = split_top(text, "=")
-    return sides if all(sides) else [text]
+def _compound(text: str) -> Quantity | None:
+    """`5 feet 6 inches` and `30°15'` as one quantity in the first unit."""
+    parts = _COMPOUND.findall(text)
+    if len(parts) < 2 or "".join(number + unit for number, unit in parts) != text:
+        return None
+    first = read_unit(parts[0][1])
+    terms = []
+    for number, said in parts:
+        unit = read_unit(said)
+        share = _MINUTES.get(said) if said in _MINUTES else ratio(first, unit) if unit else None
+        if first is None or share is None or (unit and not unit.powers):
+            return None
+        terms.append(f"{number}\\cdot {share!r}" if share != 1 else number)
+    return Quantity("+".join(terms), first)
 
 
-def _is_relation(text: str) -> bool:
-    return bool(_RELATION.search(text)) or len(_sides(text)) > 1
+@lru_cache(maxsize=1024)
+def field_unit(text: str) -> Unit | None:
+    """The unit that a benchmark states in a field of its own."""
+    return quantity(canonical(rf"1\text{{{text}}}" if text[0].isalpha() else f"1{text}")).unit
+
+
+def _quantities(gold: Quantity, answer: Quantity, record: Gold) -> Verdict:
+    """Numbers with their units; None where one is not a number and the units agree."""
+    if (share := ratio(gold.unit, answer.unit)) is None:
+        return False
+    said = answer.value if share == 1 else f"({answer.value})\\cdot {share!r}"
+    left, right = parse_number(gold.value), parse_number(answer.value)
+    if left and right and share == 1:
+        return _equal_up_to_percent(left, right, gold, answer, record.tolerance)
+    if (verdict := _infinite(gold.value, answer.value)) is not None:
+        return verdict
+    if share != 1:
+        return bool(_values(gold.value, said, record.tolerance))
+    if _is_angle(gold.unit) and answer.unit is None and r"\pi" in answer.value:
+        return bool(_values(gold.value, f"({answer.value})\\cdot \\frac{{180}}{{\\pi }}", None))
+    return None
+
+
+def _is_angle(unit: Unit | None) -> bool:
+    return unit is not None and unit.powers == (("angle °", 1),) or bool(unit and unit.powers == (("angle", 1),))
+
+
+def _infinite(gold: str, answer: str) -> Verdict:
+    """The ends of unbounded intervals: infinities equal each other by sign, and no number."""
+    left, right = _INFINITY.fullmatch(gold), _INFINITY.fullmatch(answer)
+    if left and right:
+        return (left[1] == "-") == (right[1] == "-")
+    return False if (left and parse_number(answer)) or (right and parse_number(gold)) else None
 
 
 def _equal_up_to_percent(
-    gold: Number, answer: Number, units: tuple[str | None, str | None], tolerance: float | None
+    left: Number, right: Number, gold: Quantity, answer: Quantity, tolerance: float | None
 ) -> bool:
     """With a percent sign on one side, the other may be the number or the fraction."""
-    if numbers_equal(gold, answer, tolerance):
+    if numbers_equal(left, right, tolerance):
         return True
-    gold_is_percent, answer_is_percent = (unit == "%" for unit in units)
-    if gold_is_percent and not answer_is_percent and units[1] is None:
-        return numbers_equal(gold, _scaled(answer, 100), tolerance)
-    if answer_is_percent and not gold_is_percent and units[0] is None:
-        return numbers_equal(_scaled(gold, 100), answer, tolerance)
+    percents = [bool(q.unit and ("percent", 1) in q.unit.powers) for q in (gold, answer)]
+    if percents == [True, False] and answer.unit is None:
+        return numbers_equal(left, _scaled(right, 100), tolerance)
+    if percents == [False, True] and gold.unit is None:
+        return numbers_equal(_scaled(left, 100), right, tolerance)
     return False
 
 
 def _scaled(number: Number, factor: int) -> Number:
     return Number(number.value * factor, number.places)
+
+
+def _values(gold: str, answer: str, tolerance: float | None) -> Verdict:
+    """Expressions by value, equations and inequalities by proportion."""
+    from erclip.grading.values import equal_values, proportion  # mpmath: only if needed
+
+    golds, answers = _comparisons(gold), _comparisons(answer)
+    if golds or answers:
+        if len(golds) != len(answers) or [s for _, s, _ in golds] != [s for _, s, _ in answers]:
+            return False if golds and answers and len(golds) != len(answers) else None
+        found = [
+            proportion((g[0], g[2]), (a[0], a[2])) for g, a in zip(golds, answers, strict=True)
+        ]
+        if None in found:
+            return None
+        return all(c > 0 or (c and g[1] == "=") for c, g in zip(found, golds, strict=True))
+    bodies = [re.fullmatch(r"(.*[^C])\+([CcKk])", text) for text in (gold, answer)]
+    if bodies[0] and bodies[1] and bodies[0][2] == "C":
+        gold, answer = bodies[0][1], bodies[1][1]
+    return equal_values(gold, answer, tolerance)
+
+
+def _comparisons(text: str) -> list[tuple[str, str, str]]:
+    r"""(left, sign, right) of an equation or a chain of inequalities, every sign made `<` or `\le`."""
+    parts = sides(text)
+    if len(parts) == 2:
+        return [(parts[0], "=", parts[1])]
+    signs = _SIGNS.findall(text)
+    terms = _SIGNS.split(text)
+    if not signs or not all(term.strip() for term in terms) or len(split_top(text)) > 1:
+        return []
+    found = []
+    for left, sign, right in zip(terms, signs, terms[1:], strict=False):
+        flipped = sign in (">", r"\ge ")
+        sign = {">": "<", r"\ge ": r"\le ", r"\ne ": "="}.get(sign, sign)
+        found.append((right, sign, left) if flipped else (left, sign, right))
+    return sorted(found, key=lambda part: part[1]) if len(found) < 2 else (found[::-1] if signs[0] in (">", r"\ge ") else found)

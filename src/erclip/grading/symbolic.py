@@ -20,11 +20,11 @@ from math_verify.grader import should_treat_as_complex
 from sympy import Basic, Expr, Float, Rational
 from sympy.core.random import seed
 
-from erclip.grading.compare import ScalarRule, Verdict, meets
+from erclip.grading.compare import meets
 from erclip.grading.exact import decimal_fits, parse_number
 from erclip.grading.gold import Gold
 from erclip.grading.guards import Guarded
-from erclip.grading.scalars import operands, plain_scalar
+from erclip.grading.scalars import ScalarRule, Verdict, operands, plain_scalar
 from erclip.grading.values import MIN_POINTS, POINTS
 from erclip.records import Reason
 
@@ -66,7 +66,7 @@ class Algebra:
             return exact
         (gold, _), (answer, _) = operands(gold, answer)
         try:
-            return _equal(gold, answer, record.tolerance)
+            return _equal(_latex(gold), _latex(answer), record.tolerance)
         except ParseError:
             self.trouble = self.trouble or "parse_error"
         except (Guarded, MemoryError, RecursionError, OverflowError):
@@ -81,6 +81,11 @@ def symbolic_reason(gold: Gold, answer: str, first: ScalarRule = plain_scalar) -
     if meets(gold, answer, algebra.scalar):
         return "correct"
     return algebra.trouble or "wrong"
+
+
+def _latex(text: str) -> str:
+    """What latex2sympy reads: degrees as multiples of pi."""
+    return re.sub(r"\^\{\\circ ?\}", r"\\cdot \\frac{\\pi}{180}", text)
 
 
 def _equal(gold: str, answer: str, tolerance: float | None) -> bool:

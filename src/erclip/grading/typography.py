@@ -1,0 +1,355 @@
+r"""Brings every spelling of an answer to one: canonical LaTeX, the only form the other modules read.
+
+`canonical` maps Unicode to LaTeX and follows TeX's rules for groups and arguments. What it writes:
+
+- `\frac{1}{2}`, `\sqrt{2}`, `x^{2}`, `a_{1}`: arguments always in braces, one name per command;
+- upright text and plain words as quoted words, `15"cm"` and `3"or"4`; words are never letters;
+- no dollar signs, fonts, colours, sizes or spaces. Blanks stay where they mean something: between
+  two numbers (`1 2`), after a comma (`1, 234`), and after a command.
+
+Nothing is dropped but typography, and nothing here knows what an expression means.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+from erclip.grading.names import (
+    ALIASES,
+    DROPPED,
+    DROPPED_ARGUMENT,
+    FUNCTIONS,
+    LISTS,
+    MARKS,
+    MATRICES,
+    PLAIN_WORDS,
+    SYMBOLS,
+    UNWRAPPED,
+    UPRIGHT,
+)
+from erclip.grading.units import is_unit
+
+
+
+def _half_of_day(match: re.Match[str]) -> str:
+    """`p.m.` as one word, whatever braces it stands in."""
+    return rf" \text{{{match[2]}{match[3]}}}" + "{" * match[0].count("{")
+
+
+_SCRIPTS = {"<super>": "^", "<sub>": "_"}
+_SUBSTITUTIONS = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\\\(?=boxed|text|frac|sqrt)", r"\\"),
+        (r"^\s*(?:\*\*|__)(.+)(?:\*\*|__)\s*$", r"\1"),
+        (r"(?<=\d)(?:\{,\}|,\\!\s*)(?=\d{3}(?!\d))", ""),  # thousands, spelled unambiguously
+        (r"\{,\}|,\\!", ","),
+        (r"(?<=\d)['_](?=\d{3}(?:['_]\d{3})*(?!\w))", ""),
+        (r"\*\*", "^"),
+        (r"(?<![\w\\])0[xX]([0-9a-fA-F]+)(?!\w)", r"\1_{16}"),
+        (r"(?<![\w\\])0[bB]([01]+)(?!\w)", r"\1_{2}"),
+        (r"(?<=\d)(\s|\\[ ,;:]|~|\\text\s?\{\s*)*([aApP])\.?\s?([mM])\b\.?", _half_of_day),
+        (r"([<>])=", lambda match: r"\le " if match[1] == "<" else r"\ge "),
+        (r"!=", r"\\ne "),
+        (r":=|==", "="),
+        (r"\\%", "%"),
+        (r"(?<!\.)\.\.\.+(?!\.)", r"\\ldots "),
+        (r"^\s*(-?)\s*(?<!\\)\$\s*([\d.,]+)\s*$", r"\1\\$\2"),
+        (r"(?<!\\)\$|(?<!\\)\\[()\[\]](?!\s*\d+pt)", " "),
+        (r"[`\"“”„«»]|^\s*'(?=.*'\s*$)|(?<=')'\s*$", ""),
+        (r"^\s*'(.*)'\s*$", r"\1"),
+    )
+)
+_TOKEN = re.compile(
+    r"\s+|\\[a-zA-Z]+\*?|\\.|\d+(?:\.\d+)?[eE][-+]?\d+(?![\w.])|\d+|[A-Za-z]+"
+    r"|[^\W\d_a-zA-Z]+(?:[ -][^\W\d_a-zA-Z]+)*|.",
+    re.DOTALL,
+)
+_GROUPED = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?[\d])")
+_ENDS_A_VALUE = re.compile(r"[\d)\]}%]$|\\circ\s?$")
+_SPACES = {"\\,", "\\;", "\\:", "\\!", "\\ ", "\\>", "~", "\\/", "\\-"}
+_MAX_ARGUMENT = 400
+
+
+@lru_cache(maxsize=16_384)
+def canonical(text: str) -> str:
+    r"""The canonical form of an answer.
+
+    >>> canonical(r"$\left(1,\ \dfrac{1}{2}\right)$"), canonical("√7 + x²")
+    ('(1, \\frac{1}{2})', '\\sqrt{7}+x^{2}')
+    >>> canonical(r"15 \mathrm{~cm}"), canonical("3 or more"), canonical("2 5")
+    ('15"cm"', '3"or""more"', '2 5')
+    """
+    text = _ascii(text)
+    for pattern, replacement in _SUBSTITUTIONS:
+        text = pattern.sub(replacement, text)
+    written = _Scanner(text).group(upright=False)
+    written = _GROUPED.sub(lambda match: match[0].replace(" ", ""), written)
+    return _stripped(written)
+
+
+def _stripped(text: str) -> str:
+    """Without the full stop, and without braces around the whole."""
+    text = text.strip()
+    while True:
+        bare = re.sub(r"^(?:\\quad ?)+|(?:\s|\\quad|(?<!\\)[.,;:])+$", "", text).strip()
+        if bare.startswith("{") and bare.endswith("}") and closing(bare, 0) == len(bare) - 1:
+            bare = bare[1:-1].strip()
+        if bare == text:
+            return text
+        text = bare
+
+
+def closing(text: str, start: int) -> int:
+    """Where the brace that opens at `start` closes; the end of the text if it does not."""
+    depth = 0
+    for position in range(start, len(text)):
+        if text[position] in "{}" and text[position - 1 : position] != "\\":
+            depth += 1 if text[position] == "{" else -1
+            if depth == 0:
+                return position
+    return len(text)
+
+
+def _ascii(text: str) -> str:
+    """Digits, letters, scripts and signs of Unicode as ASCII and LaTeX; other letters stay."""
+    if text.isascii():
+        return text
+    pieces: list[str] = []
+    script = ""
+    for sign in text:
+        mark, mapped = _mapped(sign)
+        if script and mark != script:
+            pieces.append("}")
+        if mark and mark != script:
+            pieces.append(mark + "{")
+        script = mark
+        pieces.append(mapped)
+    return re.sub(r"\\sqrt(\[\d\])? ?(\d[\d.]*)", r"\\sqrt\1{\2}", "".join(pieces)) + "}" * bool(
+        script
+    )
+
+
+@lru_cache(maxsize=4096)
+def _mapped(sign: str) -> tuple[str, str]:
+    """(`^`, `_` or nothing, the sign in LaTeX)."""
+    if sign in SYMBOLS:
+        return "", SYMBOLS[sign]
+    if sign.isascii() or "\ud800" <= sign <= "\udfff":
+        return "", sign
+    tag, *parts = unicodedata.decomposition(sign).split() or [""]
+    if tag in _SCRIPTS:
+        return _SCRIPTS[tag], _mapped(chr(int(parts[0], 16)))[1]
+    if tag == "<fraction>":
+        whole, _, below = unicodedata.normalize("NFKC", sign).partition("⁄")
+        return "", rf"\frac{{{whole}}}{{{below}}}"
+    category = unicodedata.category(sign)
+    if category == "Nd":
+        return "", str(unicodedata.digit(sign))
+    if category in ("Cf", "Zs"):
+        return "", " " if category == "Zs" else ""
+    plain = unicodedata.normalize("NFKC", sign)
+    if plain != sign:
+        return "", "".join(_mapped(part)[1] for part in plain)
+    name = unicodedata.name(sign, "")
+    if match := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (FINAL )?(\w+)", name):
+        letter = match[3].lower().replace("lamda", "lambda")
+        return "", f"\\{letter if match[1] == 'SMALL' else letter.capitalize()} "
+    return "", sign
+
+
+class _Scanner:
+    """TeX's rules for groups and arguments over one text; the guards have bounded its depth."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._at = text, 0
+        self._before = ""  # the piece that was written last, at whatever depth
+
+    def group(self, upright: bool, until: str | None = None) -> str:
+        r"""What stands before the closing brace, or before `\end`, in canonical form."""
+        out: list[str] = []
+        spaced = False
+        while (match := _TOKEN.match(self._text, self._at)) is not None:
+            token, self._at = match[0], match.end()
+            if token == until or (token == "}" and until != r"\end"):
+                break
+            if token.isspace() or token in _SPACES:
+                spaced = True
+                continue
+            if token == r"\rm" or (token in (r"\mathrm", r"\textrm") and not self._opens()):
+                upright = True
+                continue
+            if token in (r"\over", r"\choose"):
+                kind = r"\frac" if token == r"\over" else r"\binom"
+                return f"{kind}{{{''.join(out)}}}{{{self.group(upright, until)}}}"
+            before = out[-1] if out else ""
+            piece = self._item(token, upright, spaced)
+            if spaced and before[-1:].isdigit() and piece[:1].isdigit():
+                out.append(" ")
+            elif before[-1:] == "," and spaced:
+                out.append(" ")
+            elif re.search(r"\\[a-zA-Z]+$", before) and piece[:1].isalpha():
+                out.append(" ")
+            if piece:
+                out.append(piece)
+                divides = piece in ("/", r"\cdot ") and self._before[-1:] == '"'
+                self._before = '"/' if divides else piece
+            spaced = False
+        return "".join(out)
+
+    def _opens(self) -> bool:
+        return re.match(r"\s*\{", self._text[self._at : self._at + 20]) is not None
+
+    def _item(self, token: str, upright: bool, spaced: bool = False) -> str:
+        """One token with its arguments."""
+        before = self._before
+        if token == "{":
+            return self._braces(self.group(upright), before)
+        if token in "^_":
+            return self._script(token, upright, before)
+        if token.isascii() and token.isalpha():
+            return self._letters(token, upright, before, spaced)
+        if token[0] == "\\" and token[1:2].isalpha():
+            return self._command(token[1:].rstrip("*"), upright)
+        if token.isalpha():
+            return f'"{token}"'
+        if token == "." and before.endswith('"'):
+            return ""
+        return {"*": r"\cdot ", "\\&": '"and"', "\\\\": r"\\", "~": ""}.get(token, token)
+
+    @staticmethod
+    def _braces(content: str, before: str) -> str:
+        """Braces that only group vanish, unless they hold a sum or belong to an unknown command."""
+        if re.search(r"\\[a-zA-Z]+ ?$|\}$", before) or re.search(r"(?<!^)[-+]", content):
+            return f"{{{content}}}"
+        return content
+
+    def _script(self, mark: str, upright: bool, before: str) -> str:
+        self._skip_blanks()
+        start = re.match(r"\(|-?\d+|-[a-zA-Z]", self._text[self._at : self._at + _MAX_ARGUMENT])
+        if start is None:
+            content = self.argument(upright)
+        elif start[0] == "(" and mark == "^":
+            self._at += 1
+            content = self.group(upright, until=")")
+        elif start[0] == "(":
+            content = self.argument(upright)
+        else:
+            digits = start[0][:1] if before == r"\log " and mark == "_" else start[0]
+            self._at += len(digits)
+            content = digits
+        if mark == "^" and re.fullmatch(r'\\circ ?|"?o"?|\\degree ?', content):
+            return r"^{\circ}"
+        return f"{mark}{{{content}}}"
+
+    def _skip_blanks(self) -> None:
+        while self._text[self._at : self._at + 1].isspace():
+            self._at += 1
+
+    def argument(self, upright: bool = False) -> str:
+        """A group, a command with its own arguments, or one digit or letter."""
+        self._skip_blanks()
+        match = _TOKEN.match(self._text, self._at)
+        if match is None or match[0] == "}":
+            return ""
+        if match[0] == "{":
+            self._at = match.end()
+            return self.group(upright)
+        if match[0][0] == "\\":
+            self._at = match.end()
+            return self._item(match[0], upright).strip()
+        self._at += 1
+        return self._text[self._at - 1]
+
+    def _command(self, name: str, upright: bool) -> str:
+        name = ALIASES.get(name, name)
+        if name in DROPPED:
+            if name in ("left", "right", "middle") or name.lower().startswith("big"):
+                self._skip_blanks()
+                self._at += self._text[self._at : self._at + 1] == "."
+            return ""
+        if name in DROPPED_ARGUMENT:
+            self.argument()
+            return ""
+        if name in ("textcolor", "colorbox"):
+            self.argument()
+            return self._braces(self.argument(upright), "")
+        if name in UNWRAPPED or name in UPRIGHT:
+            return self._braces(self.argument(upright or name in UPRIGHT), "")
+        if name in ("frac", "binom"):
+            return f"\\{name}{{{self.argument(upright)}}}{{{self.argument(upright)}}}"
+        if name == "sqrt":
+            return self._root(upright)
+        if name in ("SI", "qty", "unit", "si"):
+            value = self.argument() if name in ("SI", "qty") else ""
+            unit = self.argument_text().replace("\\", " ")
+            return value + canonical(rf"0\mathrm{{{unit}}}")[1:]
+        if name in MARKS:
+            return f"\\{name}{{{self.argument(upright)}}}"
+        if name == "begin":
+            return self._environment()
+        return SYMBOLS.get(f"\\{name}") or f"\\{name} "
+
+    def argument_text(self) -> str:
+        """The text of a group as it stands."""
+        start = self._at
+        self.argument()
+        return self._text[start : self._at].strip("{} ")
+
+    def _root(self, upright: bool) -> str:
+        index = ""
+        self._skip_blanks()
+        if self._text[self._at : self._at + 1] == "[":
+            self._at += 1
+            index = f"[{self.group(upright, until=']')}]"
+            self._skip_blanks()
+        if self._text[self._at : self._at + 1] == "(":
+            self._at += 1
+            return rf"\sqrt{index}{{{self.group(upright, until=')')}}}"
+        return rf"\sqrt{index}{{{self.argument(upright)}}}"
+
+    def _environment(self) -> str:
+        """A matrix keeps its cells, a system of equations becomes a list."""
+        name = self.argument_text().rstrip("*")
+        if name == "array":
+            self.argument()
+        content = self.group(upright=False, until=r"\end")
+        self.argument()
+        if name in MATRICES:
+            return rf"\begin{{matrix}}{content}\end{{matrix}}"
+        if name in LISTS:
+            rows = [row.strip(" ,") for row in content.replace("&", "").split(r"\\")]
+            return ", ".join(row for row in rows if row)
+        return rf"\begin{{{name}}}{content}\end{{{name}}}"
+
+    def _letters(self, run: str, upright: bool, before: str, spaced: bool) -> str:
+        """A run of Latin letters: a function, a word, a unit after a number, or a product."""
+        follows = self._text[self._at : self._at + 4]
+        in_unit = before.endswith('"') or before == '"/'
+        after_value = bool(_ENDS_A_VALUE.search(before)) or in_unit
+        if after_value and follows[:1] != "(" and self._is_unit(run, upright, in_unit, follows):
+            return f'"{run}"'
+        if (function := FUNCTIONS.get(run)) is not None:
+            if function == "cbrt":
+                self._text = f"{self._text[: self._at]}[3]{self._text[self._at :]}"
+            return self._root(upright) if function in ("sqrt", "cbrt") else f"\\{function} "
+        if upright or len(run) == 1:
+            return f'"{run}"' if len(run) > 1 else run
+        if before[-1:] == "(" and follows[:1] == ")" and is_unit(run):
+            return f'"{run}"'
+        if match := re.fullmatch(r"(arcsin|arccos|arctan|sin|cos|tan|cot|ln|log)([xytn])", run):
+            return f"\\{match[1]} {match[2]}"
+        order = sorted(map(ord, run))
+        neighbours = all(b - a == 1 for a, b in zip(order, order[1:], strict=False))
+        if run.lower() in PLAIN_WORDS or (len(run) > 3 and not neighbours):
+            return f'"{run}"' if spaced or not after_value else run
+        return run
+
+    @staticmethod
+    def _is_unit(run: str, upright: bool, in_unit: bool, follows: str) -> bool:
+        """A unit by the table; one bare letter is a variable, but not in `m/s` or `km/h`."""
+        if upright or len(run) > 1:
+            return is_unit(run, bare=not upright)
+        return is_unit(run) and (in_unit or bool(re.match(r"/[smh](?![a-zA-Z])", follows)))
