@@ -20,6 +20,7 @@ from erclip.grading.structure import Answer, Items, Reading, Scalar, read
 from erclip.grading.typography import canonical
 
 MAX_UNSORTED = 12
+MAX_WORDS = 3
 _ORDERED = ("(", "[", "matrix", "row")
 # Opening bracket of the gold → those an answer may use: a tuple may come bare, a bare list may come
 # in parentheses, but a set is not a tuple.
@@ -42,6 +43,7 @@ _SEVERAL = re.compile(
     r"|[,;] ?\(?[A-J]\)?$|(?<![a-zA-Z\\])[A-J][.:]",
     re.IGNORECASE,
 )
+_POINT = re.compile(r"[A-Z]'?(\(.*,.*\))")
 _LISTED = re.compile(r",|;|and|or|pm|quad|[^\x00-\x7f]")
 _SET_LIKE = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|mathbb|infty)(?![a-zA-Z])|^\]|\[$")
 
@@ -61,6 +63,13 @@ def is_list(gold: Gold) -> bool:
         return False
     answer = read(gold.answers[0]).answer if is_fair(gold.answers[0]) else None
     return isinstance(answer, Items) and answer.open == ""
+
+
+def is_readable(answer: str) -> bool:
+    """Whether there is a number, a letter or a short phrase to compare; a sentence is none."""
+    text = canonical(answer)
+    words = text.count('"') // 2
+    return bool(re.search(r"\w", text)) and (words <= MAX_WORDS or bool(re.search(r"\d", text)))
 
 
 def same_text(gold: Gold, answer: str) -> bool:
@@ -128,9 +137,12 @@ def _sets(gold: str, answer: str) -> Verdict:
 
 
 def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
-    """A tuple beside `y = 4, x = 3`: the values in the order of their names."""
+    """A tuple beside `P(3, 4)`, or beside `y = 4, x = 3`: its values in the order of their names."""
     for one, other in ((gold, answer), (answer, gold)):
-        if isinstance(one, Items) and isinstance(other, Items) and one.open in "([" and not other.open:
+        if isinstance(one, Items) and one.open == "(" and (point := _POINT.fullmatch(other.text)):
+            pair = read(point[1]).answer
+            return (gold, pair) if other is answer else (pair, answer)
+        if isinstance(one, Items) and isinstance(other, Items) and one.open in ("(", "[") and not other.open:
             pairs = [sides(item.text) for item in other.items if isinstance(item, Scalar)]
             names = [pair[0] for pair in pairs if len(pair) == 2]
             if len(names) == len(other.items) and all(re.fullmatch("[a-zA-Z]", n) for n in names):
@@ -161,7 +173,7 @@ def _match(gold: Answer, answer: Answer, scalar: ScalarRule, record: Gold) -> Ve
     if same_spelling(gold.text, answer.text):
         return True
     single = gold if isinstance(gold, Scalar) else answer
-    if parse_number(quantity(single.text).value) or '"' in single.text:
+    if parse_number(quantity(single.text).value) or re.search(r'"|emptyset', single.text):
         return False
     return scalar(gold.text, answer.text, record)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from erclip.grading import guards
-from erclip.grading.compare import is_list, meets, same_text
+from erclip.grading.compare import is_list, is_readable, meets, same_text
 from erclip.grading.extract import check_formats, extract_answer
 from erclip.grading.gold import Gold
 from erclip.grading.pool import Pool
@@ -165,6 +165,8 @@ def quick_reason(gold: Gold, answer: str | None, truncated: bool = False) -> Rea
     if same_text(gold, answer):
         return "correct"
     verdict = meets(gold, answer, plain_scalar)
+    if verdict is False and not is_readable(answer):
+        return "parse_error"
     return None if verdict is None else "correct" if verdict else "wrong"
 
 

@@ -18,14 +18,14 @@ from erclip.grading.gold import Gold
 from erclip.grading.names import NUMBER_WORDS
 from erclip.grading.structure import split_top, without_label
 from erclip.grading.typography import canonical
-from erclip.grading.units import Unit, ratio, read_unit
+from erclip.grading.units import Unit, is_angle, ratio, read_unit
 
 Verdict = bool | None
 ScalarRule = Callable[[str, str, Gold], Verdict]
 """(gold text, answer text, gold record) → equal, different, or undecided."""
 
 _NAME = re.compile(
-    r"\\?[a-zA-Z][\w\\{}' ]*(?:\([\w, ]*\))?|\([a-z](?:, ?[a-z])*\)|\\(?:overline|angle) ?\{?\w+\}?"
+    r"(?!\\(?:sqrt|frac|pi|binom|infty)(?![a-zA-Z]))\\?[a-zA-Z][\w\\{}' ]*(?:\([\w, ]*\))?|\([a-z](?:, ?[a-z])*\)|\\(?:overline|angle) ?\{?\w+\}?"
 )
 _SIGNS = re.compile(r"<|>|\\le |\\ge |\\ne ")
 _RELATION = re.compile(r"[<>]|\\(?:ne|le|ge|sim|in|subset|subseteq)(?![a-zA-Z])")
@@ -34,7 +34,7 @@ _CALL = re.compile(r"([a-zA-Z])\(([a-zA-Z])\)")
 _CLOCK = re.compile(r'(\d{1,2}):(\d{2})(?::(\d{2}))?(?:"([aApP])[mM]")?')
 _RATIO = re.compile(r"\d+(?:\.\d+)?(?:: ?\d+(?:\.\d+)?)+")
 _BASED = re.compile(
-    r'\(?([0-9A-Za-z]+)\)?(?:_\{(?:(\d+)|"?([a-z]+)"?)\}|"(?:in)?""?base"(\d+)|"base"(\d+))'
+    r"(?P<digits>[0-9A-Za-z]+)(?:_\{(?P<index>\d+|[a-z]+)\}|(?:in)?base(?P<said>\d+|[a-z]+))"
 )
 _BASES = {**NUMBER_WORDS, "bin": "2", "oct": "8", "dec": "10", "hex": "16"}
 _RESIDUE = re.compile(r"(?:(.+?)\\equiv )?(.+?)\(?\\mod ?\{?([^{}()]+)\}?\)?")
@@ -42,10 +42,10 @@ _ARTICLES = ("a", "an", "the")
 _MONEY = re.compile(
     r'(-?)(?:"?(?:US|A|C|NZ|HK)?"?(\\\$|[€£¥₹₩₽])|"(USD|EUR|GBP|CNY|RMB|INR|JPY|Rs|rs|US\$)")[ .]?(-?[\d.(\\].*)'
 )
-_UNIT_STARTS = re.compile(r'\[?\(?"|%|\\Omega|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢]')
+_UNIT_STARTS = re.compile(r'(?:\\frac\{|\[)?\(?"|%|\\Omega|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢]')
 _CALLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis|ln|log|exp)(?![a-zA-Z])")
 _COMPOUND = re.compile(r"(\d[\d.]*)((?:\"[^\"]+\"|\^\{\\circ\}|'{1,2}))")
-_MINUTES = {"'": 1 / 60, "''": 1 / 3600}
+_MINUTES = {"'": r"\frac{1}{60}", "''": r"\frac{1}{3600}"}
 _UNREAD = re.compile(r'"|\\ldots|[^\x00-\x7f]|\\\$|\d \d|\\quad|[#@?]|\\(?:cancel|not)')
 
 
@@ -126,13 +126,17 @@ def _same_time(gold: re.Match[str], answer: re.Match[str]) -> bool:
     return bare in (said + half, said, said + 720 * (said < 60))
 
 
+@lru_cache(maxsize=8192)
 def _digits(text: str) -> tuple[str, str] | None:
-    """(digits, base) of a number in a stated base."""
-    match = _BASED.fullmatch(text.replace('"', "", 2) if text.startswith('"') else text)
-    if match is None or not (match[1][0].isdigit() or (match[2] or match[3])):
+    """(digits, base) of a number in a stated base; some digit must be one of the ten."""
+    text = re.sub(r'["() ]|\\overline(?=\{\w+\}_)', "", text)
+    match = _BASED.fullmatch(re.sub(r"^\{(\w+)\}", r"\1", text))
+    base = match and (match["index"] or match["said"])
+    base = _BASES.get(base or "", base)
+    if match is None or not base or not base.isdigit():
         return None
-    base = match[2] or _BASES.get(match[3] or "") or match[4] or match[5]
-    return (match[1].upper(), base) if base and re.search(r"\d", match[1] + "0") else None
+    is_number = all(int(digit, 36) < int(base) for digit in match["digits"])
+    return (match["digits"].upper(), base) if is_number else None
 
 
 def _based(gold: str, answer: str) -> Verdict:
@@ -140,12 +144,12 @@ def _based(gold: str, answer: str) -> Verdict:
     left, right = _digits(gold), _digits(answer)
     if left and right:
         return left == right
-    if left or right:
-        digits, other = (left[0], answer) if left else (right[0], gold)
-        if re.fullmatch(r"[0-9A-Za-z\"]+", other):
-            return other.replace('"', "").upper() == digits
-        return False if re.fullmatch(r"\d+", digits) else None
-    return None
+    if not left and not right:
+        return None
+    digits, other = (left[0], answer) if left else (right[0], gold)
+    if re.fullmatch(r"[0-9A-Za-z\"]+", other):
+        return other.replace('"', "").upper() == digits
+    return False if re.search(r"\d", digits) else None
 
 
 def _residues(gold: str, answer: str) -> Verdict:
@@ -186,7 +190,7 @@ def _words(gold: str, answer: str) -> Verdict:
 def _word_list(text: str) -> tuple[str, ...]:
     """The words of a text that is nothing else; () for anything that holds mathematics."""
     text = without_label(text)
-    if '"' not in text or not re.fullmatch(r"(?:\"[^\"]+\"|[A-Z]|[-', .!]|s)+", text):
+    if '"' not in text or not re.fullmatch(r"(?:\"[^\"]+\"|[Aa] ?|[A-Z]|[-', .!]|s)+", text):
         return ()
     words = re.findall(r"[^\W_]+(?:'[a-z])?", text.replace('"', " ").replace(" '", "'").lower())
     return tuple(word for word in words if word not in _ARTICLES) or tuple(words)
@@ -289,7 +293,7 @@ def _compound(text: str) -> Quantity | None:
         share = _MINUTES.get(said) if said in _MINUTES else ratio(first, unit) if unit else None
         if first is None or share is None or (unit and not unit.powers):
             return None
-        terms.append(f"{number}\\cdot {share!r}" if share != 1 else number)
+        terms.append(f"{number}\\cdot {share}")
     return Quantity("+".join(terms), first)
 
 
@@ -303,21 +307,16 @@ def _quantities(gold: Quantity, answer: Quantity, record: Gold) -> Verdict:
     """Numbers with their units; None where one is not a number and the units agree."""
     if (share := ratio(gold.unit, answer.unit)) is None:
         return False
-    said = answer.value if share == 1 else f"({answer.value})\\cdot {share!r}"
     left, right = parse_number(gold.value), parse_number(answer.value)
-    if left and right and share == 1:
+    if left and right and share == "1":
         return _equal_up_to_percent(left, right, gold, answer, record.tolerance)
     if (verdict := _infinite(gold.value, answer.value)) is not None:
         return verdict
-    if share != 1:
-        return bool(_values(gold.value, said, record.tolerance))
-    if _is_angle(gold.unit) and answer.unit is None and r"\pi" in answer.value:
-        return bool(_values(gold.value, f"({answer.value})\\cdot \\frac{{180}}{{\\pi }}", None))
-    return None
-
-
-def _is_angle(unit: Unit | None) -> bool:
-    return unit is not None and unit.powers == (("angle °", 1),) or bool(unit and unit.powers == (("angle", 1),))
+    if is_angle(gold.unit) and answer.unit is None and r"\pi" in answer.value:
+        share = r"\frac{180}{\pi }"
+    if share == "1":
+        return None
+    return bool(_values(gold.value, f"({answer.value})\\cdot {share}", record.tolerance))
 
 
 def _infinite(gold: str, answer: str) -> Verdict:
@@ -332,9 +331,10 @@ def _equal_up_to_percent(
     left: Number, right: Number, gold: Quantity, answer: Quantity, tolerance: float | None
 ) -> bool:
     """With a percent sign on one side, the other may be the number or the fraction."""
-    if numbers_equal(left, right, tolerance):
-        return True
     percents = [bool(q.unit and ("percent", 1) in q.unit.powers) for q in (gold, answer)]
+    is_share = percents == [False, True] and gold.unit is None and abs(left.value) < 1
+    if not is_share and numbers_equal(left, right, tolerance):
+        return True
     if percents == [True, False] and answer.unit is None:
         return numbers_equal(left, _scaled(right, 100), tolerance)
     if percents == [False, True] and gold.unit is None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from erclip.grading.structure import split_top
-from erclip.grading.values import constant
+from erclip.grading.values import SAME, constant
 
 _NAME = r"(?:[a-zA-Z]|\\[a-z]+ ?)(?:_\{\w+\})?"
 _RELATION = re.compile(r"<|>|\\le |\\ge |\\ne |=")
@@ -77,7 +77,9 @@ def equal_sets(gold: Pieces, answer: Pieces) -> bool:
 
 
 def _same(left: Any, right: Any) -> bool:
-    return left == right or abs(left - right) <= 1e-55 * max(abs(left), abs(right))
+    if left == right or abs(left) == float("inf") or abs(right) == float("inf"):
+        return bool(left == right)
+    return bool(abs(left - right) <= SAME * max(abs(left), abs(right)))
 
 
 def _end(text: str) -> Any:

@@ -21,7 +21,8 @@ _LABEL_WORDS = frozenset(
 _LABEL = re.compile(r'((?:"[^"]+")+)(:|：)? ?(?=.)')
 _MEMBERSHIP = re.compile(r"(?:[a-zA-Z]|\\[a-z]+ ?)(?:_\{\w+\})? ?\\in ?(?=[\[({\\\]])(?!\\mathbb)")
 _QUALIFIED = re.compile(
-    r'(?P<value>.*?[^\s,(])(?:,|\\quad| )*(?:"(?:for|where|with)"(?P<words>.*)|\\forall (?P<all>.*)'
+    r'(?P<value>.*?[^\s,(])(?:,|\\quad| )*?(?:"(?:for|where|with)"(?P<words>.*)|\\forall (?P<all>.*)'
+    r'|(?<=,)\s*(?P<tail>[a-zA-Z]\\in \\mathbb.*)'
     r'|(?<=\\quad )\((?P<round>.*)\)|\((?P<tight>[a-zA-Z] ?(?:\\[gl]e |[<>]|\\in ).*)\))'
 )
 _CONDITION_WORDS = re.compile(
@@ -86,13 +87,20 @@ def read(text: str, *, is_list: bool = False) -> Reading:
     >>> read(r"2n \text{ for } n \ge 1")
     Reading(answer=Scalar(text='2n'), text='2n', condition='n\\ge 1')
     """
-    text = without_label(canonical(text)).replace(r"\{\}", r"\emptyset ").strip()
-    text, condition = _without_condition(text)
-    return Reading(_take_apart(_MEMBERSHIP.sub("", text, count=1), is_list), text, condition)
+    text = without_label(canonical(text)).replace(r"\{\}", r"\emptyset ")
+    if "&" in text and r"\begin" not in text:
+        text = text.replace("&", '"and"')
+    text, condition = _without_condition(text.strip())
+    bare = _MEMBERSHIP.sub("", text, count=1)
+    if (french := _FRENCH.fullmatch(bare)) and (french[1] == "]" or french[3] == "["):
+        bare = f"{'(' if french[1] == ']' else '['}{french[2]}{')' if french[3] == '[' else ']'}"
+        text = bare
+    return Reading(_take_apart(bare, is_list), text, condition)
 
 
 def without_label(text: str) -> str:
     """`Answer: 13`, `Total: 13` and `Page 13` as 13; words that change a value are no label."""
+    text = re.sub(r"^(?:=|\\approx|\\implies|:)+ ?", "", text)
     match = _LABEL.match(text)
     if match is None:
         return text
@@ -145,9 +153,6 @@ def _take_apart(text: str, is_list: bool) -> Answer:
 
 def _bracketed(text: str) -> Items | Scalar | None:
     r"""The items of `(…)`, `[…)`, `\{…\}` if the first bracket closes at the very end."""
-    french = _FRENCH.fullmatch(text)
-    if french and (french[1] == "]" or french[3] == "["):
-        text = f"{'(' if french[1] == ']' else '['}{french[2]}{')' if french[3] == '[' else ']'}"
     opening = next((mark for mark in _OPENING if text.startswith(mark)), None)
     closing = next((mark for mark in _OPENING.values() if text.endswith(mark)), None)
     if opening is None or closing is None or len(text) < len(opening) + len(closing) + 1:
@@ -160,6 +165,8 @@ def _bracketed(text: str) -> Items | Scalar | None:
         return None
     if len(parts) == 1:
         if opening == r"\{" or _OPENING[opening] == closing:
+            if parts[0].strip() == r"\emptyset":
+                return Items(opening, closing, (Scalar(parts[0]),), text)
             matrix = _matrix(parts[0])
             items = (matrix,) if matrix else _expand(parts[0])
             return items[0] if len(items) == 1 else Items(opening, closing, items, text)

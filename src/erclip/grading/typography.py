@@ -94,7 +94,7 @@ def _stripped(text: str) -> str:
     """Without the full stop, and without braces around the whole."""
     text = text.strip()
     while True:
-        bare = re.sub(r"^(?:\\quad ?)+|(?:\s|\\quad|(?<!\\)[.,;:])+$", "", text).strip()
+        bare = re.sub(r"^(?:\\quad ?)+|(?:\s|\\\\|\\quad|(?<!\\)[.,;:])+$", "", text).strip()
         if bare.startswith("{") and bare.endswith("}") and closing(bare, 0) == len(bare) - 1:
             bare = bare[1:-1].strip()
         if bare == text:
@@ -242,11 +242,17 @@ class _Scanner:
             content = digits
         if mark == "^" and re.fullmatch(r'\\circ ?|"?o"?|\\degree ?', content):
             return r"^{\circ}"
+        if mark == "^" and content in ('"st"', '"nd"', '"rd"', '"th"'):
+            return content
         return f"{mark}{{{content}}}"
 
     def _skip_blanks(self) -> None:
         while self._text[self._at : self._at + 1].isspace():
             self._at += 1
+
+    def _skip_option(self) -> None:
+        option = re.match(r"\s*\[[^\]]*\]", self._text[self._at : self._at + _MAX_ARGUMENT])
+        self._at += option.end() if option else 0
 
     def argument(self, upright: bool = False) -> str:
         """A group, a command with its own arguments, or one digit or letter."""
@@ -274,6 +280,7 @@ class _Scanner:
             self.argument()
             return ""
         if name in ("textcolor", "colorbox"):
+            self._skip_option()
             self.argument()
             return self._braces(self.argument(upright), "")
         if name in UNWRAPPED or name in UPRIGHT:

@@ -8,6 +8,7 @@ and all other words make the answer text that is compared as written.
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from typing import NamedTuple
 _TABLE = """
 length: m=1:metre,meter km=1000:kilometre,kilometer cm=.01:centimetre,centimeter dm=.1 mm=.001:millimetre,millimeter nm=1e-9 μm=1e-6 mile=1609.344:mi yd=.9144:yard ft=.3048:foot,feet,' in=.0254:inch,inches
 time: s=1:sec,second min=60:minute h=3600:hr,hour day=86400 week=604800 month fortnight=1209600 year:yr decade century:centuries ms=.001:millisecond
-mass: g=1:gram,gramme kg=1000:kilogram,kilo mg=.001 ton=1e6:tonne lb=453.59237:pound oz=28.349523125:ounce
+mass: g=1:gram,gramme kg=1000:kilogram,kilo mg=.001 ton=1e6:tonne lb=453.59237:lbs,pound oz=28.349523125:ounce
 volume: L=1:l,liter,litre ml=.001:mL,milliliter,millilitre gal:gallon quart pint cup tbsp tsp cc=.001
 angle: °=1:degree,deg rad:radian
 temperature: °C:celsius °F:fahrenheit
@@ -61,8 +62,8 @@ _CHANGES_VALUE = re.compile(
     |remainder|base|power|powers|root|roots?\sof|square|cube|log|each|per|with|for|rather|instead|plusminus|else
     |either|any|every|all|some|fold|into|of\sthese|another|other|others|next|previous|after|before
     |or\sso|million\w*|billion\w*|trillion\w*|\w*illion\w*|thousand\w*|hundred\w*|dozen\w*|mille
-    |mil|mila|milli?ard\w*|tausend|hundert|mal|oder|und|nicht|mehr|weniger|ou|et|pas|plus|moins|o|y
-    |no|más|menos|percent|pairs?|score|gross|lakh|crore|tuples?|exponent|inverse|reciprocal|e|i|π
+    |mil|mila|\w*illiard\w*|\w*illones?|tausend|hundert|mal|oder|und|nicht|mehr|weniger|ou|et|pas|plus|moins|o|y
+    |no|más|menos|percent|score|gross|lakh|crore|exponent|inverse|reciprocal|e|i|π
     |interval|degree\w*|mean|sum|difference|product|ratio|odd|even|prime|one|two|three|four|five|six
     |seven|eight|nine|ten|eleven|twelve|first|second|third|fourth|otherwise|depending|conditions?
     |[a-z]+(?:squared|fold|illion|ths))|.*[万亿千百十倍半余多]|.*(?:以上|以下|左右|分之|或|不).*""",
@@ -85,20 +86,20 @@ class Unit(NamedTuple):
     """
 
     powers: tuple[tuple[str, int], ...] = ()
-    factor: float | None = 1.0
+    factor: Fraction | None = Fraction(1)
     things: tuple[str, ...] = ()
     scale: int = 1
 
 
-def _read_table() -> dict[str, tuple[str, float | None, str]]:
-    found: dict[str, tuple[str, float | None, str]] = {}
+def _read_table() -> dict[str, tuple[str, Fraction | None, str]]:
+    found: dict[str, tuple[str, Fraction | None, str]] = {}
     for line in _TABLE.strip().splitlines():
         dimension, _, entries = line.partition(": ")
         for entry in entries.split(" "):
             head, _, others = entry.partition(":")
             name, _, factor = head.partition("=")
             for alias in (name, *filter(None, others.split(","))):
-                found[alias] = (dimension, float(factor) if factor else None, name)
+                found[alias] = (dimension, Fraction(factor) if factor else None, name)
                 if len(alias) > 2 or alias in ("km", "cm", "kg"):
                     found[alias + "s"] = found[alias]
     return found | {word: found[name] for word, name in _CJK.items()}
@@ -112,7 +113,7 @@ def changes_value(word: str) -> bool:
     return _CHANGES_VALUE.fullmatch(word) is not None or word.lower() in _SCALES
 
 
-def _lookup(word: str) -> tuple[str, float | None, str] | None:
+def _lookup(word: str) -> tuple[str, Fraction | None, str] | None:
     word = word.strip(" .")
     return _UNITS.get(word) or (_UNITS.get(word.lower()) if len(word) > 1 else None)
 
@@ -121,6 +122,8 @@ def is_unit(word: str, *, bare: bool = False) -> bool:
     """Whether a run of letters after a number is a unit; `mi`, `ms` and `pt` alone are products."""
     if len(word) == 1:
         return word in _BARE_SINGLE
+    if word in ("sq", "cu"):
+        return True
     if bare and word in ("mi", "ms", "pt", "kn", "th", "cal", "in", "st", "nd", "rd"):
         return word in ("th", "st", "nd", "rd", "in")
     return _lookup(word) is not None
@@ -141,9 +144,10 @@ def read_unit(text: str) -> Unit | None:
         text = text[match.end() :]
     if text == "^{\\circ}C" or text == "^{\\circ}F":
         return Unit(((f"temperature {text[-1]}", 1),), None, (), scale)
+    text = re.sub(r"\\frac\{(.*)\}\{(.*)\}", r"\1/\2", text)
     text = re.sub(r'\^\{\\circ ?\} ?"?([CF])"?(?![a-z])', r'"°\1"', text)
     powers: dict[str, int] = {}
-    factor: float | None = 1.0
+    factor: Fraction | None = Fraction(1)
     things: list[str] = []
     position, sign, modifier, depth = 0, 1, 1, 0
     while position < len(text):
@@ -197,20 +201,28 @@ def _singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
-def ratio(gold: Unit | None, answer: Unit | None) -> float | None:
-    """What the answer's number is to be multiplied by to stand in the gold's unit.
+def ratio(gold: Unit | None, answer: Unit | None) -> str | None:
+    r"""What the answer's number is to be multiplied by to stand in the gold's unit, as LaTeX.
 
-    One if either has no unit; None if they measure or count different things.
+    `1` if either has no unit; None if they measure or count different things.
     """
     if gold is None or answer is None or _is_any(gold) or _is_any(answer):
-        return 1.0
+        return "1"
+    if is_angle(gold) and answer.powers == (("angle rad", 1),):
+        return r"\frac{180}{\pi }"
     if gold.powers != answer.powers:
         return None
     if gold.things and answer.things and not set(gold.things) & set(answer.things):
         return None
     if gold.factor is None or answer.factor is None:
-        return 1.0 if gold.factor is answer.factor else None
-    return answer.factor / gold.factor
+        return "1" if gold.factor is answer.factor else None
+    share = answer.factor / gold.factor
+    return "1" if share == 1 else f"\\frac{{{share.numerator}}}{{{share.denominator}}}"
+
+
+def is_angle(unit: Unit | None) -> bool:
+    """Whether a unit is the degree of angle."""
+    return unit is not None and unit.powers == (("angle", 1),)
 
 
 def _is_any(unit: Unit) -> bool:
