@@ -44,6 +44,7 @@ _SEVERAL = re.compile(
     re.IGNORECASE,
 )
 _POINT = re.compile(r"[A-Z]'?(\(.*,.*\))")
+_CHAIN = re.compile(r"([^<\\]+)(<|\\le )[a-zA-Z](<|\\le )([^<\\]+)")
 _LISTED = re.compile(r",|;|and|or|pm|quad|[^\x00-\x7f]")
 _SET_LIKE = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|mathbb|infty)(?![a-zA-Z])|^\]|\[$")
 
@@ -137,8 +138,12 @@ def _sets(gold: str, answer: str) -> Verdict:
 
 
 def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
-    """A tuple beside `P(3, 4)`, or beside `y = 4, x = 3`: its values in the order of their names."""
+    """A tuple or interval beside `P(3, 4)`, `y = 4, x = 3` or `a < x < b`, as a tuple or interval."""
     for one, other in ((gold, answer), (answer, gold)):
+        if isinstance(one, Items) and one.open in ("(", "[") and (chain := _CHAIN.fullmatch(other.text)):
+            ends = "[("[chain[2] == "<"], "])"[chain[3] == "<"]
+            interval = Items(*ends, (Scalar(chain[1]), Scalar(chain[4])), other.text)
+            return (gold, interval) if other is answer else (interval, answer)
         if isinstance(one, Items) and one.open == "(" and (point := _POINT.fullmatch(other.text)):
             pair = read(point[1]).answer
             return (gold, pair) if other is answer else (pair, answer)
@@ -170,12 +175,10 @@ def _match(gold: Answer, answer: Answer, scalar: ScalarRule, record: Gold) -> Ve
         return scalar(gold.text, answer.text, record)
     if isinstance(gold, Items) and isinstance(answer, Items):
         return _match_items(gold, answer, scalar, record)
-    if same_spelling(gold.text, answer.text):
-        return True
-    single = gold if isinstance(gold, Scalar) else answer
-    if parse_number(quantity(single.text).value) or re.search(r'"|emptyset', single.text):
-        return False
-    return scalar(gold.text, answer.text, record)
+    items, single = (gold, answer) if isinstance(gold, Items) else (answer, gold)
+    if items.open in ("(", "[", r"\cup") and _SET_LIKE.search(single.text):
+        return scalar(gold.text, answer.text, record)
+    return False
 
 
 def _match_items(gold: Items, answer: Items, scalar: ScalarRule, record: Gold) -> Verdict:
@@ -210,7 +213,8 @@ def _match_unordered(
         waiting[_key(answer)].append(position)
     left, rest = set(range(len(answers))), []
     for gold in golds:
-        if same := waiting[_key(gold)]:
+        same = waiting[_key(gold)]
+        if same and _match(gold, answers[same[-1]], scalar, record):
             left.discard(same.pop())
         else:
             rest.append(gold)

@@ -46,7 +46,7 @@ _UNIT_STARTS = re.compile(r'(?:\\frac\{|\[)?\(?"|%|\\Omega|\^\{\\circ ?\}|\\\$|[
 _CALLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis|ln|log|exp)(?![a-zA-Z])")
 _COMPOUND = re.compile(r"(\d[\d.]*)((?:\"[^\"]+\"|\^\{\\circ\}|'{1,2}))")
 _MINUTES = {"'": r"\frac{1}{60}", "''": r"\frac{1}{3600}"}
-_UNREAD = re.compile(r'"|\\ldots|[^\x00-\x7f]|\\\$|\d \d|\\quad|[#@?]|\\(?:cancel|not)')
+_UNREAD = re.compile(r'"|\\ldots|[^\x00-\x7f]|\\\$|\d \d|\\quad|[#@?]|\\(?:cancel|not)|\d_\{|(?<![a-zA-Z}\'])\'')
 
 
 class Quantity(NamedTuple):

@@ -145,14 +145,17 @@ def _take_apart(text: str, is_list: bool) -> Answer:
     parts = split_top(listed)
     if len(parts) > 1 and all(parts):
         return Items("", "", tuple(item for part in parts for item in _expand(part)), text)
-    if bracketed := _bracketed(text):
+    if bracketed := _bracketed(text, alone=True):
         return bracketed
     expanded = _expand(text)
     return Items("", "", expanded, text) if len(expanded) > 1 else expanded[0]
 
 
-def _bracketed(text: str) -> Items | Scalar | None:
-    r"""The items of `(…)`, `[…)`, `\{…\}` if the first bracket closes at the very end."""
+def _bracketed(text: str, *, alone: bool = False) -> Items | Scalar | None:
+    r"""The items of `(…)`, `[…)`, `\{…\}` if the first bracket closes at the very end.
+
+    Brackets around one thing mean nothing, but a set of one only if it is the whole answer.
+    """
     opening = next((mark for mark in _OPENING if text.startswith(mark)), None)
     closing = next((mark for mark in _OPENING.values() if text.endswith(mark)), None)
     if opening is None or closing is None or len(text) < len(opening) + len(closing) + 1:
@@ -165,11 +168,12 @@ def _bracketed(text: str) -> Items | Scalar | None:
         return None
     if len(parts) == 1:
         if opening == r"\{" or _OPENING[opening] == closing:
-            if parts[0].strip() == r"\emptyset":
-                return Items(opening, closing, (Scalar(parts[0]),), text)
             matrix = _matrix(parts[0])
             items = (matrix,) if matrix else _expand(parts[0])
-            return items[0] if len(items) == 1 else Items(opening, closing, items, text)
+            is_set = opening == r"\{" and (
+                not alone or isinstance(items[0], Items) or items[0].text == r"\emptyset"
+            )
+            return items[0] if len(items) == 1 and not is_set else Items(opening, closing, items, text)
         return None
     items = tuple(item for part in parts for item in _expand(part))
     return Items(opening, closing, items, text)

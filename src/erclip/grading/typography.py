@@ -47,6 +47,8 @@ _SUBSTITUTIONS = tuple(
         (r"(?<=\d)(?:\{,\}|,\\!\s*)(?=\d{3}(?!\d))", ""),  # thousands, spelled unambiguously
         (r"\{,\}|,\\!", ","),
         (r"(?<=\d)['_](?=\d{3}(?:['_]\d{3})*(?!\w))", ""),
+        (r"((?:\\[a-zA-Z]+ *)?(?<!\\)\{)\s+", r" \1"),  # blanks at the edges of a group, outside
+        (r"\s+(?<!\\)\}", "} "),
         (r"\*\*", "^"),
         (r"(?<![\w\\])0[xX]([0-9a-fA-F]+)(?!\w)", r"\1_{16}"),
         (r"(?<![\w\\])0[bB]([01]+)(?!\w)", r"\1_{2}"),
@@ -58,8 +60,8 @@ _SUBSTITUTIONS = tuple(
         (r"(?<!\.)\.\.\.+(?!\.)", r"\\ldots "),
         (r"^\s*(-?)\s*(?<!\\)\$\s*([\d.,]+)\s*$", r"\1\\$\2"),
         (r"(?<!\\)\$|(?<!\\)\\[()\[\]](?!\s*\d+pt)", " "),
-        (r"[`\"“”„«»]|^\s*'(?=.*'\s*$)|(?<=')'\s*$", ""),
-        (r"^\s*'(.*)'\s*$", r"\1"),
+        (r"[`\"“”„«»]", ""),
+        (r"^\s*'+(.*?)'+\s*$", r"\1"),
     )
 )
 _TOKEN = re.compile(
@@ -196,7 +198,7 @@ class _Scanner:
                 out.append(piece)
                 divides = piece in ("/", r"\cdot ") and self._before[-1:] == '"'
                 self._before = '"/' if divides else piece
-            spaced = False
+                spaced = False
         return "".join(out)
 
     def _opens(self) -> bool:

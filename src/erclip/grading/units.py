@@ -63,10 +63,10 @@ _CHANGES_VALUE = re.compile(
     |either|any|every|all|some|fold|into|of\sthese|another|other|others|next|previous|after|before
     |or\sso|million\w*|billion\w*|trillion\w*|\w*illion\w*|thousand\w*|hundred\w*|dozen\w*|mille
     |mil|mila|\w*illiard\w*|\w*illones?|tausend|hundert|mal|oder|und|nicht|mehr|weniger|ou|et|pas|plus|moins|o|y
-    |no|más|menos|percent|score|gross|lakh|crore|exponent|inverse|reciprocal|e|i|π
+    |veces|fois|раз|тысяч\w*|милли\w*|dutzend|docenas?|dozzine|или|не|и|no|más|menos|percent|score|gross|lakh|crore|exponent|inverse|reciprocal|e|i|π
     |interval|degree\w*|mean|sum|difference|product|ratio|odd|even|prime|one|two|three|four|five|six
     |seven|eight|nine|ten|eleven|twelve|first|second|third|fourth|otherwise|depending|conditions?
-    |[a-z]+(?:squared|fold|illion|ths))|.*[万亿千百十倍半余多]|.*(?:以上|以下|左右|分之|或|不).*""",
+    |[a-z]+(?:squared|fold|illion|ths))|.*[万亿千百十倍半余多成打折方根]|.*(?:以上|以下|左右|分之|或|不).*""",
     re.VERBOSE | re.IGNORECASE,
 )
 _MODIFIERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
