@@ -246,6 +246,17 @@ def _exact(item: Answer) -> bool:
     return bool(number and number.places is None and number.value.denominator == 1)
 
 
+def spelling_key(answer: str) -> Hashable:
+    """Equal for answers that are surely the same: one number, or one spelling."""
+    if not is_fair(answer):
+        return answer
+    reading = read(answer).answer
+    if isinstance(reading, Items):
+        return _bare(reading.text)
+    value = sides(reading.text)[-1]
+    return _key(Scalar(quantity(value).value)) if parse_number(quantity(value).value) else _bare(value)
+
+
 def _any(verdicts: Iterable[Verdict]) -> Verdict:
     seen = False
     for verdict in verdicts:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 TAIL_CHARS = 262_144
 MAX_GAP = 40
 THINK_END = "</think>"
+DEFAULT_FORMATS = ("boxed", "tag", "gsm8k", "minerva", "dapo")
 
 _BOX = re.compile(r"\\(?:boxed|fbox)")
 _BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
@@ -34,7 +35,7 @@ _FINAL_STOP = re.compile(r"(?:\.|。)?\s*(?:I hope (?:it|this) is correct\.?)?\s
 def extract_answer(
     response: str,
     *,
-    formats: Sequence[str] = (),
+    formats: Sequence[str] = DEFAULT_FORMATS,
     after_think: bool = False,
     last_number: bool = False,
     all_boxes: bool = False,
@@ -43,7 +44,7 @@ def extract_answer(
 
     Without `after_think`, what follows the last `</think>` counts first, then the whole response.
 
-    formats: names of `FORMATS`, tried in their order; () means all of `DEFAULT_FORMATS`.
+    formats: names of `FORMATS`, tried in their order.
     after_think: read only what follows the last `</think>`; without one there is no answer.
     all_boxes: join a run of neighbouring boxes (`\boxed{1} and \boxed{2}`) into one list; only for
         golds with several answers, because elsewhere the last box is the answer.
@@ -60,7 +61,7 @@ def extract_answer(
         return None
     for text in [after] if after_think or not before else [after, response]:
         tail = text[-TAIL_CHARS:]
-        for name in formats or DEFAULT_FORMATS:
+        for name in formats:
             if answer := FORMATS[name](tail, all_boxes):
                 return answer
     tail = (after if after_think else response)[-TAIL_CHARS:]
@@ -106,8 +107,6 @@ FORMATS: Mapping[str, Callable[[str, bool], str | None]] = {
 """`\\boxed{…}`; `<answer>…</answer>` (DeepSeek-R1); `#### …` (GSM8K); `Final Answer: The final
 answer is …. I hope it is correct.` (Minerva); a line `Answer: …` (DAPO, simple-evals); and prose,
 `the answer is …`, which few data sets ask for."""
-
-DEFAULT_FORMATS = ("boxed", "tag", "gsm8k", "minerva", "dapo")
 
 
 def _boxes(text: str) -> list[tuple[int, int, int]]:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from erclip.grading import guards
 from erclip.grading.compare import is_list, is_readable, meets, same_text
-from erclip.grading.extract import check_formats, extract_answer
+from erclip.grading.extract import DEFAULT_FORMATS, check_formats, extract_answer
 from erclip.grading.gold import Gold
 from erclip.grading.pool import Pool
 from erclip.grading.scalars import plain_scalar, value_scalar
@@ -46,7 +46,7 @@ class Grader:
         response: str,
         gold: str | Gold,
         *,
-        formats: Sequence[str] = (),
+        formats: Sequence[str] = DEFAULT_FORMATS,
         after_think: bool = False,
         last_number: bool = False,
         truncated: bool = False,
@@ -64,7 +64,7 @@ class Grader:
         self,
         pairs: Sequence[tuple[str, str | Gold]],
         *,
-        formats: Sequence[str] = (),
+        formats: Sequence[str] = DEFAULT_FORMATS,
         after_think: bool = False,
         last_number: bool = False,
         truncated: Sequence[bool] | None = None,
@@ -190,7 +190,7 @@ def grade(
     response: str,
     gold: str | Gold,
     *,
-    formats: Sequence[str] = (),
+    formats: Sequence[str] = DEFAULT_FORMATS,
     after_think: bool = False,
     last_number: bool = False,
     truncated: bool = False,
@@ -198,7 +198,7 @@ def grade(
     r"""Grade one response with a shared `Grader` of two workers.
 
     formats: how an answer may be announced, names of `erclip.grading.extract.FORMATS` in the order
-        in which they are tried; () means boxed, tag, gsm8k, minerva, dapo.
+        in which they are tried.
     after_think: grade only the text after the last `</think>`; without one there is no answer.
     last_number: if nothing is announced, take the last number in the text.
     truncated: the response hit its length limit; without an answer the reason is then `truncated`.

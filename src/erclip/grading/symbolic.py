@@ -17,7 +17,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 from math_verify import verify
 from math_verify.grader import should_treat_as_complex
-from sympy import Basic, Expr, Float, Rational
+from sympy import Basic, Expr, Float, Product, Rational, Sum
 from sympy.core.random import seed
 
 from erclip.grading.compare import is_readable, meets
@@ -31,6 +31,7 @@ from erclip.records import Reason
 DIGITS = 30
 MAX_DIGITS = 400
 MAX_LOG10 = 20_000
+WHOLE = (2, 3, 5, 4, 7, 6)  # points for sums, whose bounds are integers
 SYMBOL_LOG10 = 2  # the largest test point has two digits
 
 # What latex2sympy knows; it drops what it does not, and would grade the rest.
@@ -139,8 +140,9 @@ def _equal_values(
     if not names:
         return _equal_constants(gold, answer, texts, tolerance)
     compared = 0
-    for shift in range(len(POINTS)):
-        point = {n: Rational(POINTS[(i + shift) % len(POINTS)] + i) for i, n in enumerate(names)}
+    points = WHOLE if gold.has(Sum, Product) or answer.has(Sum, Product) else POINTS
+    for shift in range(len(points)):
+        point = {n: Rational(points[(i + shift) % len(points)] + i) for i, n in enumerate(names)}
         left, right = _exact(gold, point), _exact(answer, point)
         if _value(left) is None or _value(right) is None:
             continue
