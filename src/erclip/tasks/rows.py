@@ -53,7 +53,7 @@ class Item(NamedTuple):
     gold: Gold
 
 
-class _BadField(Exception):
+class _BadField(ValueError):
     """A field is there but does not hold what it should."""
 
 
@@ -69,9 +69,17 @@ def read_row(row: object, where: str, columns: Mapping[str, str] | None = None) 
     question = _pick(row, where, "prompt", columns, QUESTIONS)
     answer = _pick(row, where, "answer", columns, ANSWERS)
     try:
-        return Item(_asked(*question), _gold(*answer, row))
-    except (_BadField, ValueError) as error:
+        return Item(_asked(*question), read_gold(answer[1], answer[0], row))
+    except ValueError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def fields_of(row: Row, where: str, columns: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """The names of the fields that ask and that answer."""
+    return (
+        _pick(row, where, "prompt", columns or {}, QUESTIONS)[0],
+        _pick(row, where, "answer", columns or {}, ANSWERS)[0],
+    )
 
 
 def _pick(
@@ -138,8 +146,13 @@ def _content(content: object, name: str) -> str:
     return content
 
 
-def _gold(name: str, answer: object, row: Row) -> Gold:
-    """One answer or a list of them, with what OlympiadBench says beside a list."""
+def read_gold(answer: object, name: str = "answer", row: Row | None = None) -> Gold:
+    """One answer or a list of them, with what OlympiadBench's row says beside a list.
+
+    >>> read_gold(["1/2", 0.5]).answers, read_gold('["50"]').answers
+    (('1/2', '0.5'), ('50',))
+    """
+    row = row or {}
     if not isinstance(answer, list):
         return Gold.of(_text_of(answer, name))
     if not answer:
