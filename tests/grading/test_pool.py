@@ -182,7 +182,9 @@ def test_importing_is_cheap_and_workers_do_not_load_torch():
 def test_grade_works_outside_the_main_thread(grader, monkeypatch):
     monkeypatch.setattr(sys.modules["erclip.grading.grader"], "_default", [grader])
     found = []
-    thread = threading.Thread(target=lambda: found.append(grade(r"\boxed{\gcd(14,21)}", "7").correct))
+    thread = threading.Thread(
+        target=lambda: found.append(grade(r"\boxed{\gcd(14,21)}", "7").correct)
+    )
     thread.start()
     thread.join()
     assert found == [True]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from erclip.config.section import Count, Section
+from erclip.config.section import Count, Section, to_tuple
 from erclip.grading.extract import DEFAULT_FORMATS
 
-
-AnswerFormat = Literal["boxed", "tag", "gsm8k", "minerva", "dapo", "prose"]
+AnswerFormats = Annotated[
+    tuple[Literal["boxed", "tag", "gsm8k", "minerva", "dapo", "prose"], ...],
+    Field(min_length=1),
+    BeforeValidator(to_tuple),
+]
+Columns = dict[Literal["prompt", "answer"], str]
 
 
 class DataConfig(Section):
@@ -33,12 +37,12 @@ class DataConfig(Section):
     last_number: bool = Field(
         False, description="without a boxed answer, read the last number of the response"
     )
-    answer_formats: Annotated[tuple[AnswerFormat, ...], Field(min_length=1)] = Field(
+    answer_formats: AnswerFormats = Field(
         DEFAULT_FORMATS,
         description="how an answer may be announced, in the order tried: boxed, tag (<answer>), "
         "gsm8k (####), minerva, dapo (a line Answer: …), prose (the answer is …)",
     )
-    columns: dict[Literal["prompt", "answer"], str] = Field(
+    columns: Columns = Field(
         default_factory=dict,
         description='fields of a row, { prompt = "…", answer = "…" }; without, by known names',
     )

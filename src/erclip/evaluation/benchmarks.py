@@ -10,8 +10,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from erclip.errors import UserError
 from erclip.evaluation.problems import fold, text_hash
@@ -34,7 +33,6 @@ class Source(NamedTuple):
     revision: str
     problems: int
     sha256: str
-    rename: Mapping[str, str] = MappingProxyType({})  # the hub's field → that of a known format
 
 
 PLAIN = Wording()  # the problem alone
@@ -85,7 +83,6 @@ SOURCES: Mapping[str, Source] = {
         "80815d37005feb82cd7f8fbc6901d5d3eff43057",
         40,
         "1b8329fdb6565547be9bb3c7dd4cf5693601c53e5dceaac7f763b6ec71508e5b",
-        {"question": "problem"},
     ),
     "math500": Source(
         "HuggingFaceH4/MATH-500",
@@ -186,7 +183,7 @@ def _benchmark(
     identify = Identifier(name)
     prompts = []
     for row, where in rows:
-        item = read_row(_renamed(row, known), where, columns)
+        item = read_row(row, where, columns)
         asked = fold("\n".join(message["content"] for message in item.messages))
         messages = wording.dress(item.messages, where)
         prompts.append(Prompt(identify(asked), messages, item.gold, {"asked": asked}))
@@ -196,17 +193,15 @@ def _benchmark(
     sha256 = text_hash(problems)
     repeated = repeats_remark(prompts)
     remarks = [
-        *([f"{repeated}: responses to copies count as responses to one problem"] if repeated else ()),
+        *(
+            [f"{repeated}: responses to copies count as responses to one problem"]
+            if repeated
+            else ()
+        ),
         *_unlike(known, len(problems), sha256),
         *_unverifiable(problems),
     ]
     return Benchmark(name, prompts, grade, origin, sha256, tuple(remarks))
-
-
-def _renamed(row: Any, known: Source | None) -> Any:
-    if known is None or not isinstance(row, Mapping):
-        return row
-    return {known.rename.get(key, key): value for key, value in row.items()}
 
 
 def _hub_rows(source: Source) -> Iterator[Located]:

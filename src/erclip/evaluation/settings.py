@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from erclip.config.data import AnswerFormat
+from erclip.config.data import AnswerFormats, Columns
 from erclip.config.section import Count, Positive, Section
 from erclip.errors import UserError
 from erclip.grading.extract import DEFAULT_FORMATS
@@ -31,8 +31,8 @@ class EvaluationSettings(Section):
     system_prompt: str = ""
     after_think: bool = False
     last_number: bool = False
-    answer_formats: Annotated[tuple[AnswerFormat, ...], Field(min_length=1)] = DEFAULT_FORMATS
-    columns: dict[Literal["prompt", "answer"], str] = Field(default_factory=dict)
+    answer_formats: AnswerFormats = DEFAULT_FORMATS
+    columns: Columns = Field(default_factory=dict)
     entropy: bool = True
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"

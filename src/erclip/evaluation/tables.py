@@ -93,7 +93,11 @@ def audit_sheet(audit: Audit, title: str, rows: int = 50) -> Sheet:
 
 def kinds_table(audit: Audit) -> Table:
     """Both kinds of disagreement by kind of answer; with labels, both graders' errors."""
-    columns = {"responses": "responses", "only erclip": "only_ours", "only math-verify": "only_theirs"}
+    columns = {
+        "responses": "responses",
+        "only erclip": "only_ours",
+        "only math-verify": "only_theirs",
+    }
     if audit.is_labelled:
         columns |= {
             "erclip: false +": "our_false_positives",

@@ -81,8 +81,11 @@ def same_text(gold: Gold, answer: str) -> bool:
 
 
 def _meets_one(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> Verdict:
-    if (verdict := _choices(gold, answer, scalar, record)) is not None:
-        return verdict
+    verdict = _choices(gold, answer, scalar, record)
+    return _meets_content(gold, answer, scalar, record) if verdict is None else verdict
+
+
+def _meets_content(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> Verdict:
     wanted, given = read(gold), read(answer)
     if not _same_conditions(wanted, given, scalar, record):
         return False
@@ -100,19 +103,17 @@ def _choices(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> Verdic
     content = wanted["content"].lstrip(".:) ")
     if not given:
         if content:
-            return _meets_one(content, answer, scalar, record)
+            return _meets_content(content, answer, scalar, record)
         return False if wanted["open"] else None
     if wanted["letter"].upper() != given["letter"].upper() or _SEVERAL.search(given["content"]):
         return False
     stated = given["content"].lstrip(".:) ").removeprefix("(").removesuffix(")")
     if content and stated:
-        return _meets_one(content, stated, scalar, record)
+        return _meets_content(content, stated, scalar, record)
     return True
 
 
-def _same_conditions(
-    wanted: Reading, given: Reading, scalar: ScalarRule, record: Gold
-) -> bool:
+def _same_conditions(wanted: Reading, given: Reading, scalar: ScalarRule, record: Gold) -> bool:
     """A condition may be left out or added, but two must not contradict each other."""
     if not wanted.condition or not given.condition:
         return True
@@ -140,14 +141,23 @@ def _sets(gold: str, answer: str) -> Verdict:
 def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
     """A tuple or interval beside `P(3, 4)`, `y = 4, x = 3` or `a < x < b`, as a tuple or interval."""
     for one, other in ((gold, answer), (answer, gold)):
-        if isinstance(one, Items) and one.open in ("(", "[") and (chain := _CHAIN.fullmatch(other.text)):
+        if (
+            isinstance(one, Items)
+            and one.open in ("(", "[")
+            and (chain := _CHAIN.fullmatch(other.text))
+        ):
             ends = "[("[chain[2] == "<"], "])"[chain[3] == "<"]
             interval = Items(*ends, (Scalar(chain[1]), Scalar(chain[4])), other.text)
             return (gold, interval) if other is answer else (interval, answer)
         if isinstance(one, Items) and one.open == "(" and (point := _POINT.fullmatch(other.text)):
             pair = read(point[1]).answer
             return (gold, pair) if other is answer else (pair, answer)
-        if isinstance(one, Items) and isinstance(other, Items) and one.open in ("(", "[") and not other.open:
+        if (
+            isinstance(one, Items)
+            and isinstance(other, Items)
+            and one.open in ("(", "[")
+            and not other.open
+        ):
             pairs = [sides(item.text) for item in other.items if isinstance(item, Scalar)]
             names = [pair[0] for pair in pairs if len(pair) == 2]
             if len(names) == len(other.items) and all(re.fullmatch("[a-zA-Z]", n) for n in names):
@@ -218,8 +228,7 @@ def _match_unordered(
             left.discard(same.pop())
         else:
             rest.append(gold)
-    numbers = sum(isinstance(_key(item), tuple) for item in (*rest, *(answers[i] for i in left)))
-    if numbers == 2 * len(rest) and record.tolerance is None and all(_exact(g) for g in rest):
+    if record.tolerance is None and all(map(_is_integer, (*rest, *(answers[i] for i in left)))):
         return not rest
     if len(rest) > MAX_UNSORTED:
         return None if scalar.__name__ == "plain_scalar" else False
@@ -236,14 +245,16 @@ def _match_unordered(
 
 
 def _key(item: Answer) -> Hashable:
-    """What two items share that are surely equal: an exact number, or the spelling."""
-    number = parse_number(item.text) if isinstance(item, Scalar) else None
-    return (number.value,) if number else _bare(item.text)
+    """What two items share that are most likely equal: a number without its name, or the spelling."""
+    if isinstance(item, Items):
+        return tuple(map(_key, item.items))
+    number = parse_number(quantity(sides(item.text)[-1]).value)
+    return number.value if number else _bare(item.text)
 
 
-def _exact(item: Answer) -> bool:
+def _is_integer(item: Answer) -> bool:
     number = parse_number(item.text)
-    return bool(number and number.places is None and number.value.denominator == 1)
+    return bool(number and number.value.denominator == 1)
 
 
 def spelling_key(answer: str) -> Hashable:
@@ -253,8 +264,7 @@ def spelling_key(answer: str) -> Hashable:
     reading = read(answer).answer
     if isinstance(reading, Items):
         return _bare(reading.text)
-    value = sides(reading.text)[-1]
-    return _key(Scalar(quantity(value).value)) if parse_number(quantity(value).value) else _bare(value)
+    return _key(reading)
 
 
 def _any(verdicts: Iterable[Verdict]) -> Verdict:

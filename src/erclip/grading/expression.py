@@ -16,7 +16,9 @@ _TOKEN = re.compile(
     r" ?((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|\\(?:overline|vec|hat|tilde|dot|mathbb|mathcal|mathfrak)"
     r" ?\{\w+\}|[a-zA-Z]|\\[a-zA-Z]+|\^\{\\circ ?\}|[-+/^_!(){}\[\]|'])"
 )
-_CHOOSE = re.compile(r"(?:\{\})?[_^]\{(\w+)\}([CP])_\{(\w+)\}|(?<![a-zA-Z\\])([CP])\((\d+), ?(\d+)\)")
+_CHOOSE = re.compile(
+    r"(?:\{\})?[_^]\{(\w+)\}([CP])_\{(\w+)\}|(?<![a-zA-Z\\])([CP])\((\d+), ?(\d+)\)"
+)
 _DERIVATIVE = re.compile(r"\\frac\{d[^{}]*\}\{d|\\partial")
 _INDEXED = re.compile(r"_ ?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _DIGITS = ".0123456789"
@@ -37,7 +39,8 @@ _CALLS = frozenset(
 _ROUNDING = {r"\lfloor": (r"\rfloor", "floor"), r"\lceil": (r"\rceil", "ceil")}
 _ENDS = (None, "+", "-", ")", "}", "]", r"\rfloor", r"\rceil")
 _TIMES = r"\cdot"
-MAX_TOKENS = 1_000
+MAX_TOKENS = 200
+MAX_DEPTH = 50
 
 
 class Unclear(Exception):
@@ -89,7 +92,7 @@ class _Reader:
     def __init__(self, symbols: list[str]) -> None:
         self._symbols: list[str | None] = [*symbols, None]
         self._at = 0
-        self._moduli = 0
+        self._moduli = self._depth = 0
 
     @property
     def symbol(self) -> str | None:
@@ -110,6 +113,14 @@ class _Reader:
         return sign
 
     def sum(self) -> tuple:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise Unclear("too deep")
+        tree = self._sum()
+        self._depth -= 1
+        return tree
+
+    def _sum(self) -> tuple:
         tree = self._signed(self._sign(), self._product())
         while self.symbol in ("+", "-"):
             tree = ("+", tree, self._signed(self._sign(), self._product()))

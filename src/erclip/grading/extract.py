@@ -23,7 +23,8 @@ _TAG = re.compile(r"<answer>(.{0,4000}?)</answer>", re.DOTALL)
 _LINE = re.compile(r"^[ \t]*(?:Final )?Answer[ \t]*:[ \t]*(\S[^\n]*)", re.MULTILINE | re.IGNORECASE)
 _MINERVA = re.compile(r"[Ff]inal [Aa]nswer:? [Tt]he final answer is:?[ \t]*([^\n]+)")
 _PROSE = re.compile(
-    r"(?:answer\s*(?:\*\*)?\s*(?:is|:)|答案(?:是|为|：|:))(?:\*\*|\s)*(?::\s*)?([^\n]+)", re.IGNORECASE
+    r"(?:answer\s*(?:\*\*)?\s*(?:is|:)|答案(?:是|为|：|:))(?:\*\*|\s)*(?::\s*)?([^\n]+)",
+    re.IGNORECASE,
 )
 _NUMBER = re.compile(
     r"[-+−]?\\[dt]?frac\s?\{[^{}\n]{1,40}\}\s?\{[^{}\n]{1,40}\}"

@@ -155,16 +155,21 @@ def quick_reason(gold: Gold, answer: str | None, truncated: bool = False) -> Rea
         return "truncated" if truncated else "no_answer"
     if answer in gold.answers and not gold.is_multiple:
         return "correct"
-    if len(gold.answers) == 1 and _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold.answers[0]):
+    if (
+        len(gold.answers) == 1
+        and _INTEGER.fullmatch(answer)
+        and _INTEGER.fullmatch(gold.answers[0])
+    ):
         if int(answer) == int(gold.answers[0]):
             return "correct"
         if gold.tolerance is None and gold.unit is None and not gold.is_multiple:
             return "wrong"
     if not all(map(guards.is_fair, (answer, *gold.answers))):
         return "guarded"
-    if same_text(gold, answer):
-        return "correct"
-    verdict = meets(gold, answer, plain_scalar)
+    try:
+        verdict = same_text(gold, answer) or meets(gold, answer, plain_scalar)
+    except RecursionError:  # the caller's own stack is nearly full
+        return "guarded"
     if verdict is False and not is_readable(answer):
         return "parse_error"
     return None if verdict is None else "correct" if verdict else "wrong"

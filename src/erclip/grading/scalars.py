@@ -46,7 +46,9 @@ _UNIT_STARTS = re.compile(r'(?:\\frac\{|\[)?\(?"|%|\\Omega|\^\{\\circ ?\}|\\\$|[
 _CALLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis|ln|log|exp)(?![a-zA-Z])")
 _COMPOUND = re.compile(r"(\d[\d.]*)((?:\"[^\"]+\"|\^\{\\circ\}|'{1,2}))")
 _MINUTES = {"'": r"\frac{1}{60}", "''": r"\frac{1}{3600}"}
-_UNREAD = re.compile(r'"|\\ldots|[^\x00-\x7f]|\\\$|\d \d|\\quad|[#@?]|\\(?:cancel|not)|\d_\{|(?<![a-zA-Z}\'])\'')
+_UNREAD = re.compile(
+    r'"|\\ldots|[^\x00-\x7f]|\\\$|\d \d|\\quad|[#@?]|\\(?:cancel|not)|\d_\{|(?<![a-zA-Z}\'])\''
+)
 
 
 class Quantity(NamedTuple):
@@ -104,7 +106,10 @@ def _times(gold: str, answer: str) -> Verdict:
             a * right[0] == b * left[0] for a, b in zip(left, right, strict=True)
         )
     if any(ratios):
-        quotients = [t.replace(":", "/").replace(" ", "") if r else t for t, r in zip((gold, answer), ratios, strict=True)]
+        quotients = [
+            t.replace(":", "/").replace(" ", "") if r else t
+            for t, r in zip((gold, answer), ratios, strict=True)
+        ]
         numbers = [parse_number(text) for text in quotients]
         is_fraction = all("/" in text or "frac" in text for text in quotients)
         return is_fraction and None not in numbers and numbers[0].value == numbers[1].value
@@ -205,7 +210,11 @@ def operands(gold: str, answer: str) -> tuple[Quantity, Quantity]:
     gold, answer = _settled(gold), _settled(answer)
     gold_sides, answer_sides = sides(gold), sides(answer)
     if len(gold_sides) == 1:
-        swapped = len(answer_sides) == 2 and _NAME.fullmatch(answer_sides[1]) and parse_number(answer_sides[0])
+        swapped = (
+            len(answer_sides) == 2
+            and _NAME.fullmatch(answer_sides[1])
+            and parse_number(answer_sides[0])
+        )
         return quantity(gold), quantity(answer_sides[0 if swapped else -1])
     gold_name, gold_value = _assignment(gold_sides, gold)
     answer_name, answer_value = _assignment(answer_sides, answer)
@@ -267,16 +276,26 @@ def quantity(text: str) -> Quantity:
     text = without_label(text.strip()).removeprefix("#").removeprefix("\\#")
     if money := _MONEY.fullmatch(text):
         unit = read_unit(money[2] or f'"{money[3]}"')
-        value, scale = quantity(money[4])
+        value, scale = _measured(money[4])
         if scale is None or not scale.powers or scale.powers == getattr(unit, "powers", None):
             return Quantity(money[1] + value, unit)
+    return _measured(text)
+
+
+def _measured(text: str) -> Quantity:
+    """The value, and the unit behind it."""
     for start in _UNIT_STARTS.finditer(text):
-        value, said = text[: start.start()].removesuffix(r"\quad ").rstrip(" ,"), text[start.start() :]
+        value, said = (
+            text[: start.start()].removesuffix(r"\quad ").rstrip(" ,"),
+            text[start.start() :],
+        )
         if value and re.search(r"[\w)}\]!]$", value) and not is_unread(value):
             unit = None if said.startswith("^") and _CALLED.search(value) else read_unit(said)
             if unit is not None:
                 scaled = f"({value})\\cdot {unit.scale}" if unit.scale != 1 else value
-                return Quantity(scaled, unit._replace(scale=1) if unit.powers or unit.things else None)
+                return Quantity(
+                    scaled, unit._replace(scale=1) if unit.powers or unit.things else None
+                )
         break
     return _compound(text) or Quantity(text, None)
 
@@ -380,4 +399,8 @@ def _comparisons(text: str) -> list[tuple[str, str, str]]:
         flipped = sign in (">", r"\ge ")
         sign = {">": "<", r"\ge ": r"\le ", r"\ne ": "="}.get(sign, sign)
         found.append((right, sign, left) if flipped else (left, sign, right))
-    return sorted(found, key=lambda part: part[1]) if len(found) < 2 else (found[::-1] if signs[0] in (">", r"\ge ") else found)
+    return (
+        sorted(found, key=lambda part: part[1])
+        if len(found) < 2
+        else (found[::-1] if signs[0] in (">", r"\ge ") else found)
+    )

@@ -107,7 +107,10 @@ def _relation(text: str) -> Pieces | None:
     sides = [side.strip() for side in _RELATION.split(text)]
     signs = _RELATION.findall(text)
     if len(signs) == 2 and re.fullmatch(_NAME, sides[1]):
-        halves = [_half(sides[1], _FLIPPED[signs[0]], sides[0]), _half(sides[1], signs[1], sides[2])]
+        halves = [
+            _half(sides[1], _FLIPPED[signs[0]], sides[0]),
+            _half(sides[1], signs[1], sides[2]),
+        ]
         return _merged(halves, _common)
     if len(signs) != 1 or signs == ["="]:
         return None
@@ -125,7 +128,9 @@ def _half(variable: str, sign: str, bound: str) -> Pieces | None:
         return None
     below = (Piece(float("-inf"), False, value, sign == r"\le "),)
     above = (Piece(value, sign == r"\ge ", float("inf"), False),)
-    return {"<": below, r"\le ": below, ">": above, r"\ge ": above, r"\ne ": below + above}.get(sign)
+    return {"<": below, r"\le ": below, ">": above, r"\ge ": above, r"\ne ": below + above}.get(
+        sign
+    )
 
 
 def _modulus(modulus: re.Match[str], sign: str, radius: Any) -> Pieces | None:
@@ -156,8 +161,7 @@ def _ordered(pieces: list[Piece]) -> Pieces:
     for piece in sorted(pieces, key=lambda p: (p.low, not p.has_low)):
         last = done[-1] if done else None
         if last and (
-            piece.low < last.high
-            or (piece.low == last.high and (piece.has_low or last.has_high))
+            piece.low < last.high or (piece.low == last.high and (piece.has_low or last.has_high))
         ):
             high = max((last.high, last.has_high), (piece.high, piece.has_high))
             done[-1] = Piece(last.low, last.has_low, *high)

@@ -22,8 +22,8 @@ _LABEL = re.compile(r'((?:"[^"]+")+)(:|：)? ?(?=.)')
 _MEMBERSHIP = re.compile(r"(?:[a-zA-Z]|\\[a-z]+ ?)(?:_\{\w+\})? ?\\in ?(?=[\[({\\\]])(?!\\mathbb)")
 _QUALIFIED = re.compile(
     r'(?P<value>.*?[^\s,(])(?:,|\\quad| )*?(?:"(?:for|where|with)"(?P<words>.*)|\\forall (?P<all>.*)'
-    r'|(?<=,)\s*(?P<tail>[a-zA-Z]\\in \\mathbb.*)'
-    r'|(?<=\\quad )\((?P<round>.*)\)|\((?P<tight>[a-zA-Z] ?(?:\\[gl]e |[<>]|\\in ).*)\))'
+    r"|(?<=,)\s*(?P<tail>[a-zA-Z]\\in \\mathbb.*)"
+    r"|(?<=\\quad )\((?P<round>.*)\)|\((?P<tight>[a-zA-Z] ?(?:\\[gl]e |[<>]|\\in ).*)\))"
 )
 _CONDITION_WORDS = re.compile(
     r'(?:"(?:all|every|any|each|some|an?|is|are|and|integers?|positive|negative|real|natural|non'
@@ -31,17 +31,22 @@ _CONDITION_WORDS = re.compile(
     re.IGNORECASE,
 )
 _UNIVERSAL = re.compile(r'(?:"(?:all|every|any|each)")', re.IGNORECASE)
-_CONDITION = re.compile(r"[a-zA-Z]|[a-zA-Z][, a-zA-Z]*(?:\\in |\\[gl]e |[<>]|\\ne ).*|.*(?:\\[gl]e |[<>])[a-zA-Z].*|")
-_THOUSANDS = re.compile(r'[^\d(\[{,"]*\d{1,3}(?:,\d{3})+(?:\.\d+)?[^\d)\],]*')
+_CONDITION = re.compile(
+    r"[a-zA-Z]|[a-zA-Z][, a-zA-Z]*(?:\\in |\\[gl]e |[<>]|\\ne ).*|.*(?:\\[gl]e |[<>])[a-zA-Z].*|"
+)
+_THOUSANDS = re.compile(r'[^\d(\[{,"]*\d{1,3}(?:,\d{3}){1,6}(?:\.\d+)?[^\d)\],]*')
 _CONNECTIVE = re.compile(r'(?:, ?)?"(?:and|or|And|Or|AND|OR)"|;')
 _SPREAD = re.compile(r'[^"(]*(?:\\quad [^"(]*)+')
 _PLUS_MINUS = re.compile(r"\\(pm|mp) ")
 _FRENCH = re.compile(r"([\[\]])(.*[,;].*)([\[\]])")
 _OPENING = {"(": ")", "[": "]", r"\{": r"\}"}
 _DELIMITERS = re.compile(
-    r'"[^"]*"|\\begin\{|\\end\{|\\(?:cup|cap|setminus)(?![a-zA-Z])|\\[{}]|\\.|[()\[\]{},=]', re.DOTALL
+    r'"[^"]*"|\\begin\{|\\end\{|\\(?:cup|cap|setminus)(?![a-zA-Z])|\\[{}]|\\.|[()\[\]{},=]',
+    re.DOTALL,
 )
-_MATRIX = re.compile(r"(?P<factor>[^&,=]*?)\\begin\{matrix\}(?P<cells>.*)\\end\{matrix\}", re.DOTALL)
+_MATRIX = re.compile(
+    r"(?P<factor>[^&,=]*?)\\begin\{matrix\}(?P<cells>.*)\\end\{matrix\}", re.DOTALL
+)
 _NAMES = re.compile(r"\(?[a-zA-Z\\][\w\\{}' ]*(?:\([\w, ]*\)|(?:, ?[a-zA-Z\\][\w\\{}' ]*)*\)?)?")
 
 
@@ -112,7 +117,11 @@ def without_label(text: str) -> str:
 
 
 def _without_condition(text: str) -> tuple[str, str]:
-    match = _QUALIFIED.fullmatch(text) if re.search(r'"(?:for|where|with)"|\\forall|[<>]|\\[gl]e|\\in', text) else None
+    match = (
+        _QUALIFIED.fullmatch(text)
+        if re.search(r'"(?:for|where|with)"|\\forall|[<>]|\\[gl]e|\\in', text)
+        else None
+    )
     if match is None:
         return text, ""
     said = next(part for part in match.groups()[1:] if part is not None)
@@ -132,7 +141,7 @@ def _take_apart(text: str, is_list: bool) -> Answer:
     sides = split_top(text, "=")
     if len(sides) == 2 and _NAMES.fullmatch(sides[0]):
         named = _take_apart(sides[1], is_list)
-        if isinstance(named, Items) and named.open not in ("", r"\cup") :
+        if isinstance(named, Items) and named.open not in ("", r"\cup"):
             return named
     if matrix := _matrix(text):
         return matrix
@@ -173,7 +182,9 @@ def _bracketed(text: str, *, alone: bool = False) -> Items | Scalar | None:
             is_set = opening == r"\{" and (
                 not alone or isinstance(items[0], Items) or items[0].text == r"\emptyset"
             )
-            return items[0] if len(items) == 1 and not is_set else Items(opening, closing, items, text)
+            return (
+                items[0] if len(items) == 1 and not is_set else Items(opening, closing, items, text)
+            )
         return None
     items = tuple(item for part in parts for item in _expand(part))
     return Items(opening, closing, items, text)
@@ -199,7 +210,9 @@ def _matrix(text: str) -> Items | None:
     factor = f"({match['factor']})\\cdot " if match["factor"] else ""
     rows = [row.split("&") for row in match["cells"].split(r"\\") if row.strip()]
     items = tuple(
-        Items("row", "row", tuple(Scalar(_times(factor, cell.strip())) for cell in row), "&".join(row))
+        Items(
+            "row", "row", tuple(Scalar(_times(factor, cell.strip())) for cell in row), "&".join(row)
+        )
         for row in rows
     )
     return Items("matrix", "matrix", items, text)

@@ -32,7 +32,6 @@ from erclip.grading.names import (
 from erclip.grading.units import is_unit
 
 
-
 def _half_of_day(match: re.Match[str]) -> str:
     """`p.m.` as one word, whatever braces it stands in."""
     return rf" \text{{{match[2]}{match[3]}}}" + "{" * match[0].count("{")
@@ -61,7 +60,7 @@ _SUBSTITUTIONS = tuple(
         (r"^\s*(-?)\s*(?<!\\)\$\s*([\d.,]+)\s*$", r"\1\\$\2"),
         (r"(?<!\\)\$|(?<!\\)\\[()\[\]](?!\s*\d+pt)", " "),
         (r"[`\"“”„«»]", ""),
-        (r"^\s*'+(.*?)'+\s*$", r"\1"),
+        (r"^\s*'([^']+)'\s*$", r"\1"),
     )
 )
 _TOKEN = re.compile(
@@ -73,6 +72,8 @@ _GROUPED = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?[\d])")
 _ENDS_A_VALUE = re.compile(r"[\d)\]}%]$|\\circ\s?$")
 _SPACES = {"\\,", "\\;", "\\:", "\\!", "\\ ", "\\>", "~", "\\/", "\\-"}
 _MAX_ARGUMENT = 400
+_MAX_DEPTH = 40
+_OPENERS = {")": "(", "]": "["}
 
 
 @lru_cache(maxsize=16_384)
@@ -87,7 +88,10 @@ def canonical(text: str) -> str:
     text = _ascii(text)
     for pattern, replacement in _SUBSTITUTIONS:
         text = pattern.sub(replacement, text)
-    written = _Scanner(text).group(upright=False)
+    try:
+        written = _Scanner(text).group(upright=False)
+    except _TooDeep:
+        return f'"{text}"'  # as written: no reading of it
     written = _GROUPED.sub(lambda match: match[0].replace(" ", ""), written)
     return _stripped(written)
 
@@ -162,20 +166,30 @@ def _mapped(sign: str) -> tuple[str, str]:
     return "", sign
 
 
+class _TooDeep(Exception):
+    """Commands take one another as arguments without end."""
+
+
 class _Scanner:
     """TeX's rules for groups and arguments over one text; the guards have bounded its depth."""
 
     def __init__(self, text: str) -> None:
         self._text, self._at = text, 0
+        self._depth = 0
         self._before = ""  # the piece that was written last, at whatever depth
 
     def group(self, upright: bool, until: str | None = None) -> str:
         r"""What stands before the closing brace, or before `\end`, in canonical form."""
         out: list[str] = []
-        spaced = False
+        spaced, inner = False, 0
+        self._deeper(1)
         while (match := _TOKEN.match(self._text, self._at)) is not None:
             token, self._at = match[0], match.end()
-            if token == until or (token == "}" and until != r"\end"):
+            if until in (")", "]") and token == _OPENERS[until]:
+                inner += 1
+            elif token == until and inner:
+                inner -= 1
+            elif token == until or (token == "}" and until != r"\end" and self._depth > 1):
                 break
             if token.isspace() or token in _SPACES:
                 spaced = True
@@ -185,21 +199,24 @@ class _Scanner:
                 continue
             if token in (r"\over", r"\choose"):
                 kind = r"\frac" if token == r"\over" else r"\binom"
-                return f"{kind}{{{''.join(out)}}}{{{self.group(upright, until)}}}"
+                out = [f"{kind}{{{''.join(out)}}}{{{self.group(upright, until)}}}"]
+                break
             before = out[-1] if out else ""
             piece = self._item(token, upright, spaced)
-            if spaced and before[-1:].isdigit() and piece[:1].isdigit():
-                out.append(" ")
-            elif before[-1:] == "," and spaced:
-                out.append(" ")
-            elif re.search(r"\\[a-zA-Z]+$", before) and piece[:1].isalpha():
+            if (spaced and before[-1:].isdigit() and piece[:1].isdigit()) or (before[-1:] == "," and spaced) or (re.search(r"\\[a-zA-Z]+$", before) and piece[:1].isalpha()):
                 out.append(" ")
             if piece:
                 out.append(piece)
                 divides = piece in ("/", r"\cdot ") and self._before[-1:] == '"'
                 self._before = '"/' if divides else piece
                 spaced = False
+        self._deeper(-1)
         return "".join(out)
+
+    def _deeper(self, step: int) -> None:
+        self._depth += step
+        if self._depth > _MAX_DEPTH:
+            raise _TooDeep
 
     def _opens(self) -> bool:
         return re.match(r"\s*\{", self._text[self._at : self._at + 20]) is not None
@@ -267,7 +284,10 @@ class _Scanner:
             return self.group(upright)
         if match[0][0] == "\\":
             self._at = match.end()
-            return self._item(match[0], upright).strip()
+            self._deeper(1)
+            piece = self._item(match[0], upright).strip()
+            self._deeper(-1)
+            return piece
         self._at += 1
         return self._text[self._at - 1]
 

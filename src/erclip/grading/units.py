@@ -49,7 +49,7 @@ _SCALES = {
     **dict.fromkeys(("billion", "billions", "bn"), 10**9),
     **dict.fromkeys(("trillion", "trillions", "tn"), 10**12),
     **dict.fromkeys(("dozen", "dozens"), 12),
-    **{"万": 10**4, "亿": 10**8, "lakh": 10**5, "crore": 10**7, "score": 20, "gross": 144},
+    "万": 10**4, "亿": 10**8, "lakh": 10**5, "crore": 10**7, "score": 20, "gross": 144,
 }
 # Words that no name of a counted thing holds: they say something about the value.
 _CHANGES_VALUE = re.compile(

@@ -105,7 +105,9 @@ def _unverified(problems: Sequence[Prompt]) -> list[str]:
     with Grader() as grader:
         failed = grader.check_golds({prompt.id: prompt.gold for prompt in problems})
     golds = {prompt.id: str(prompt.gold) for prompt in problems}
-    shown = ", ".join(f"{_short(golds[name], 40)!r} ({why})" for name, why in list(failed.items())[:5])
+    shown = ", ".join(
+        f"{_short(golds[name], 40)!r} ({why})" for name, why in list(failed.items())[:5]
+    )
     return [f"{len(failed)} golds do not verify against themselves: {shown}."] if failed else []
 
 
