@@ -14,7 +14,7 @@ AnswerFormats = Annotated[
     Field(min_length=1),
     BeforeValidator(to_tuple),
 ]
-Columns = dict[Literal["prompt", "answer"], str]
+Columns = dict[Annotated[str, Field(pattern="^(prompt|answer)$")], str]
 
 
 class DataConfig(Section):

@@ -38,10 +38,10 @@ class Outcome:
 
 
 def summarise(problems: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
-    """Every number of one set: P problems with k outcomes each, or at least k where a set repeats some.
+    """Every number of one set: P problems with k outcomes each, or more where a set repeats some.
 
-    pass@j for j = 1, 2, 4, … and k; the entropy is a mean over tokens, all other numbers are means
-    over problems or responses.
+    k is the smallest number of outcomes; pass@j for j = 1, 2, 4, … and k. The entropy is a mean
+    over tokens, all other numbers are means over problems or responses.
     """
     flat = [outcome for outcomes in problems for outcome in outcomes]
     k = min(map(len, problems))

@@ -15,9 +15,9 @@ from functools import lru_cache
 from erclip.grading.exact import parse_number
 from erclip.grading.gold import Gold
 from erclip.grading.guards import is_fair
-from erclip.grading.scalars import ScalarRule, Verdict, _bare, quantity, same_spelling, sides
+from erclip.grading.scalars import ScalarRule, Verdict, quantity, sides
 from erclip.grading.structure import Answer, Items, Reading, Scalar, read
-from erclip.grading.typography import canonical
+from erclip.grading.typography import bare_spelling, canonical, same_spelling
 
 MAX_UNSORTED = 12
 MAX_WORDS = 3
@@ -35,7 +35,8 @@ _ACCEPTED = {
 }
 _CHOICE = re.compile(
     r'(?:"(?:option|choice|answer|statement|select|选|选项|选择|答案|答|故选|the|is|correct)":? ?)*'
-    r"(?P<open>[(\[])?(?P<letter>[A-Ja-j])(?(open)[)\]])(?P<content>[.:)] ?.*|\(.*\)|(?<=[)\]]).*|)",
+    r"(?P<open>[(\[])?(?P<letter>[A-Ja-j])(?(open)[)\]])"
+    r"(?P<content>[.:)] ?.*|\(.*\)|(?<=[)\]]).*|)",
     re.IGNORECASE,
 )
 _SEVERAL = re.compile(
@@ -96,7 +97,7 @@ def _meets_content(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> 
 
 
 def _choices(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> Verdict:
-    """`(B)` is met by its letter, in any dress and with any single content; never by two letters."""
+    """`(B)` is met by its letter, in any dress, with any content but another choice."""
     wanted, given = _CHOICE.fullmatch(canonical(gold)), _CHOICE.fullmatch(canonical(answer))
     if not wanted or not (wanted["open"] or wanted["letter"].isupper()):
         return None
@@ -139,7 +140,7 @@ def _sets(gold: str, answer: str) -> Verdict:
 
 
 def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
-    """A tuple or interval beside `P(3, 4)`, `y = 4, x = 3` or `a < x < b`, as a tuple or interval."""
+    """What stands beside a tuple or interval, as one: `P(3, 4)`, `y = 4, x = 3`, `a < x < b`."""
     for one, other in ((gold, answer), (answer, gold)):
         if (
             isinstance(one, Items)
@@ -186,7 +187,8 @@ def _match(gold: Answer, answer: Answer, scalar: ScalarRule, record: Gold) -> Ve
     if isinstance(gold, Items) and isinstance(answer, Items):
         return _match_items(gold, answer, scalar, record)
     items, single = (gold, answer) if isinstance(gold, Items) else (answer, gold)
-    if items.open in ("(", "[", r"\cup") and _SET_LIKE.search(single.text):
+    brackets = items.open if isinstance(items, Items) else ""
+    if brackets in ("(", "[", r"\cup") and _SET_LIKE.search(single.text):
         return scalar(gold.text, answer.text, record)
     return False
 
@@ -231,7 +233,7 @@ def _match_unordered(
     if record.tolerance is None and all(map(_is_integer, (*rest, *(answers[i] for i in left)))):
         return not rest
     if len(rest) > MAX_UNSORTED:
-        return None if scalar.__name__ == "plain_scalar" else False
+        return None
     undecided = False
     for gold in rest:
         verdicts = {i: _match(gold, answers[i], scalar, record) for i in sorted(left)}
@@ -245,11 +247,11 @@ def _match_unordered(
 
 
 def _key(item: Answer) -> Hashable:
-    """What two items share that are most likely equal: a number without its name, or the spelling."""
+    """What items share that are most likely equal: a number without its name, or the spelling."""
     if isinstance(item, Items):
         return tuple(map(_key, item.items))
     number = parse_number(quantity(sides(item.text)[-1]).value)
-    return number.value if number else _bare(item.text)
+    return number.value if number else bare_spelling(item.text)
 
 
 def _is_integer(item: Answer) -> bool:
@@ -263,7 +265,7 @@ def spelling_key(answer: str) -> Hashable:
         return answer
     reading = read(answer).answer
     if isinstance(reading, Items):
-        return _bare(reading.text)
+        return bare_spelling(reading.text)
     return _key(reading)
 
 

@@ -13,8 +13,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 _TOKEN = re.compile(
-    r" ?((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|\\(?:overline|vec|hat|tilde|dot|mathbb|mathcal|mathfrak)"
-    r" ?\{\w+\}|[a-zA-Z]|\\[a-zA-Z]+|\^\{\\circ ?\}|[-+/^_!(){}\[\]|'])"
+    r" ?((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    r"|\\(?:overline|vec|hat|tilde|dot|mathbb|mathcal|mathfrak) ?\{\w+\}"
+    r"|[a-zA-Z]|\\[a-zA-Z]+|\^\{\\circ ?\}|[-+/^_!(){}\[\]|'])"
 )
 _CHOOSE = re.compile(
     r"(?:\{\})?[_^]\{(\w+)\}([CP])_\{(\w+)\}|(?<![a-zA-Z\\])([CP])\((\d+), ?(\d+)\)"
@@ -198,8 +199,8 @@ class _Reader:
     def _mixed(self, whole: int) -> tuple:
         r"""`2\frac{1}{2}` is a sum, `2\frac{\pi}{3}` a product."""
         fraction = self._atom()
-        parts = [part[1] if part[0] == "number" else None for part in fraction[1:]]
-        if None not in parts and 0 < parts[0] < parts[1]:
+        parts = [part[1] for part in fraction[1:] if part[0] == "number"]
+        if len(parts) == 2 and 0 < parts[0] < parts[1]:
             return ("+", ("number", Fraction(whole)), fraction)
         return ("*", ("number", Fraction(whole)), fraction)
 

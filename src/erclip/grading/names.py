@@ -129,7 +129,7 @@ PLAIN_WORDS = frozenset(
     he she we me my go so do as by an am pm oh her his new old big son win low high art rat tar
     act log ink set net pot top tip pit nap pan ape pea""".split()  # noqa: SIM905
 )
-NUMBER_WORDS = {
+NUMBER_WORDS: dict[str, str] = {
     word: str(value)
     for value, word in enumerate(
         """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen

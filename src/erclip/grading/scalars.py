@@ -1,9 +1,9 @@
 r"""Decides whether two single things are equal, each by the rule of its kind.
 
-Kinds are tried in this order: time of day or ratio, digits in a base, residue, words, quantity
-(number or expression with a unit), equation or inequality. None of this needs sympy and all of it
-has a bounded cost, so it runs in the calling process. None means "cannot tell without algebra".
-Text that no rule reads is equal only to the same text.
+The kinds of `erclip.grading.kinds` come first, then quantities (a number or an expression with a
+unit), equations and inequalities. None of this needs sympy and all of it has a bounded cost, so it
+runs in the calling process. None means "cannot tell without algebra". Text that no rule reads is
+equal only to the same text.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from erclip.grading.exact import Number, numbers_equal, parse_number
 from erclip.grading.gold import Gold
-from erclip.grading.names import NUMBER_WORDS
+from erclip.grading.kinds import KINDS
 from erclip.grading.structure import split_top, without_label
-from erclip.grading.typography import canonical
+from erclip.grading.typography import canonical, same_spelling
 from erclip.grading.units import Unit, is_angle, ratio, read_unit
 
 Verdict = bool | None
@@ -25,22 +25,16 @@ ScalarRule = Callable[[str, str, Gold], Verdict]
 """(gold text, answer text, gold record) → equal, different, or undecided."""
 
 _NAME = re.compile(
-    r"(?!\\(?:sqrt|frac|pi|binom|infty)(?![a-zA-Z]))\\?[a-zA-Z][\w\\{}' ]*(?:\([\w, ]*\))?|\([a-z](?:, ?[a-z])*\)|\\(?:overline|angle) ?\{?\w+\}?"
+    r"(?!\\(?:sqrt|frac|pi|binom|infty)(?![a-zA-Z]))\\?[a-zA-Z][\w\\{}' ]*(?:\([\w, ]*\))?"
+    r"|\([a-z](?:, ?[a-z])*\)"
 )
 _SIGNS = re.compile(r"<|>|\\le |\\ge |\\ne ")
 _RELATION = re.compile(r"[<>]|\\(?:ne|le|ge|sim|in|subset|subseteq)(?![a-zA-Z])")
 _INFINITY = re.compile(r"([-+]?)\\infty ?")
 _CALL = re.compile(r"([a-zA-Z])\(([a-zA-Z])\)")
-_CLOCK = re.compile(r'(\d{1,2}):(\d{2})(?::(\d{2}))?(?:"([aApP])[mM]")?')
-_RATIO = re.compile(r"\d+(?:\.\d+)?(?:: ?\d+(?:\.\d+)?)+")
-_BASED = re.compile(
-    r"(?P<digits>[0-9A-Za-z]+)(?:_\{(?P<index>\d+|[a-z]+)\}|(?:in)?base(?P<said>\d+|[a-z]+))"
-)
-_BASES = {**NUMBER_WORDS, "bin": "2", "oct": "8", "dec": "10", "hex": "16"}
-_RESIDUE = re.compile(r"(?:(.+?)\\equiv )?(.+?)\(?\\mod ?\{?([^{}()]+)\}?\)?")
-_ARTICLES = ("a", "an", "the")
 _MONEY = re.compile(
-    r'(-?)(?:"?(?:US|A|C|NZ|HK)?"?(\\\$|[€£¥₹₩₽])|"(USD|EUR|GBP|CNY|RMB|INR|JPY|Rs|rs|US\$)")[ .]?(-?[\d.(\\].*)'
+    r'(-?)(?:"?(?:US|A|C|NZ|HK)?"?(\\\$|[€£¥₹₩₽])|"(USD|EUR|GBP|CNY|RMB|INR|JPY|Rs|rs)")'
+    r"[ .]?(-?[\d.(\\].*)"
 )
 _UNIT_STARTS = re.compile(r'(?:\\frac\{|\[)?\(?"|%|\\Omega|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢]')
 _CALLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis|ln|log|exp)(?![a-zA-Z])")
@@ -65,7 +59,7 @@ def plain_scalar(gold: str, answer: str, record: Gold) -> Verdict:
 
 def value_scalar(gold: str, answer: str, record: Gold) -> Verdict:
     """Equality by kind; never by spelling alone."""
-    for rule in (_times, _based, _residues, _words):
+    for rule in KINDS:
         if (verdict := rule(gold, answer)) is not None:
             return verdict
     (gold, gold_unit), (answer, answer_unit) = operands(gold, answer)
@@ -79,126 +73,9 @@ def value_scalar(gold: str, answer: str, record: Gold) -> Verdict:
     return _values(gold, answer, record.tolerance)
 
 
-def same_spelling(gold: str, answer: str) -> bool:
-    """Whether two canonical texts differ in nothing but quoting and the blank after a comma."""
-    return _bare(gold) == _bare(answer)
-
-
-@lru_cache(maxsize=16_384)
-def _bare(text: str) -> str:
-    return re.sub(r'"|(?<=,) | +(?=[^\w])|(?<=[a-zA-Z]) (?=\d)', "", text)
-
-
 def is_unread(text: str) -> bool:
     """Whether a text holds something that is no mathematics: it equals only the same text."""
     return bool(_UNREAD.search(text))
-
-
-def _times(gold: str, answer: str) -> Verdict:
-    """Times of day by hour and minute, ratios by proportion; a ratio of two is a fraction."""
-    clocks = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(answer)
-    if clocks[0] and clocks[1]:
-        return _same_time(clocks[0], clocks[1])
-    ratios = [_RATIO.fullmatch(text) for text in (gold, answer)]
-    if ratios[0] and ratios[1]:
-        left, right = ([float(p) for p in text.split(":")] for text in (gold, answer))
-        return len(left) == len(right) and all(
-            a * right[0] == b * left[0] for a, b in zip(left, right, strict=True)
-        )
-    if any(ratios):
-        quotients = [
-            t.replace(":", "/").replace(" ", "") if r else t
-            for t, r in zip((gold, answer), ratios, strict=True)
-        ]
-        numbers = [parse_number(text) for text in quotients]
-        is_fraction = all("/" in text or "frac" in text for text in quotients)
-        return is_fraction and None not in numbers and numbers[0].value == numbers[1].value
-    return False if any(clocks) else None
-
-
-def _same_time(gold: re.Match[str], answer: re.Match[str]) -> bool:
-    """Half of the day may be left out, but not be another one; 15:30 is 3:30 p.m."""
-    minutes = [(int(m[1]) % 12 if m[4] else int(m[1])) * 60 + int(m[2]) for m in (gold, answer)]
-    halves = [(m[4] or "").lower() for m in (gold, answer)]
-    if int(gold[3] or 0) != int(answer[3] or 0):
-        return False
-    if halves[0] and halves[1]:
-        return minutes[0] == minutes[1] and halves[0] == halves[1]
-    if not halves[0] and not halves[1]:
-        return minutes[0] == minutes[1]
-    half = 720 * ((halves[0] or halves[1]) == "p")
-    said, bare = (minutes[0], minutes[1]) if halves[0] else (minutes[1], minutes[0])
-    return bare in (said + half, said, said + 720 * (said < 60))
-
-
-@lru_cache(maxsize=8192)
-def _digits(text: str) -> tuple[str, str] | None:
-    """(digits, base) of a number in a stated base; some digit must be one of the ten."""
-    text = re.sub(r'["() ]|\\overline(?=\{\w+\}_)', "", text)
-    match = _BASED.fullmatch(re.sub(r"^\{(\w+)\}", r"\1", text))
-    base = match and (match["index"] or match["said"])
-    base = _BASES.get(base or "", base)
-    if match is None or not base or not base.isdigit():
-        return None
-    is_number = all(int(digit, 36) < int(base) for digit in match["digits"])
-    return (match["digits"].upper(), base) if is_number else None
-
-
-def _based(gold: str, answer: str) -> Verdict:
-    """`204_5` is met by `204_5` and by its digits alone, not by its decimal value."""
-    left, right = _digits(gold), _digits(answer)
-    if left and right:
-        return left == right
-    if not left and not right:
-        return None
-    digits, other = (left[0], answer) if left else (right[0], gold)
-    if re.fullmatch(r"[0-9A-Za-z\"]+", other):
-        return other.replace('"', "").upper() == digits
-    return False if re.search(r"\d", digits) else None
-
-
-def _residues(gold: str, answer: str) -> Verdict:
-    r"""`x \equiv 3 \pmod 7` is met by 3, or by any number that differs by a multiple of 7."""
-    left, right = _RESIDUE.fullmatch(gold), _RESIDUE.fullmatch(answer)
-    if not left:
-        return False if right else None
-    name, value, modulus = left.groups()
-    if not right:
-        answer = re.sub(r"^[a-z](?:=|\\equiv )", "", answer)
-        numbers = parse_number(value), parse_number(answer)
-        return None not in numbers and numbers[0].value == numbers[1].value
-    numbers = [parse_number(text.strip()) for text in (value, right[2], modulus, right[3])]
-    if None in numbers:
-        return same_spelling(gold, answer)
-    a, b, m, n = (number.value for number in numbers)
-    same_name = not name or not right[1] or name == right[1]
-    return same_name and m == n and m != 0 and (a - b) % m == 0
-
-
-def _words(gold: str, answer: str) -> Verdict:
-    """Words equal the same words in any case, articles aside; letters may be a product."""
-    golds, answers = _word_list(gold), _word_list(answer)
-    if golds and answers:
-        return golds == answers
-    words, other = (golds, answer) if golds else (answers, gold)
-    if not words:
-        return None
-    if len(words) == 1 and (number := NUMBER_WORDS.get(words[0])) and parse_number(other):
-        return parse_number(other) == parse_number(number)
-    bare = re.sub(r"[{} ]", "", other)
-    if re.fullmatch(r"[a-zA-Z]+", bare):
-        return words == (bare.lower(),)
-    return False
-
-
-@lru_cache(maxsize=8192)
-def _word_list(text: str) -> tuple[str, ...]:
-    """The words of a text that is nothing else; () for anything that holds mathematics."""
-    text = without_label(text)
-    if '"' not in text or not re.fullmatch(r"(?:\"[^\"]+\"|[Aa] ?|[A-Z]|[-', .!]|s)+", text):
-        return ()
-    words = re.findall(r"[^\W_]+(?:'[a-z])?", text.replace('"', " ").replace(" '", "'").lower())
-    return tuple(word for word in words if word not in _ARTICLES) or tuple(words)
 
 
 def operands(gold: str, answer: str) -> tuple[Quantity, Quantity]:
@@ -229,7 +106,7 @@ def operands(gold: str, answer: str) -> tuple[Quantity, Quantity]:
 
 
 def _settled(text: str) -> str:
-    r"""`\equiv` without a modulus is `=`; of `x \approx 1.4` and `\sqrt2 \approx 1.4` what counts."""
+    r"""`\equiv` without a modulus is `=`, so is `\approx` after a name; else its left counts."""
     text = text.replace(r"\equiv ", "=") if r"\mod" not in text else text
     left, approximate, right = text.partition(r"\approx ")
     if not approximate:
@@ -386,7 +263,7 @@ def _values(gold: str, answer: str, tolerance: float | None) -> Verdict:
 
 
 def _comparisons(text: str) -> list[tuple[str, str, str]]:
-    r"""(left, sign, right) of an equation or a chain of inequalities, every sign made `<` or `\le`."""
+    r"""(left, sign, right) of an equation or a chain of inequalities, all made `<` or `\le`."""
     parts = sides(text)
     if len(parts) == 2:
         return [(parts[0], "=", parts[1])]

@@ -1,7 +1,7 @@
 r"""Sets of real numbers: intervals, unions, inequalities and set-builders as one kind of value.
 
-`x \le 3`, `(-\infty,3]` and `\{x \mid x \le 3\}` are the same set. Only end points without variables
-can be ordered; everything else is left to the other rules.
+`x \le 3`, `(-\infty,3]` and `\{x \mid x \le 3\}` are the same set. Only end points without
+variables can be ordered; everything else is left to the other rules.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 r"""Takes a canonical answer apart at its top level: a single thing, a list, or what brackets hold.
 
-Lists and tuples are compared item by item, so that algebra only ever sees one value or relation at a
-time, and so that order matters for tuples and for nothing else.
+Lists and tuples are compared item by item, so that algebra only ever sees one value or relation at
+a time, and so that order matters for tuples and for nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _LABEL_WORDS = frozenset(
 _LABEL = re.compile(r'((?:"[^"]+")+)(:|：)? ?(?=.)')
 _MEMBERSHIP = re.compile(r"(?:[a-zA-Z]|\\[a-z]+ ?)(?:_\{\w+\})? ?\\in ?(?=[\[({\\\]])(?!\\mathbb)")
 _QUALIFIED = re.compile(
-    r'(?P<value>.*?[^\s,(])(?:,|\\quad| )*?(?:"(?:for|where|with)"(?P<words>.*)|\\forall (?P<all>.*)'
+    r"(?P<value>.*?[^\s,(])(?:,|\\quad| )*?"
+    r'(?:"(?:for|where|with)"(?P<words>.*)|\\forall (?P<all>.*)'
     r"|(?<=,)\s*(?P<tail>[a-zA-Z]\\in \\mathbb.*)"
     r"|(?<=\\quad )\((?P<round>.*)\)|\((?P<tight>[a-zA-Z] ?(?:\\[gl]e |[<>]|\\in ).*)\))"
 )

@@ -1,4 +1,4 @@
-r"""Brings every spelling of an answer to one: canonical LaTeX, the only form the other modules read.
+r"""Brings every spelling of an answer to canonical LaTeX, the only form the other modules read.
 
 `canonical` maps Unicode to LaTeX and follows TeX's rules for groups and arguments. What it writes:
 
@@ -13,8 +13,8 @@ Nothing is dropped but typography, and nothing here knows what an expression mea
 from __future__ import annotations
 
 import re
-import unicodedata
 from functools import lru_cache
+from itertools import pairwise
 
 from erclip.grading.names import (
     ALIASES,
@@ -29,6 +29,7 @@ from erclip.grading.names import (
     UNWRAPPED,
     UPRIGHT,
 )
+from erclip.grading.signs import to_ascii
 from erclip.grading.units import is_unit
 
 
@@ -37,7 +38,6 @@ def _half_of_day(match: re.Match[str]) -> str:
     return rf" \text{{{match[2]}{match[3]}}}" + "{" * match[0].count("{")
 
 
-_SCRIPTS = {"<super>": "^", "<sub>": "_"}
 _SUBSTITUTIONS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -76,6 +76,17 @@ _MAX_DEPTH = 40
 _OPENERS = {")": "(", "]": "["}
 
 
+def same_spelling(left: str, right: str) -> bool:
+    """Whether two canonical texts differ in nothing but quoting and the blank after a comma."""
+    return bare_spelling(left) == bare_spelling(right)
+
+
+@lru_cache(maxsize=16_384)
+def bare_spelling(text: str) -> str:
+    """Canonical text without quotes and without the blanks that part nothing."""
+    return re.sub(r'"|(?<=,) | +(?=[^\w])|(?<=[a-zA-Z]) (?=\d)', "", text)
+
+
 @lru_cache(maxsize=16_384)
 def canonical(text: str) -> str:
     r"""The canonical form of an answer.
@@ -85,7 +96,7 @@ def canonical(text: str) -> str:
     >>> canonical(r"15 \mathrm{~cm}"), canonical("3 or more"), canonical("2 5")
     ('15"cm"', '3"or""more"', '2 5')
     """
-    text = _ascii(text)
+    text = to_ascii(text)
     for pattern, replacement in _SUBSTITUTIONS:
         text = pattern.sub(replacement, text)
     try:
@@ -119,53 +130,6 @@ def closing(text: str, start: int) -> int:
     return len(text)
 
 
-def _ascii(text: str) -> str:
-    """Digits, letters, scripts and signs of Unicode as ASCII and LaTeX; other letters stay."""
-    if text.isascii():
-        return text
-    pieces: list[str] = []
-    script = ""
-    for sign in text:
-        mark, mapped = _mapped(sign)
-        if script and mark != script:
-            pieces.append("}")
-        if mark and mark != script:
-            pieces.append(mark + "{")
-        script = mark
-        pieces.append(mapped)
-    return re.sub(r"\\sqrt(\[\d\])? ?(\d[\d.]*)", r"\\sqrt\1{\2}", "".join(pieces)) + "}" * bool(
-        script
-    )
-
-
-@lru_cache(maxsize=4096)
-def _mapped(sign: str) -> tuple[str, str]:
-    """(`^`, `_` or nothing, the sign in LaTeX)."""
-    if sign in SYMBOLS:
-        return "", SYMBOLS[sign]
-    if sign.isascii() or "\ud800" <= sign <= "\udfff":
-        return "", sign
-    tag, *parts = unicodedata.decomposition(sign).split() or [""]
-    if tag in _SCRIPTS:
-        return _SCRIPTS[tag], _mapped(chr(int(parts[0], 16)))[1]
-    if tag == "<fraction>":
-        whole, _, below = unicodedata.normalize("NFKC", sign).partition("⁄")
-        return "", rf"\frac{{{whole}}}{{{below}}}"
-    category = unicodedata.category(sign)
-    if category == "Nd":
-        return "", str(unicodedata.digit(sign))
-    if category in ("Cf", "Zs"):
-        return "", " " if category == "Zs" else ""
-    plain = unicodedata.normalize("NFKC", sign)
-    if plain != sign:
-        return "", "".join(_mapped(part)[1] for part in plain)
-    name = unicodedata.name(sign, "")
-    if match := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (FINAL )?(\w+)", name):
-        letter = match[3].lower().replace("lamda", "lambda")
-        return "", f"\\{letter if match[1] == 'SMALL' else letter.capitalize()} "
-    return "", sign
-
-
 class _TooDeep(Exception):
     """Commands take one another as arguments without end."""
 
@@ -184,26 +148,29 @@ class _Scanner:
         spaced, inner = False, 0
         self._deeper(1)
         while (match := _TOKEN.match(self._text, self._at)) is not None:
-            token, self._at = match[0], match.end()
-            if until in (")", "]") and token == _OPENERS[until]:
+            symbol, self._at = match[0], match.end()
+            if until in (")", "]") and symbol == _OPENERS[until]:
                 inner += 1
-            elif token == until and inner:
+            elif symbol == until and inner:
                 inner -= 1
-            elif token == until or (token == "}" and until != r"\end" and self._depth > 1):
+            elif symbol == until or (symbol == "}" and until != r"\end" and self._depth > 1):
                 break
-            if token.isspace() or token in _SPACES:
+            if symbol.isspace() or symbol in _SPACES:
                 spaced = True
                 continue
-            if token == r"\rm" or (token in (r"\mathrm", r"\textrm") and not self._opens()):
+            if symbol == r"\rm" or (symbol in (r"\mathrm", r"\textrm") and not self._opens()):
                 upright = True
                 continue
-            if token in (r"\over", r"\choose"):
-                kind = r"\frac" if token == r"\over" else r"\binom"
+            if symbol in (r"\over", r"\choose"):
+                kind = r"\frac" if symbol == r"\over" else r"\binom"
                 out = [f"{kind}{{{''.join(out)}}}{{{self.group(upright, until)}}}"]
                 break
             before = out[-1] if out else ""
-            piece = self._item(token, upright, spaced)
-            if (spaced and before[-1:].isdigit() and piece[:1].isdigit()) or (before[-1:] == "," and spaced) or (re.search(r"\\[a-zA-Z]+$", before) and piece[:1].isalpha()):
+            piece = self._item(symbol, upright, spaced)
+            pair = before[-1:] + piece[:1]
+            if (spaced and (pair[:1] == "," or pair.isdigit())) or (
+                pair.isalpha() and re.search(r"\\[a-zA-Z]+$", before)
+            ):
                 out.append(" ")
             if piece:
                 out.append(piece)
@@ -221,22 +188,22 @@ class _Scanner:
     def _opens(self) -> bool:
         return re.match(r"\s*\{", self._text[self._at : self._at + 20]) is not None
 
-    def _item(self, token: str, upright: bool, spaced: bool = False) -> str:
-        """One token with its arguments."""
+    def _item(self, symbol: str, upright: bool, spaced: bool = False) -> str:
+        """One symbol with its arguments."""
         before = self._before
-        if token == "{":
+        if symbol == "{":
             return self._braces(self.group(upright), before)
-        if token in "^_":
-            return self._script(token, upright, before)
-        if token.isascii() and token.isalpha():
-            return self._letters(token, upright, before, spaced)
-        if token[0] == "\\" and token[1:2].isalpha():
-            return self._command(token[1:].rstrip("*"), upright)
-        if token.isalpha():
-            return f'"{token}"'
-        if token == "." and before.endswith('"'):
+        if symbol in "^_":
+            return self._script(symbol, upright, before)
+        if symbol.isascii() and symbol.isalpha():
+            return self._letters(symbol, upright, before, spaced)
+        if symbol[0] == "\\" and symbol[1:2].isalpha():
+            return self._command(symbol[1:].rstrip("*"), upright)
+        if symbol.isalpha():
+            return f'"{symbol}"'
+        if symbol == "." and before.endswith('"'):
             return ""
-        return {"*": r"\cdot ", "\\&": '"and"', "\\\\": r"\\", "~": ""}.get(token, token)
+        return {"*": r"\cdot ", "\\&": '"and"', "\\\\": r"\\", "~": ""}.get(symbol, symbol)
 
     @staticmethod
     def _braces(content: str, before: str) -> str:
@@ -371,7 +338,7 @@ class _Scanner:
         if match := re.fullmatch(r"(arcsin|arccos|arctan|sin|cos|tan|cot|ln|log)([xytn])", run):
             return f"\\{match[1]} {match[2]}"
         order = sorted(map(ord, run))
-        neighbours = all(b - a == 1 for a, b in zip(order, order[1:], strict=False))
+        neighbours = all(b - a == 1 for a, b in pairwise(order))
         if run.lower() in PLAIN_WORDS or (len(run) > 3 and not neighbours):
             return f'"{run}"' if spaced or not after_value else run
         return run

@@ -1,8 +1,8 @@
 r"""Units: what stands after a value, or before it for money, read by a table.
 
 A unit is what the table says, a power or product of such units, or the name of a counted thing.
-What changes a value (`million`, `or more`, `squared`, `in 6`) is never a unit: scale words multiply,
-and all other words make the answer text that is compared as written.
+What changes a value (`million`, `or more`, `squared`, `in 6`) is never a unit: scale words
+multiply, and all other words make the answer text that is compared as written.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-# dimension: unit [=factor]: its other names
+# dimension: unit[=size][:other names]; a dimension may go on in the next line
 _TABLE = """
-length: m=1:metre,meter km=1000:kilometre,kilometer cm=.01:centimetre,centimeter dm=.1 mm=.001:millimetre,millimeter nm=1e-9 μm=1e-6 mile=1609.344:mi yd=.9144:yard ft=.3048:foot,feet,' in=.0254:inch,inches
-time: s=1:sec,second min=60:minute h=3600:hr,hour day=86400 week=604800 month fortnight=1209600 year:yr decade century:centuries ms=.001:millisecond
-mass: g=1:gram,gramme kg=1000:kilogram,kilo mg=.001 ton=1e6:tonne lb=453.59237:lbs,pound oz=28.349523125:ounce
-volume: L=1:l,liter,litre ml=.001:mL,milliliter,millilitre gal:gallon quart pint cup tbsp tsp cc=.001
+length: m=1:metre,meter km=1000:kilometre,kilometer cm=.01:centimetre,centimeter dm=.1
+length: mm=.001:millimetre,millimeter nm=1e-9 μm=1e-6 mile=1609.344:mi yd=.9144:yard
+length: ft=.3048:foot,feet,' in=.0254:inch,inches
+time: s=1:sec,second min=60:minute h=3600:hr,hour day=86400 week=604800 fortnight=1209600
+time: month year:yr decade century:centuries ms=.001:millisecond
+mass: g=1:gram,gramme kg=1000:kilogram,kilo mg=.001 ton=1e6:tonne lb=453.59237:lbs,pound
+mass: oz=28.349523125:ounce
+volume: L=1:l,liter,litre ml=.001:mL,milliliter,millilitre cc=.001 gal:gallon quart pint cup
+volume: tbsp tsp
 angle: °=1:degree,deg rad:radian
 temperature: °C:celsius °F:fahrenheit
 percent: %=1:percent,pct,percentage
@@ -41,7 +46,8 @@ any: unit pt:point th st nd rd only total
 """
 _CJK = {"厘米": "cm", "米": "m", "毫米": "mm", "千米": "km", "公里": "km", "分米": "dm",
         "千克": "kg", "公斤": "kg", "克": "g", "小时": "h", "分钟": "min", "秒": "s", "天": "day",
-        "度": "°", "吨": "ton", "升": "L", "毫升": "ml", "км": "km", "см": "cm", "кг": "kg"}  # fmt: skip
+        "度": "°", "吨": "ton", "升": "L", "毫升": "ml",
+        "км": "km", "см": "cm", "кг": "kg"}  # fmt: skip
 _SCALES = {
     **dict.fromkeys(("hundred", "hundreds", "百"), 10**2),
     **dict.fromkeys(("thousand", "thousands", "千", "k"), 10**3),
@@ -49,7 +55,12 @@ _SCALES = {
     **dict.fromkeys(("billion", "billions", "bn"), 10**9),
     **dict.fromkeys(("trillion", "trillions", "tn"), 10**12),
     **dict.fromkeys(("dozen", "dozens"), 12),
-    "万": 10**4, "亿": 10**8, "lakh": 10**5, "crore": 10**7, "score": 20, "gross": 144,
+    "万": 10**4,
+    "亿": 10**8,
+    "lakh": 10**5,
+    "crore": 10**7,
+    "score": 20,
+    "gross": 144,
 }
 # Words that no name of a counted thing holds: they say something about the value.
 _CHANGES_VALUE = re.compile(
@@ -76,7 +87,10 @@ _FACTOR = re.compile(
     r'"(?P<word>[^"]+)"|(?P<sign>%|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢Ω]|\\Omega ?)'
     r'|(?P<operator>/|\\cdot ?|\(|\)|\[|\]|,? ?)(?=["(\[/)\]\\]|$)'
 )
-_POWER = re.compile(r"\^\{(-?\d)\}|\^(\d)")
+_POWER = re.compile(r"\^\{(-?\d)\}")
+_SIGNS = {r"\$": "$", r"^{\circ}": "°", r"^{\circ }": "°", r"\Omega": "Ω"}
+_RAISING = {"squared": 2, "cubed": 3}
+_FILLERS = ("of", "the", "a", "an", "different")
 
 
 class Unit(NamedTuple):
@@ -142,58 +156,67 @@ def read_unit(text: str) -> Unit | None:
     while (match := _WORD.match(text)) and match[1].lower() in _SCALES:
         scale *= _SCALES[match[1].lower()]
         text = text[match.end() :]
-    if text == "^{\\circ}C" or text == "^{\\circ}F":
-        return Unit(((f"temperature {text[-1]}", 1),), None, (), scale)
     text = re.sub(r"\\frac\{(.*)\}\{(.*)\}", r"\1/\2", text)
     text = re.sub(r'\^\{\\circ ?\} ?"?([CF])"?(?![a-z])', r'"°\1"', text)
-    powers: dict[str, int] = {}
-    factor: Fraction | None = Fraction(1)
-    things: list[str] = []
-    position, sign, modifier, depth = 0, 1, 1, 0
+    builder = _Builder()
+    position, depth = 0, 0
     while position < len(text):
         match = _FACTOR.match(text, position)
         if match is None or match.end() == position:
             return None
         position = match.end()
-        if match["operator"] is not None:
-            depth += (match["operator"] in "([") - (match["operator"] in ")]")
-            sign = -1 if match["operator"] == "/" else sign
-            continue
-        word = match["word"] or match["sign"].replace("\\$", "$").replace(r"^{\circ}", "°")
-        word = "Ω" if word.startswith("\\Omega") else word
-        if word.lower() == "per":
-            sign = -1
-            continue
-        for prefix, power in _MODIFIERS.items():
-            if word.startswith(prefix) and (word == prefix or not prefix.isascii()):
-                modifier, word = power, word.removeprefix(prefix).strip()
-        if not word:
+        if (operator := match["operator"]) is not None:
+            depth += (operator in "([") - (operator in ")]")
+            builder.sign = -1 if operator == "/" else builder.sign
             continue
         raised = _POWER.match(text, position)
         position = raised.end() if raised else position
-        power = sign * modifier * int(raised[1] or raised[2] if raised else 1)
-        if word.lower() in ("squared", "cubed") and powers:
-            last = next(reversed(powers))
-            powers[last] *= 2 if word.lower() == "squared" else 3
-            continue
-        modifier = 1
+        word = match["word"] or _SIGNS.get(match["sign"].strip(), match["sign"])
+        if not builder.add(word, int(raised[1]) if raised else None):
+            return None
+    return builder.unit(scale) if depth == 0 else None
+
+
+class _Builder:
+    """A unit word by word: `square`, `per` and powers belong to a neighbour."""
+
+    def __init__(self) -> None:
+        self.sign, self._modifier = 1, 1
+        self._powers: dict[str, int] = {}
+        self._factor: Fraction | None = Fraction(1)
+        self._things: list[str] = []
+
+    def add(self, word: str, raised: int | None) -> bool:
+        """Take one word in; False if it is no part of a unit."""
+        for prefix, power in _MODIFIERS.items():
+            if word == prefix or (not prefix.isascii() and word.startswith(prefix)):
+                self._modifier, word = power, word.removeprefix(prefix)
+        if word.lower() == "per":
+            self.sign = -1
+        elif word.lower() in _RAISING and self._powers:
+            self._powers[next(reversed(self._powers))] *= _RAISING[word.lower()]
+        elif word:
+            return self._add(word, self.sign * self._modifier * (raised or 1), raised is not None)
+        return True
+
+    def _add(self, word: str, power: int, is_raised: bool) -> bool:
+        self._modifier = 1
         entry = _lookup(word)
-        if entry is None or (entry[0] == "any" and things):
-            if raised or _CHANGES_VALUE.fullmatch(word):
-                return None
-            things.append(_singular(word))
-            continue
+        if entry is None or (entry[0] == "any" and self._things):
+            self._things.append(_singular(word))
+            return not is_raised and not _CHANGES_VALUE.fullmatch(word)
         dimension, size, name = entry
         key = dimension if size is not None or dimension == "any" else f"{dimension} {name}"
-        powers[key] = powers.get(key, 0) + power
-        factor = None if size is None or factor is None else factor * size**power
-    if depth or modifier != 1:
-        return None
-    return Unit(tuple(sorted(powers.items())), factor, _nouns(things), scale)
+        self._powers[key] = self._powers.get(key, 0) + power
+        self._factor = None if size is None or self._factor is None else self._factor * size**power
+        return True
 
-
-def _nouns(words: list[str]) -> tuple[str, ...]:
-    return tuple(word for word in words if word not in ("of", "the", "a", "an", "different"))
+    def unit(self, scale: int) -> Unit | None:
+        """What was read; nothing may be left open."""
+        things = tuple(word for word in self._things if word not in _FILLERS)
+        if self._modifier != 1 or (self._things and self._things[-1] in _FILLERS):
+            return None
+        return Unit(tuple(sorted(self._powers.items())), self._factor, things, scale)
 
 
 def _singular(word: str) -> str:

@@ -49,8 +49,8 @@ def load_task(
     if generated:
         files_only = {"test_path": test_path, "test_split": test_split, "last_number": last_number}
         other_formats = tuple(answer_formats) != DEFAULT_FORMATS
-        files_only |= {"answer_formats": other_formats, "columns": columns}
         _refuse(path, {**files_only, "split": split != "train"})
+        _refuse(path, {"answer_formats": other_formats, "columns": columns})
     if path == "countdown":
         _refuse(path, {"after_think": after_think})
         return countdown(options, test_fraction=test_fraction, wording=wording)

@@ -42,8 +42,8 @@ def data_sheet(
         Table(f"Lengths of prompts, {unit}", *_spread(lengths)),
     ]
     sentences = [
-        f"{len(prompts)} rows, {len(problems)} problems; the first row asks in `{asks}` and answers "
-        f"in `{answers}`.",
+        f"{len(prompts)} rows, {len(problems)} problems; the first row asks in `{asks}` and "
+        f"answers in `{answers}`.",
         *_repeats(prompts),
         *_unverified(problems),
         *([] if model else ["Give --model for lengths in its tokens and its chat template."]),

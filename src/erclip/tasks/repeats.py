@@ -24,6 +24,7 @@ class Identifier:
         self._seen: Counter[str] = Counter()
 
     def __call__(self, asked: str) -> str:
+        """The id of the next row."""
         digest = hashlib.sha256(asked.encode(errors="surrogatepass")).hexdigest()[:12]
         self._seen[digest] += 1
         copy = f"-{self._seen[digest]}" if self._seen[digest] > 1 else ""

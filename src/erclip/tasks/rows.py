@@ -190,8 +190,8 @@ def _text_of(answer: object, name: str) -> str:
         return text
     if (final := extract_answer(text, formats=("boxed",))) is None:
         raise _BadField(
-            rf'{name} must be an answer, or a solution that ends in "#### …" or holds a \boxed{{…}}: '
-            f"{text[:40]!r}"
+            rf'{name} must be an answer, or a solution that ends in "#### …" or holds a '
+            rf"\boxed{{…}}: {text[:40]!r}"
         )
     return final
 
