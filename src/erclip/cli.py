@@ -29,6 +29,14 @@ errors = Console(stderr=True)
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
 
 
+AnswerFormats = Annotated[
+    str | None,
+    typer.Option(help="How answers are announced: boxed,tag,gsm8k,minerva,dapo (these), prose."),
+]
+PromptColumn = Annotated[str | None, typer.Option(help="Field that asks.  [default: by name]")]
+AnswerColumn = Annotated[str | None, typer.Option(help="Field that answers.  [default: by name]")]
+
+
 @app.command()
 def train(
     recipe: Annotated[
@@ -170,6 +178,29 @@ def noise_floor(
     console.print(f"page: {write_sheet(sheet, out or Path('noise-floor.html'))}")
 
 
+@app.command("data")
+def data_file(
+    file: Annotated[str, typer.Argument(help="A data file or hub id, as in data.path.")],
+    model: Annotated[
+        str | None, typer.Option(help="Lengths in its tokens, prompts in its chat template.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a hub data set.")] = "train",
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
+    instruction: Annotated[str, typer.Option(help="Put after every problem.")] = "",
+    system_prompt: Annotated[str, typer.Option()] = "",
+) -> None:
+    """Show how a data file is read: prompts, golds, lengths, repeated rows."""
+    from erclip.report.sheet import print_sheet
+    from erclip.tasks.base import Wording
+    from erclip.tasks.files import Source
+    from erclip.tasks.look import columns, data_sheet
+
+    named = columns(prompt_column, answer_column)
+    sheet = data_sheet(Source(file, split), Wording(instruction, system_prompt), named, model)
+    print_sheet(sheet, console)
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help='"embedded", a model folder or a hub id.')],
@@ -193,6 +224,9 @@ def evaluate(
     system_prompt: Annotated[str, typer.Option()] = "",
     after_think: Annotated[bool, typer.Option(help="Grade what follows </think>.")] = False,
     last_number: Annotated[bool, typer.Option(help="Without a box, read the last number.")] = False,
+    answer_formats: AnswerFormats = None,
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
     entropy: Annotated[bool, typer.Option(help="One more pass over the responses.")] = True,
     dtype: Annotated[str, typer.Option()] = "float32",
     device: Annotated[str, typer.Option()] = "auto",
@@ -201,9 +235,12 @@ def evaluate(
     """Evaluate a model, with intervals; the same command continues a stopped evaluation."""
     values = dict(locals())
     from erclip.evaluation.command import evaluate as run
+    from erclip.tasks.look import columns, parts
 
     out, data_dir = values.pop("out"), values.pop("data_dir")
     names = tuple(part.strip() for part in values.pop("benchmark").split(",") if part.strip())
+    values["answer_formats"] = parts(answer_formats)
+    values["columns"] = columns(values.pop("prompt_column"), values.pop("answer_column"))
     given = {key: value for key, value in values.items() if value is not None}
     try:
         run({**given, "benchmarks": names}, out, data_dir, console)
@@ -244,15 +281,19 @@ def inspect_log(
 @app.command("audit-grader")
 def audit_grader(
     file: Annotated[Path, typer.Argument(help="JSONL with response and gold in every line.")],
+    answer_formats: AnswerFormats = None,
     after_think: Annotated[bool, typer.Option(help="Grade what follows </think>.")] = False,
     last_number: Annotated[bool, typer.Option(help="Without a box, read the last number.")] = False,
 ) -> None:
     """Grade saved responses with our grader and with plain math-verify; list where they differ."""
     from erclip.evaluation.tables import audit_sheet
     from erclip.grading.audit import audit
+    from erclip.grading.extract import DEFAULT_FORMATS
     from erclip.report.sheet import print_sheet
+    from erclip.tasks.look import parts
 
-    found = audit(file, after_think=after_think, last_number=last_number)
+    formats = parts(answer_formats) or DEFAULT_FORMATS
+    found = audit(file, formats=formats, after_think=after_think, last_number=last_number)
     print_sheet(audit_sheet(found, str(file)), console)
 
 

@@ -90,6 +90,8 @@ class Trainer:
             check_settings(state, config, saved)
         check_function(config.reward)
         self.task = self.world.together(lambda: task_from(config.data))
+        for remark in self.task.remarks if self.world.first else ():
+            say(remark)
         stream = PromptStream(self.task.train, config.trainer.seed)
         seed = derive_seed(config.trainer.seed, "lora")
         self.policy = self.world.together(

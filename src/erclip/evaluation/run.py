@@ -31,6 +31,7 @@ from erclip.records import Grade, Response, Sample
 from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
 from erclip.seeds import derive_seed
 from erclip.tasks.base import Wording
+from erclip.tasks.repeats import problem_of
 
 COMMAND = "erclip eval"
 MAX_TOKENS = 4096
@@ -87,10 +88,10 @@ def _run(
 def load_sets(settings: EvaluationSettings, data_dir: Path | None) -> list[Benchmark]:
     """Every set that the settings name, cut to the limit."""
     wording = Wording(settings.instruction, settings.system_prompt)
-    reading = (settings.after_think, settings.last_number)
+    reading = (settings.after_think, settings.last_number, settings.answer_formats)
     sets = [load_benchmark(name, data_dir, wording, *reading) for name in settings.benchmarks]
     if settings.data is not None:
-        sets.append(load_data(settings.data, wording, *reading))
+        sets.append(load_data(settings.data, wording, *reading, settings.columns))
     names = [benchmark.name for benchmark in sets]
     if len(set(names)) < len(names):
         raise UserError(f"--data {settings.data} has the name of a set: rename the file.")
@@ -131,7 +132,7 @@ def read_result(out: Path, names: Sequence[str]) -> dict[str, Any]:
         problems: dict[str, list[Outcome]] = {}
         for line in folder.read_responses(out, name):
             fields = {key: line[key] for key in Outcome.__dataclass_fields__}
-            problems.setdefault(line["prompt_id"], []).append(Outcome(**fields))
+            problems.setdefault(problem_of(line["prompt_id"]), []).append(Outcome(**fields))
         sets[name] = summarise(list(problems.values()))
         means.append([sum(o.correct for o in row) / len(row) for row in problems.values()])
     average = mean_of_sets(means)._asdict() if len(names) > 1 else None
