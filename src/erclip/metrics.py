@@ -45,6 +45,10 @@ METRICS: dict[str, Metric] = {
     "sampler/effective_frac": Metric(
         "fraction", "mean", "(Σw)²/(N Σw²): share of the tokens that their weights leave"
     ),
+    "staleness/mean": Metric(
+        "updates", "mean", "between the weights that drew a token and the rollout's first update"
+    ),
+    "staleness/max": Metric("updates", "max", "the same of the oldest token"),
     "erc/noise_frac": Metric(
         "fraction",
         "mean",
@@ -67,6 +71,12 @@ METRICS: dict[str, Metric] = {
     "policy/kl_old": Metric("nats/token", "mean", "KL(old‖new), estimated by r − 1 − log r"),
     "policy/kl_ref": Metric(
         "nats/token", "mean", "KL(new‖reference), by the estimator of the KL penalty"
+    ),
+    "staleness/kl": Metric(
+        "nats/token", "mean", "KL(sampler‖new), estimated by w − 1 − log w with w = π_θ/π_sampler"
+    ),
+    "staleness/effective_frac": Metric(
+        "fraction", "mean", "(Σw)²/(N Σw²): effective sample size of these weights, ESS/N"
     ),
     "loss/policy": Metric("reward", "sum", "the policy loss, with every term that is added to it"),
     "grad/norm": Metric("1", "last", "norm of the gradient before clipping"),
@@ -154,6 +164,30 @@ def token_sums(out: LossOutput, entropies: Tensor, mask: Tensor) -> dict[str, Te
         "clip/erc_high_frac": out.erc_high.sum(),
         "clip/random_frac": out.random.sum(),
     }
+
+
+def sampler_sums(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """What one micro-batch adds to the pool for `staleness`: w = π_θ/π_sampler of its tokens."""
+    log_w = torch.where(mask, logprobs.detach() - sampler_logprobs, 0.0).double()
+    w = torch.where(mask, log_w.exp(), 0.0)
+    return {
+        "staleness/kl": torch.where(mask, w - 1 - log_w, 0.0).sum(),
+        "w": w.sum(),
+        "w²": (w * w).sum(),
+    }
+
+
+def staleness(means: Mapping[str, float]) -> dict[str, float]:
+    """The pool's means with the effective sample size, (mean w)² / mean w², in the place of both.
+
+    >>> staleness({"w": 1.0, "w²": 1.25, "ratio/mean": 1.0})
+    {'ratio/mean': 1.0, 'staleness/effective_frac': 0.8}
+    """
+    rest = {name: value for name, value in means.items() if name not in ("w", "w²")}
+    if "w" not in means:
+        return rest
+    squares = means["w²"]
+    return {**rest, "staleness/effective_frac": means["w"] ** 2 / squares if squares else 0.0}
 
 
 def ratio_quantiles(entropy_ratios: Tensor) -> dict[str, float]:

@@ -17,7 +17,7 @@ from erclip.config.loss import EntropyRatioClip
 from erclip.distributed import World
 from erclip.errors import UserError
 from erclip.losses import LossOutput, entropy_bonus, kl_penalty, policy_loss, positive_nll
-from erclip.metrics import Pool, ratio_quantiles, token_sums
+from erclip.metrics import Pool, ratio_quantiles, sampler_sums, staleness, token_sums
 from erclip.optimizers import build_optimizer, build_schedule
 from erclip.policy import Policy, Scores, load_policy
 from erclip.sharding import whole
@@ -47,6 +47,11 @@ def build_loss(config: LossConfig) -> Callable[..., LossOutput]:
 
 def _build(part: Any) -> Callable[..., Any]:
     return getattr(erclip.losses, part.kind)(**part.model_dump(exclude={"kind"}))
+
+
+def uses_erc(config: LossConfig) -> bool:
+    """Whether an entropy-ratio constraint is in the loss."""
+    return any(isinstance(part, EntropyRatioClip) for part in config.constraints)
 
 
 def needs_slopes(config: LossConfig) -> bool:
@@ -103,7 +108,7 @@ class Updater:
             "loss/policy": loss,
             "grad/norm": norm,
             "grad/skipped": float(not finite),
-            **pool.means(self.world),
+            **staleness(pool.means(self.world)),
             **(ratio_quantiles(self.world.concatenate(torch.cat(rhos))) if num_tokens else {}),
             "train/learning_rate": learning_rate,
             "train/tokens": float(num_tokens),
@@ -162,6 +167,8 @@ class Updater:
             loss = loss + terms.entropy_bonus * bonus
             new = replace(new, entropies=new.entropies.detach())
         sums = token_sums(out, new.entropies, batch.mask)
+        if self.config.rollout.staleness:
+            sums |= sampler_sums(new.logprobs, batch.sampler_logprobs, batch.mask)
         if terms.kl is not None and reference is not None:
             estimator, mask = terms.kl.estimator, batch.mask
             kl = kl_penalty(new.logprobs, reference.logprobs, mask, 1, estimator)  # a sum

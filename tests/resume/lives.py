@@ -17,8 +17,10 @@ from pathlib import Path
 
 import safetensors.torch
 
+import erclip.checkpoints.rollout_files
 import erclip.checkpoints.training_state
 import erclip.policy.adapters
+import erclip.producers
 from erclip.checkpoints.resuming import resumed_recipe
 from erclip.errors import UserError
 from erclip.interrupts import Stopped
@@ -50,6 +52,8 @@ class Moments:
             (safetensors.torch, "save_file"),
             (erclip.checkpoints.training_state, "save_file"),
             (erclip.policy.adapters, "save_file"),
+            (erclip.checkpoints.rollout_files, "save_file"),
+            (erclip.producers, "collect"),
             (Updater, "update"),
             (RunDir, "log"),
             (RunDir, "log_samples"),
