@@ -49,6 +49,15 @@ METRICS: dict[str, Metric] = {
         "updates", "mean", "between the weights that drew a token and the rollout's first update"
     ),
     "staleness/max": Metric("updates", "max", "the same of the oldest token"),
+    "staleness/kl": Metric(
+        "nats/token",
+        "mean",
+        "KL(sampler‖policy), estimated by w − 1 − log w with w = π_θ/π_sampler; at every update, "
+        "and a rollout's is that of its first",
+    ),
+    "staleness/effective_frac": Metric(
+        "fraction", "mean", "(Σw)²/(N Σw²), the effective sample size over N, likewise"
+    ),
     "erc/noise_frac": Metric(
         "fraction",
         "mean",
@@ -65,18 +74,18 @@ METRICS: dict[str, Metric] = {
     "time/score_s": Metric("s", "sum", "scoring them with the old policy"),
     "time/update_s": Metric("s", "sum", "all updates of the rollout"),
     "time/rollout_s": Metric("s", "sum", "the whole rollout, evaluation not included"),
+    "time/trainer_wait_frac": Metric(
+        "fraction", "mean", "of that time, the trainer waited for the sampler's process"
+    ),
+    "time/sampler_wait_frac": Metric(
+        "fraction", "mean", "of its own time, the sampler's process had nothing to sample"
+    ),
     "time/eval_s": Metric("s", "sum", "one evaluation"),
     # one line per update; policy/entropy also per rollout, of the old policy
     "policy/entropy": Metric("nats/token", "mean", "entropy of the next-token distribution"),
     "policy/kl_old": Metric("nats/token", "mean", "KL(old‖new), estimated by r − 1 − log r"),
     "policy/kl_ref": Metric(
         "nats/token", "mean", "KL(new‖reference), by the estimator of the KL penalty"
-    ),
-    "staleness/kl": Metric(
-        "nats/token", "mean", "KL(sampler‖new), estimated by w − 1 − log w with w = π_θ/π_sampler"
-    ),
-    "staleness/effective_frac": Metric(
-        "fraction", "mean", "(Σw)²/(N Σw²): effective sample size of these weights, ESS/N"
     ),
     "loss/policy": Metric("reward", "sum", "the policy loss, with every term that is added to it"),
     "grad/norm": Metric("1", "last", "norm of the gradient before clipping"),

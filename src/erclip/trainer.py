@@ -31,6 +31,7 @@ from erclip.seeds import derive_seed, seed_torch
 from erclip.tasks import Task, load_task
 from erclip.updates import Updater, uses_erc
 
+DRIFT = ("staleness/kl", "staleness/effective_frac")  # a rollout's are those of its first update
 ACCIDENTS = 5  # updates skipped in a row before the run gives up
 
 
@@ -174,8 +175,10 @@ class Trainer:
         seed_torch(seed)  # for random_mask
         with self.recorder.update(update, index) as watch:
             metrics = self.updater.update(rollout.scored[mini], watch)
-        if index == 1 and rollout.scored_at == counters.updates and uses_erc(self.config.loss):
-            rollout.metrics["erc/noise_frac"] = metrics["clip/erc_frac"]
+        if index == 1:
+            rollout.metrics |= {name: metrics[name] for name in DRIFT if name in metrics}
+            if rollout.scored_at == counters.updates and uses_erc(self.config.loss):
+                rollout.metrics["erc/noise_frac"] = metrics["clip/erc_frac"]
         places = {"update": update, "update_in_rollout": index}
         self._log("update", rollout.number, {**places, **metrics})
         counters.updates, rollout.done = update, index
