@@ -57,7 +57,8 @@ class Rollout:
 
     The prompts of its groups stand in the stream one after the other, from `first_prompt` on.
     `version` counts the updates behind the weights that drew the first token; `waited_s` is how
-    long the trainer stood still for it.
+    long the trainer stood still for it. `sampler_wait_frac` is there if somebody else sampled: the
+    share of the time that nothing was asked of them.
     """
 
     first_prompt: int = 0
@@ -68,13 +69,14 @@ class Rollout:
     number: int = 0
     version: int = 0
     waited_s: float = 0.0
+    sampler_wait_frac: float | None = None
 
     def metrics(self) -> dict[str, float]:
         """Means over every response sampled, kept or not."""
         samples = [sample for group in self.sampled for sample in group.samples]
         count = len(samples)
         with_signal = sum(_differ(self.sampled))
-        return {
+        metrics = {
             "train/reward": sum(s.reward for s in samples) / count,
             "train/accuracy": sum(s.grade.correct for s in samples) / count,
             "train/response_length": sum(len(s.response.token_ids) for s in samples) / count,
@@ -85,6 +87,9 @@ class Rollout:
             "time/sample_s": self.sample_s,
             "time/grade_s": self.grade_s,
         }
+        if self.sampler_wait_frac is not None:
+            metrics["time/sampler_wait_frac"] = self.sampler_wait_frac
+        return metrics
 
 
 def collect(

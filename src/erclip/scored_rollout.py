@@ -34,7 +34,8 @@ class ScoredRollout:
 
     `minis` are the mini-batches as numbers of groups in `sampled`; `order` says which of them each
     update takes, `done` how many updates are behind. `version` counts the updates behind the
-    weights that sampled, `scored_at` those behind the weights that scored, None before that.
+    weights that sampled, `scored_at` those behind the weights that scored, None before that;
+    `waited_s` is how long the trainer stood still for a sampler that works beside it.
     While the rollout waits, its scores lie in `old`; once it is trained on, in `scored`, this
     process's part of each mini-batch.
     """
@@ -47,6 +48,7 @@ class ScoredRollout:
     order: list[int]
     metrics: dict[str, float] = field(default_factory=dict)
     scored_at: int | None = None
+    waited_s: float | None = None
     done: int = 0
     old: Old = field(default_factory=dict)
     scored: list[list[ScoredBatch]] = field(default_factory=list)
@@ -108,6 +110,13 @@ class ScoredRollout:
         everywhere = world.concatenate(torch.cat(log_ratios))
         return {**pool.means(world), **(sampler_mismatch(everywhere) if len(everywhere) else {})}
 
+    def summary(self) -> dict[str, float]:
+        """The metrics of the whole rollout, now that it is finished."""
+        if self.waited_s is None:
+            return self.metrics
+        waited = self.waited_s / self.metrics["time/rollout_s"]
+        return {**self.metrics, "time/trainer_wait_frac": waited}
+
     def staleness_metrics(self, updates: int) -> dict[str, float]:
         """How many of all `updates` so far came after the weights that drew each token."""
         ages = [
@@ -141,6 +150,7 @@ def plan_rollout(rollout: Rollout, config: Config, seed: int) -> ScoredRollout:
         [[group.number for group in mini] for mini in minis],
         order,
         {**rollout.metrics(), "time/rollout_s": rollout.waited_s},
+        waited_s=None if rollout.sampler_wait_frac is None else rollout.waited_s,
     )
 
 

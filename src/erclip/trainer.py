@@ -25,6 +25,7 @@ from erclip.records import Group
 from erclip.rollout_queue import RolloutQueue
 from erclip.rollouts import PromptStream
 from erclip.run_dir import RunDir
+from erclip.sampler_process import SamplerLost, SamplerProcess
 from erclip.sampling.load import load_sampler
 from erclip.scored_rollout import ScoredRollout
 from erclip.seeds import derive_seed, seed_torch
@@ -33,6 +34,13 @@ from erclip.updates import Updater, uses_erc
 
 DRIFT = ("staleness/kl", "staleness/effective_frac")  # a rollout's are those of its first update
 ACCIDENTS = 5  # updates skipped in a row before the run gives up
+
+
+Say = Callable[[str], None]
+NOT_EXACT = (
+    "with rollout.overlap it depends on timing when new weights reach the sampler, so this run "
+    "does not repeat itself bit for bit."
+)
 
 
 class Observer(Protocol):
@@ -58,7 +66,7 @@ class Trainer:
         *,
         world: World | None = None,
         resume: bool = False,
-        say: Callable[[str], None] = lambda text: None,
+        say: Say = lambda text: None,
     ):
         config = recipe.config
         self.config, self.observer, self.world = config, observer, world or World()
@@ -91,28 +99,31 @@ class Trainer:
 
         self.world.from_first(open_run)
         self.interrupts = Interrupts(self.world)
-        self.producer = self._load_producer(stream)
+        self.producer = self._load_producer(stream, out, say)
         self.queue = RolloutQueue(self.state, self.producer, self.interrupts)
 
-    def _load_producer(self, stream: PromptStream) -> Producer:
-        sampler = self.world.together(lambda: load_sampler(self.config, self.policy, self.world))
-        return InTurns(
-            self.config, self.task, stream, self.policy, sampler, self.interrupts, self.world
-        )
+    def _load_producer(self, stream: PromptStream, out: Path, say: Say) -> Producer:
+        config, policy, world = self.config, self.policy, self.world
+        if config.rollout.overlap is not None:
+            say(NOT_EXACT)
+            return SamplerProcess(config, stream, policy, self.interrupts, world, out)
+        sampler = world.together(lambda: load_sampler(config, policy, world))
+        return InTurns(config, self.task, stream, policy, sampler, self.interrupts, world)
 
     def train(self) -> None:
         """The whole run, or what is left of it; files are closed and readable however it ends.
 
-        `Stopped` (Ctrl-C, SIGTERM) leaves after a checkpoint.
+        `Stopped` (Ctrl-C, SIGTERM) and `SamplerLost` leave after a checkpoint.
         """
         try:
             with self.interrupts:
                 try:
                     self._loop()
-                except Stopped:
+                except (Stopped, SamplerLost):
                     self.save()
                     raise
         finally:
+            self.producer.close()
             if self.run is not None:
                 self.run.close()
 
@@ -161,7 +172,7 @@ class Trainer:
                     self.save()
                 self.interrupts.check()
         self.recorder.end()
-        self._log("rollout", rollout.number, rollout.metrics)
+        self._log("rollout", rollout.number, rollout.summary())
         counters.rollouts = rollout.number
         self.state.current = None
         self.producer.update_weights(counters.updates)
@@ -223,7 +234,7 @@ class Trainer:
         counters.best = counters.score
         return self.config.checkpoint.keep_best > 0
 
-    def _newest(self, say: Callable[[str], None]) -> Path | None:
+    def _newest(self, say: Say) -> Path | None:
         self.checkpoints.sweep()
         saved, complaints = self.checkpoints.newest()
         for complaint in complaints:

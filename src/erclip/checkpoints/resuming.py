@@ -21,6 +21,7 @@ CHANGEABLE = (
     "model.device",
     "model.gradient_checkpointing",
     "sampler.batch_size",
+    "rollout.overlap",
     "eval.every",
     "checkpoint",
     "ledger",

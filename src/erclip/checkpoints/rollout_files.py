@@ -21,7 +21,10 @@ from erclip.scored_rollout import Old, ScoredRollout
 
 GROUPS = "rollout.jsonl"
 SCORES = "rollout.safetensors"
-NAMED = ("number", "version", "first_prompt", "minis", "order", "metrics", "scored_at", "done")
+NAMED = (
+    "number", "version", "first_prompt", "minis", "order", "metrics", "scored_at", "waited_s",
+    "done",
+)  # fmt: skip
 
 Numbers = list[dict[str, Any]]
 """What state.json holds of each rollout."""

@@ -85,6 +85,7 @@ def make_response(
     prompt_ids: Sequence[int],
     token_ids: Sequence[int],
     logprobs: Sequence[float],
+    versions: Sequence[int] = (),
 ) -> Response:
     """The record of one sampled answer; without an id of `ends` at its end it was truncated."""
     finished = token_ids[-1] in ends
@@ -96,4 +97,5 @@ def make_response(
         text=tokenizer.decode(body, skip_special_tokens=True),
         truncated=not finished,
         logprobs=tuple(logprobs),
+        versions=tuple(versions),
     )
