@@ -14,15 +14,15 @@ from pathlib import Path
 
 import safetensors.torch
 
+import erclip.checkpoints.rollout_files
 import erclip.checkpoints.training_state
-import erclip.flight
 import erclip.policy.adapters
 
 CALLS = ("fsync", "truncate", "mkdir", "rename", "replace", "unlink", "rmdir")
 TENSORS = (
     safetensors.torch,
     erclip.checkpoints.training_state,
-    erclip.flight,
+    erclip.checkpoints.rollout_files,
     erclip.policy.adapters,
 )
 

@@ -45,6 +45,19 @@ METRICS: dict[str, Metric] = {
     "sampler/effective_frac": Metric(
         "fraction", "mean", "(Σw)²/(N Σw²): share of the tokens that their weights leave"
     ),
+    "staleness/mean": Metric(
+        "updates", "mean", "between the weights that drew a token and the rollout's first update"
+    ),
+    "staleness/max": Metric("updates", "max", "the same of the oldest token"),
+    "staleness/kl": Metric(
+        "nats/token",
+        "mean",
+        "KL(sampler‖policy), estimated by w − 1 − log w with w = π_θ/π_sampler; at every update, "
+        "and a rollout's is that of its first",
+    ),
+    "staleness/effective_frac": Metric(
+        "fraction", "mean", "(Σw)²/(N Σw²), the effective sample size over N, likewise"
+    ),
     "erc/noise_frac": Metric(
         "fraction",
         "mean",
@@ -62,6 +75,12 @@ METRICS: dict[str, Metric] = {
     "time/score_s": Metric("s", "sum", "scoring them with the old policy"),
     "time/update_s": Metric("s", "sum", "all updates of the rollout"),
     "time/rollout_s": Metric("s", "sum", "the whole rollout, evaluation not included"),
+    "time/trainer_wait_frac": Metric(
+        "fraction", "mean", "of that time, the trainer waited for the sampler's process"
+    ),
+    "time/sampler_wait_frac": Metric(
+        "fraction", "mean", "of its own time, the sampler's process had nothing to sample"
+    ),
     "time/eval_s": Metric("s", "sum", "one evaluation"),
     # one line per update; policy/entropy also per rollout, of the old policy
     "policy/entropy": Metric("nats/token", "mean", "entropy of the next-token distribution"),
@@ -209,6 +228,30 @@ def _weight_sums(out: LossOutput, mask: Tensor) -> dict[str, Tensor]:
 def _term_sums(out: LossOutput) -> dict[str, Tensor]:
     known = {"kl_penalty": "policy/kl_ref"}
     return {known.get(name, f"loss/{name}"): cost.sum() for name, cost in out.terms.items()}
+
+
+def sampler_sums(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """What one micro-batch adds to the pool for `staleness`: w = π_θ/π_sampler of its tokens."""
+    log_w = torch.where(mask, logprobs.detach() - sampler_logprobs, 0.0).double()
+    w = torch.where(mask, log_w.exp(), 0.0)
+    return {
+        "staleness/kl": torch.where(mask, w - 1 - log_w, 0.0).sum(),
+        "w": w.sum(),
+        "w²": (w * w).sum(),
+    }
+
+
+def staleness(means: Mapping[str, float]) -> dict[str, float]:
+    """The pool's means with the effective sample size, (mean w)² / mean w², in the place of both.
+
+    >>> staleness({"w": 1.0, "w²": 1.25, "ratio/mean": 1.0})
+    {'ratio/mean': 1.0, 'staleness/effective_frac': 0.8}
+    """
+    rest = {name: value for name, value in means.items() if name not in ("w", "w²")}
+    if "w" not in means:
+        return rest
+    squares = means["w²"]
+    return {**rest, "staleness/effective_frac": means["w"] ** 2 / squares if squares else 0.0}
 
 
 def ratio_quantiles(entropy_ratios: Tensor) -> dict[str, float]:

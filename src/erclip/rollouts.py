@@ -15,7 +15,7 @@ from erclip.advantages import group_advantages
 from erclip.config import Config
 from erclip.distributed import World, interleave
 from erclip.errors import UserError
-from erclip.records import Group, Prompt, Response, Sample
+from erclip.records import Group, Prompt, Response, Sample, numbered
 from erclip.rewards import reward
 from erclip.sampling import Sampler, SamplingSettings
 from erclip.seeds import derive_seed, prompt_seeds
@@ -52,19 +52,30 @@ class PromptStream:
 
 @dataclass
 class Rollout:
-    """What was sampled, how many groups teach something, and those that are trained on."""
+    """What was sampled, how many groups teach something, and those that are trained on.
 
+    The prompts of its groups stand in the stream one after the other, from `first_prompt` on.
+    `version` counts the updates behind the weights that drew the first token; `waited_s` is how
+    long the trainer stood still for it. `sampler_wait_frac` is there if somebody else sampled: the
+    share of the time that nothing was asked of them.
+    """
+
+    first_prompt: int = 0
     sampled: list[Group] = field(default_factory=list)
     kept: list[Group] = field(default_factory=list)
     teaching: int = 0
     sample_s: float = 0.0
     grade_s: float = 0.0
+    number: int = 0
+    version: int = 0
+    waited_s: float = 0.0
+    sampler_wait_frac: float | None = None
 
     def metrics(self) -> dict[str, float]:
         """Means over every response sampled, kept or not."""
         samples = [sample for group in self.sampled for sample in group.samples]
         count = len(samples)
-        return {
+        metrics = {
             "train/reward": sum(s.reward for s in samples) / count,
             "train/accuracy": sum(s.grade.correct for s in samples) / count,
             "train/response_length": sum(len(s.response.token_ids) for s in samples) / count,
@@ -75,6 +86,9 @@ class Rollout:
             "time/sample_s": self.sample_s,
             "time/grade_s": self.grade_s,
         }
+        if self.sampler_wait_frac is not None:
+            metrics["time/sampler_wait_frac"] = self.sampler_wait_frac
+        return metrics
 
 
 def collect(
@@ -94,12 +108,12 @@ def collect(
     plan = config.rollout.dynamic_sampling
     target = config.rollout.prompts
     asked = round(target * plan.factor) if plan.kind == "oversample" else target
-    rollout = Rollout()
+    rollout = Rollout(stream.position)
     for round_ in range(plan.max_rounds if plan.kind == "refill" else 1):
         prompts = world.share(stream.take(asked))
         seeds = world.share(prompt_seeds(asked, seed, round_))
         parts = world.gather(partial(_sample_groups, prompts, task, sampler, config, seeds))
-        groups = interleave([part.groups for part in parts])
+        groups = numbered(interleave([part.groups for part in parts]), rollout.sampled)
         rollout.sample_s += max(part.sample_s for part in parts)
         rollout.grade_s += max(part.grade_s for part in parts)
         rollout.sampled += groups

@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from erclip.checkpoints.folders import Checkpoints, read_state
 from erclip.checkpoints.keeper import Keeper, Say, newest_checkpoint
+from erclip.checkpoints.rollout_files import group_line
 from erclip.checkpoints.run_state import RunState, check_settings
 from erclip.checkpoints.soundness import is_served
 from erclip.config import DataConfig
-from erclip.diagnostics import rounding
 from erclip.diagnostics.recorder import Recorder
 from erclip.distributed import World
 from erclip.errors import Diverged
-from erclip.evaluation.training import evaluate
-from erclip.flight import Flight, group_lines, plan_updates, score
 from erclip.interrupts import Interrupts, Stopped
 from erclip.locks import Lock
-from erclip.metrics import Pool, sampler_mismatch
 from erclip.prepare import load_trainable
+from erclip.producers import InTurns, Producer, held_out
 from erclip.recipes import Recipe
+from erclip.records import Group
 from erclip.rewards import check_function
-from erclip.rollouts import PromptStream, collect
+from erclip.rollout_queue import RolloutQueue
+from erclip.rollouts import PromptStream
 from erclip.run_dir import RunDir
 from erclip.run_folder import lock_run
+from erclip.sampler_process import SamplerProcess
 from erclip.sampling.base import encode_prompts
 from erclip.sampling.load import load_sampler
+from erclip.scored_rollout import ScoredRollout
 from erclip.seeds import derive_seed, seed_torch
 from erclip.tasks import Task, load_task
-from erclip.updates import ScoredBatch, Updater
+from erclip.updates import Updater, uses_erc
 
 CHECKED = 1000  # prompts that are tried before a run begins
+DRIFT = ("staleness/kl", "staleness/effective_frac")  # a rollout's are those of its first update
 ACCIDENTS = 5  # updates skipped in a row before the run gives up
+
+
+NOT_EXACT = (
+    "with rollout.overlap it depends on timing when new weights reach the sampler, so this run "
+    "does not repeat itself bit for bit."
+)
 
 
 class Observer(Protocol):
@@ -101,16 +108,25 @@ class Trainer:
         self.policy.shard(self.world)
         self.updater = Updater(self.policy, config, self.world)
         self.state = RunState(config, self.world, self.policy, self.updater, stream)
-        self.sampler = self.world.together(lambda: load_sampler(config, self.policy, self.world))
         self.recorder = Recorder(config, self.policy.tokenizer, out, self.world)
         if saved is not None:
             self.state.restore(state, saved)
-        if self.state.flight is not None:
-            self.recorder.resume(self.state.flight, self.state.lines)
+        if self.state.current is not None:
+            self.recorder.resume(self.state.current, self.state.lines)
         self.keeper = Keeper(self.state, checkpoints, lambda: self.recorder.lines, saved, say)
         self.run: RunDir | None = None
         self.world.from_first(lambda: self._open(recipe, out, state if resume else None, say))
         self.interrupts = Interrupts(self.world)
+        self.producer = self._load_producer(stream, out, say)
+        self.queue = RolloutQueue(self.state, self.producer, self.interrupts)
+
+    def _load_producer(self, stream: PromptStream, out: Path, say: Say) -> Producer:
+        config, policy, world = self.config, self.policy, self.world
+        if config.rollout.overlap is not None:
+            say(NOT_EXACT)
+            return SamplerProcess(config, stream, policy, self.interrupts, world, out)
+        sampler = world.together(lambda: load_sampler(config, policy, world))
+        return InTurns(config, self.task, stream, policy, sampler, self.interrupts, world)
 
     def _check_prompts(self) -> None:
         """Have the tokenizer and its template refuse what they will refuse before a run begins."""
@@ -140,7 +156,7 @@ class Trainer:
                 try:
                     self._loop()
                 except Stopped:
-                    self.keeper.save()
+                    self.save()
                     raise
                 except KeyboardInterrupt:  # the second Ctrl-C: at once
                     raise
@@ -151,24 +167,25 @@ class Trainer:
                     self.keeper.save_after(error)
                     raise
         finally:
+            self.producer.close()
             self._let_go()
 
     def _loop(self) -> None:
         counters = self.state.counters
-        self.sampler.update_weights()  # a resumed run's, or what a server's last user left
+        self.producer.update_weights(counters.updates)  # a resumed run's, or for a server's sake
         while True:
-            if self.state.flight is not None:
-                self._finish_rollout(self.state.flight)
+            if self.state.current is not None:
+                self._finish_rollout(self.state.current)
             improved = self._evaluate_if_due()
             last = counters.rollouts == self.config.trainer.rollouts
             if last or improved or self.keeper.due(rollouts=counters.rollouts):
-                self.keeper.save()
+                self.save()
             if last and not self.keeper.is_saved:
                 raise Diverged("After the last update the model gives NaN")
             if last:
                 return
-            self.interrupts.check()
-            self._begin_rollout(counters.rollouts + 1)
+            self.queue.fill()
+            self._begin_rollout()
             self.interrupts.check()
 
     @property
@@ -176,94 +193,65 @@ class Trainer:
         """The newest checkpoint."""
         return self.keeper.saved
 
-    def _begin_rollout(self, number: int) -> None:
-        """Sample, and score with the policy as it now is."""
-        started = time.perf_counter()
-        seed = derive_seed(self.config.trainer.seed, "rollout", number)
-        seed_torch(self._seed("rollout", number))
-        first = self.state.stream.position
-        try:
-            self._take_off(number, seed, first, started)
-        except BaseException:
-            if self.state.flight is None:
-                self.state.stream.position = first
-            raise
+    def save(self) -> Path | None:
+        """A checkpoint of this moment, with what has been sampled; a collective."""
+        self.queue.receive()
+        return self.keeper.save()
 
-    def _take_off(self, number: int, seed: int, first: int, started: float) -> None:
-        with self.interrupts.at_once(), self.policy.gathered():
-            rollout = collect(
-                self.state.stream, self.task, self.sampler, self.config, seed, self.world
-            )
-        collected = time.perf_counter()
-        minis, order = plan_updates(rollout.sampled, rollout.kept, self.config, seed)
-        flight = Flight(number, first, rollout.sampled, minis, order)
-        flight.scored = [
-            score(flight.mini_samples(mini), self.policy, self.config, self.world)
-            for mini in range(len(minis))
-        ]
-        scored = time.perf_counter()
-        flight.metrics = {
-            **rollout.metrics(),
-            **_old_metrics(flight.scored, self.world),
-            **self._rounding(flight),
-            "time/score_s": scored - collected,
-            "time/update_s": 0.0,
-            "time/rollout_s": time.perf_counter() - started,
-        }
-        self.recorder.begin(flight)
-        self.state.flight = flight
-        self._save_samples(flight)
+    def _begin_rollout(self) -> None:
+        rollout = self.queue.take()
+        self.recorder.begin(rollout)
+        self.state.current = rollout
+        self._save_samples(rollout)
 
-    def _rounding(self, flight: Flight) -> dict[str, float]:
-        """Now and then: what ERC clips of the first mini-batch for rounding alone."""
-        if not flight.order or not self._uses_erc or not rounding.due(flight.number):
-            return {}
-        mini_batch = flight.scored[flight.order[0]]
-        return {"erc/rounding_frac": rounding.rounding_share(self.updater, mini_batch)}
-
-    def _finish_rollout(self, flight: Flight) -> None:
+    def _finish_rollout(self, rollout: ScoredRollout) -> None:
         """The updates that are still to be made, K × E of them in all."""
-        while not flight.finished:
-            self._update(flight)
-            if not flight.finished:
-                if self.keeper.due(updates=self.state.counters.updates):
-                    self.keeper.save()
+        counters = self.state.counters
+        while not rollout.finished:
+            self._update(rollout)
+            if not rollout.finished:
+                if self.keeper.due(updates=counters.updates):
+                    self.save()
                 self.interrupts.check()
         self.recorder.end()
-        self.state.counters.rollouts = flight.number
-        self.state.flight = None
-        self._log("rollout", flight.number, flight.metrics)
-        self.sampler.update_weights()
+        counters.rollouts = rollout.number
+        self.state.current = None
+        self._log("rollout", rollout.number, rollout.summary())
+        self.producer.update_weights(counters.updates)
 
-    def _update(self, flight: Flight) -> None:
-        """One update; what ERC clips in a rollout's first one is noise (true ρ = 1)."""
+    def _update(self, rollout: ScoredRollout) -> None:
+        """One update; what ERC clips of a first mini-batch whose true ρ is 1 is noise."""
         started = time.perf_counter()
         counters = self.state.counters
-        update, index, mini = counters.updates + 1, flight.done + 1, flight.order[flight.done]
-        seed_torch(self._seed("update", update))
+        update, index, mini = counters.updates + 1, rollout.done + 1, rollout.order[rollout.done]
+        seed = self.config.trainer.seed
+        seed_torch(derive_seed(seed, "update", update, *self.world.own_name))
         lots = None
         if "lots" in self.updater.loss_fn.needs:
-            lots = flight.lots(derive_seed(self.config.trainer.seed, "lots", update))
+            lots = rollout.lots(derive_seed(seed, "lots", update))
         with self.recorder.update(update, index) as watch:
-            metrics = self.updater.update(flight.scored[mini], watch, lots)
-        largest = max(metrics["grad/norm"], flight.metrics.get("grad/norm_max", 0.0))
-        flight.metrics["grad/norm_max"] = largest
-        if index == 1 and self._uses_erc:
-            flight.metrics["erc/noise_frac"] = metrics["clip/erc_frac"]
-        counters.updates, flight.done = update, index
+            metrics = self.updater.update(rollout.scored[mini], watch, lots)
+        largest = max(metrics["grad/norm"], rollout.metrics.get("grad/norm_max", 0.0))
+        rollout.metrics["grad/norm_max"] = largest
+        if index == 1:
+            rollout.metrics |= {name: metrics[name] for name in DRIFT if name in metrics}
+            if rollout.scored_at == counters.updates and uses_erc(self.updater.loss_fn):
+                rollout.metrics["erc/noise_frac"] = metrics["clip/erc_frac"]
+        counters.updates, rollout.done = update, index
         counters.skipped = counters.skipped + 1 if metrics["grad/skipped"] else 0
         self.keeper.mend()
         places = {"update": update, "update_in_rollout": index}
-        self._log("update", flight.number, {**places, **metrics})
+        self._log("update", rollout.number, {**places, **metrics})
         for name in ("time/update_s", "time/rollout_s"):
-            flight.metrics[name] += time.perf_counter() - started
+            rollout.metrics[name] += time.perf_counter() - started
         if counters.skipped >= ACCIDENTS:
-            self._give_up(flight, mini)
+            self._give_up(rollout, mini)
 
-    def _give_up(self, flight: Flight, mini: int) -> None:
+    def _give_up(self, rollout: ScoredRollout, mini: int) -> None:
         """Too many updates in a row were skipped: the weights are those from before them."""
         update = self.state.counters.updates
-        lines = group_lines(flight.mini_samples(mini))
+        samples = rollout.mini_samples(mini)
+        lines = [json.dumps(group_line(Group((sample,)))) + "\n" for sample in samples]
         batch = self.world.from_first(lambda: self.run and self.run.log_accident(update, lines))
         if is_served(self.policy, self.world):
             self.keeper.save()
@@ -280,23 +268,16 @@ class Trainer:
             f"--set trainer.learning_rate={self.config.trainer.learning_rate / 3:.1g}"
         )
 
-    @cached_property
-    def _uses_erc(self) -> bool:
-        """Whether an entropy-ratio constraint is in the loss."""
-        return "erc_low" in self.updater.loss_fn.reports
-
     def _evaluate_if_due(self) -> bool:
         """Held-out accuracy, always of the same draws; whether it is the best so far."""
         counters, every = self.state.counters, self.config.eval.every
         rollout = counters.rollouts
         due = rollout in (0, self.config.trainer.rollouts) or _due(rollout, every)
-        prompts = self.task.test[: self.config.eval.prompts or None]
-        if not due or counters.evaluated >= rollout or not len(prompts):
+        asked = len(held_out(self.task, self.config)) > 0
+        if not due or counters.evaluated >= rollout or not asked:
             return False
         started = time.perf_counter()
-        seed = derive_seed(self.config.trainer.seed, "eval")
-        with self.interrupts.at_once(), self.policy.gathered():
-            metrics = evaluate(self.task, prompts, self.sampler, self.config, seed, self.world)
+        metrics = self.producer.evaluate()
         metrics["time/eval_s"] = time.perf_counter() - started
         counters.evaluated = rollout
         counters.score = metrics[f"eval/{self.task.name}/avg_at_{self.config.eval.responses}"]
@@ -306,17 +287,12 @@ class Trainer:
         counters.best = counters.score
         return self.config.checkpoint.keep_best > 0
 
-    def _seed(self, *names: object) -> int:
-        """A seed for one use of randomness in this process; counters are all a resume needs."""
-        rank = [self.world.rank] if self.world.size > 1 else []
-        return derive_seed(self.config.trainer.seed, *names, *rank)
-
-    def _save_samples(self, flight: Flight) -> None:
-        samples = flight.samples
+    def _save_samples(self, rollout: ScoredRollout) -> None:
+        samples = rollout.samples
         count = min(self.config.trainer.saved_samples, len(samples))
-        chosen = random.Random(flight.number).sample(range(len(samples)), count)
+        chosen = random.Random(rollout.number).sample(range(len(samples)), count)
         if self.run is not None:
-            self.run.log_samples(flight.number, (samples[i] for i in sorted(chosen)))
+            self.run.log_samples(rollout.number, (samples[i] for i in sorted(chosen)))
 
     def _log(self, kind: str, rollout: int, metrics: dict[str, float]) -> None:
         if self.run is not None:
@@ -332,17 +308,3 @@ def task_from(config: DataConfig) -> Task:
 
 def _due(count: int, every: int) -> bool:
     return every > 0 and count > 0 and count % every == 0
-
-
-def _old_metrics(scored: Sequence[Sequence[ScoredBatch]], world: World) -> dict[str, float]:
-    """Entropy of the old policy, and how far the sampler's log-probs were from the trainer's."""
-    pool = Pool()
-    log_ratios = []
-    for item in (item for mini in scored for item in mini):
-        mask, old = item.batch.mask, item.old
-        log_ratios.append((old.logprobs - item.batch.sampler_logprobs)[mask])
-        pool.add({"policy/entropy": old.entropies.where(mask, 0.0).sum()}, item.batch.num_tokens)
-    if not log_ratios:  # no group was kept, on any process
-        return {}
-    everywhere = world.concatenate(torch.cat(log_ratios))
-    return {**pool.means(world), **(sampler_mismatch(everywhere) if len(everywhere) else {})}

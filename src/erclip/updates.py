@@ -24,7 +24,7 @@ from erclip.losses import (
 )
 from erclip.losses.parts import needs_of
 from erclip.losses.types import Statistics
-from erclip.metrics import Pool, ratio_quantiles, token_sums
+from erclip.metrics import Pool, ratio_quantiles, sampler_sums, staleness, token_sums
 from erclip.optimizers import build_optimizer, build_schedule
 from erclip.policy import Policy, Scores, load_policy
 from erclip.sharding import whole
@@ -61,6 +61,11 @@ def build_loss(config: LossConfig) -> policy_loss:
         importance=None if importance is None else importance.build(),
         terms=terms,
     )
+
+
+def uses_erc(loss_fn: policy_loss) -> bool:
+    """Whether an entropy-ratio constraint is in the loss."""
+    return "erc_low" in loss_fn.reports
 
 
 @torch.no_grad()
@@ -116,7 +121,7 @@ class Updater:
             "loss/policy": loss,
             "grad/norm": norm,
             "grad/skipped": float(not finite),
-            **pool.means(self.world),
+            **staleness(pool.means(self.world)),
             **(ratio_quantiles(self.world.concatenate(torch.cat(rhos))) if num_tokens else {}),
             "train/learning_rate": learning_rate,
             "train/tokens": float(num_tokens),
@@ -192,9 +197,12 @@ class Updater:
             statistics=self.statistics,
         )
         new = replace(new, entropies=new.entropies.detach())
+        sums = token_sums(out, new.entropies, batch.mask)
+        if self.config.rollout.staleness:
+            sums |= sampler_sums(new.logprobs, batch.sampler_logprobs, batch.mask)
         if batch.num_tokens or self.world.size > 1:  # sharded layers are gathered by all or none
             out.loss.backward()
-        pool.add(token_sums(out, new.entropies, batch.mask), batch.num_tokens)
+        pool.add(sums, batch.num_tokens)
         if watch is not None:
             watch(scored, new, out)
         assert out.entropy_ratio is not None

@@ -14,11 +14,11 @@ from erclip.batches import Sample
 from erclip.checkpoints.resuming import resumed_recipe
 from erclip.config import Config, ModelConfig
 from erclip.distributed import World, join_world, leave_world
-from erclip.flight import own_batches, score
 from erclip.policy import load_policy
 from erclip.recipes import load_recipe
 from erclip.records import Grade
 from erclip.sampling import SamplingSettings, TransformersSampler
+from erclip.scored_rollout import own_batches, score
 from erclip.sharding import whole
 from erclip.tasks import load_task
 from erclip.trainer import Trainer
@@ -29,6 +29,11 @@ SHORT = [
     "eval.responses=2", "trainer.updates_per_rollout=3", "trainer.token_budget=300",
     "checkpoint.every_updates=2", "ledger.every=2", "trainer.learning_rate=1e-3",
     "rollout.dynamic_sampling=refill", "loss.positive_nll=0.1",
+]  # fmt: skip
+AHEAD = [
+    *SHORT, "trainer.rollouts=3", "rollout.staleness=1", "rollout.old_policy=sampled",
+    "checkpoint.keep_last=9",
+    "rollout.dynamic_sampling=off", "loss.importance={kind='truncated_importance'}",
 ]  # fmt: skip
 ADAPTERS = [*SHORT, "model.lora={rank=4}", "loss.kl={weight=0.1}", "trainer.rollouts=1"]
 
@@ -92,8 +97,9 @@ def main() -> None:
             (folder / f"{kind}.json").write_text(json.dumps(metrics))
     Trainer(load_recipe("quickstart", SHORT), folder / "run", world=world).train()
     Trainer(load_recipe("quickstart", ADAPTERS), folder / "adapters", world=world).train()
-    half = folder / "half"
-    Trainer(resumed_recipe(half), half, world=world, resume=True).train()
+    Trainer(load_recipe("quickstart", AHEAD), folder / "ahead", world=world).train()
+    for half in (folder / "half", folder / "half ahead"):
+        Trainer(resumed_recipe(half), half, world=world, resume=True).train()
     leave_world()
 
 

@@ -122,6 +122,31 @@ def each(kind: str, **values):
         ("dead groups", each("rollout", train__groups_kept_frac=0.8), "good", "few enough, 20 %"),
         ("dead groups", each("rollout", train__groups_kept_frac=0.3), "warning", "many, 70 %"),
         ("sampler and trainer", each("rollout", sampler__logprob_diff=0.1), "warning", "disagree"),
+        (
+            "bottleneck",
+            each(
+                "rollout",
+                time__sample_s=0.6,
+                time__grade_s=0.1,
+                time__rollout_s=1.0,
+                time__score_s=0.1,
+                time__update_s=0.2,
+            ),
+            "none",
+            "sampling, sampling takes 70 % of a rollout, scoring and updates 30 %",
+        ),
+        (
+            "bottleneck",
+            each("rollout", time__trainer_wait_frac=0.05, time__sampler_wait_frac=0.4),
+            "none",
+            "updates, the trainer waits 5 % of its time, the sampler 40 %",
+        ),
+        (
+            "bottleneck",
+            each("rollout", time__trainer_wait_frac=0.05, time__sampler_wait_frac=0.04),
+            "good",
+            "none, the trainer waits 5 %",
+        ),
     ],
 )
 def test_each_verdict(name, change, status, start, tmp_path, write_run):

@@ -15,6 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import erclip.producers
 from erclip.checkpoints.resuming import resumed_recipe
 from erclip.errors import UserError
 from erclip.interrupts import Stopped
@@ -41,7 +42,12 @@ class Moments(Faults):
 
     def __init__(self, task: dict):
         super().__init__(task.get("moment"), task.get("inside", False), task.get("signal", 9))
-        for owner, name in ((Updater, "update"), (RunDir, "log"), (RunDir, "log_samples")):
+        for owner, name in (
+            (erclip.producers, "collect"),
+            (Updater, "update"),
+            (RunDir, "log"),
+            (RunDir, "log_samples"),
+        ):
             setattr(owner, name, self.watched(getattr(owner, name), name))
 
 

@@ -110,7 +110,7 @@ class Keeper:
         """
         together = self.world.size == 1 or isinstance(error, AllFailed)
         counters = self.state.counters
-        nothing = self.state.flight is None and not counters.updates
+        nothing = not self.state.rollouts and not counters.updates
         if nothing or self._torn or self._saving or not together:
             return
         try:
@@ -122,8 +122,8 @@ class Keeper:
                 error.add_note(f"go on with: erclip train --resume {saved.parent.parent}")
 
     @property
-    def _moment(self) -> tuple[str, int]:
-        return self.state.name, self.state.counters.evaluated
+    def _moment(self) -> tuple[str, int, int]:
+        return self.state.name, self.state.counters.evaluated, self.state.sampled
 
     def _tear(self, *_: object) -> None:
         self._torn = True

@@ -24,6 +24,7 @@ CHANGEABLE = (
     "model.gradient_checkpointing",
     "sampler.batch_size",
     "sampler.url",
+    "rollout.overlap",
     "eval.every",
     "checkpoint",
     "ledger",

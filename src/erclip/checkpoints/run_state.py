@@ -1,7 +1,7 @@
 """What a run is between two updates, and its way into a checkpoint and back.
 
-A few counters, the weights, the optimiser and the rollout in flight: every random draw derives from
-the seed and the counters, so there is no generator to save.
+A few counters, the weights, the optimiser and the rollouts that are not done with: every random
+draw derives from the seed and the counters, so there is no generator to save.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from erclip.checkpoints.folders import STATE, Checkpoints, checkpoint_name, fill_folder
 from erclip.checkpoints.resuming import settings_digest
+from erclip.checkpoints.rollout_files import load_rollouts, save_rollouts
 from erclip.checkpoints.training_state import (
     load_optimizer,
     save_optimizer,
@@ -27,10 +28,10 @@ from erclip.config import Config
 from erclip.distributed import World
 from erclip.errors import UserError, as_user_error
 from erclip.files import write_json
-from erclip.flight import Flight, load_flight, old_scores, save_flight
 from erclip.policy import Policy
 from erclip.rollouts import PromptStream
 from erclip.run_dir import RunDir
+from erclip.scored_rollout import ScoredRollout
 from erclip.updates import Updater
 
 
@@ -48,7 +49,10 @@ class Counters:
 
 @dataclass
 class RunState:
-    """Everything that goes on where it was when a run is resumed."""
+    """Everything that goes on where it was when a run is resumed.
+
+    `current` is the rollout that is trained on, `waiting` are those sampled ahead, oldest first.
+    """
 
     config: Config
     world: World
@@ -56,15 +60,26 @@ class RunState:
     updater: Updater
     stream: PromptStream
     counters: Counters = field(default_factory=Counters)
-    flight: Flight | None = None
+    current: ScoredRollout | None = None
+    waiting: list[ScoredRollout] = field(default_factory=list)
     lines: list[dict[str, Any]] = field(default_factory=list)
-    """What the recorder has chosen of the rollout in flight."""
+    """What the recorder has chosen of the current rollout."""
 
     @property
     def name(self) -> str:
-        """Finished rollouts, and updates if the next rollout is in flight; sorts as time goes."""
-        updates = None if self.flight is None else self.counters.updates
+        """Finished rollouts, and updates if one is being trained on; sorts as time goes."""
+        updates = None if self.current is None else self.counters.updates
         return checkpoint_name(self.counters.rollouts, updates)
+
+    @property
+    def rollouts(self) -> list[ScoredRollout]:
+        """Every rollout that has been sampled and is not done with, oldest first."""
+        return [*([] if self.current is None else [self.current]), *self.waiting]
+
+    @property
+    def sampled(self) -> int:
+        """Number of the newest rollout that has been sampled."""
+        return self.counters.rollouts + len(self.rollouts)
 
     def save(self, checkpoints: Checkpoints, run: RunDir | None) -> Path:
         """A checkpoint of this moment; a collective, written by the first process.
@@ -73,8 +88,8 @@ class RunState:
         """
         weights = whole_weights(self.policy.model, self.world)
         optimizer = whole_optimizer(self.updater)
-        flight = self.flight
-        scores = [] if flight is None else self.world.to_first(lambda: old_scores(flight))
+        rollouts = self.rollouts
+        scores = self.world.to_first(lambda: [rollout.scores() for rollout in rollouts])
 
         def save_model(folder: Path) -> None:
             self.policy.save_model(folder, weights)
@@ -84,8 +99,8 @@ class RunState:
             assert run is not None
             save_model(folder)
             save_optimizer(optimizer, self.updater, folder)
-            in_flight = None if flight is None else save_flight(flight, scores, folder)
-            write_json(folder / STATE, {**self._numbers(run), "flight": in_flight})
+            numbers = save_rollouts(rollouts, scores, folder) if rollouts else []
+            write_json(folder / STATE, {**self._numbers(run), "rollouts": numbers})
 
         def write() -> Path:
             assert run is not None
@@ -116,16 +131,17 @@ class RunState:
         self.lines = state["lines"]
         self.updater.statistics = state.get("statistics")
         load_optimizer(self.updater, folder, self.world)
-        if state["flight"] is not None:
-            self.stream.position = state["flight"]["first_prompt"]
+        if state["rollouts"]:
+            self.stream.position = state["rollouts"][0]["first_prompt"]
             prompts = self.stream.take(state["prompts"] - self.stream.position)
-            self.flight = load_flight(
-                state["flight"], folder, prompts, self.policy, self.config, self.world
-            )
+            self.waiting = load_rollouts(state["rollouts"], folder, prompts)
+        if state["training"]:
+            self.current = self.waiting.pop(0)
+            self.current.take_up(self.policy, self.config, self.world)
         self.stream.position = state["prompts"]
 
     def _numbers(self, run: RunDir) -> dict[str, Any]:
-        fresh = self.flight is None and self.counters.evaluated == self.counters.rollouts
+        fresh = self.current is None and self.counters.evaluated == self.counters.rollouts
         return {
             "run": run.id,
             "name": self.name,
@@ -139,6 +155,7 @@ class RunState:
             "time_s": run.time_s,
             "lines": self.lines,
             "statistics": self.updater.statistics,
+            "training": self.current is not None,
         }
 
     def _rescue(

@@ -36,7 +36,12 @@ def whole_weights(model: Any, world: World) -> dict[str, Any] | None:
 
 
 def whole_optimizer(updater: Updater) -> dict[str, Any]:
-    """The optimiser's state by parameter name, on the first process; a collective."""
+    """The optimiser's state by parameter name, on the first process; a collective.
+
+    Before the first update there is none, and torch would make one that has counted a step.
+    """
+    if not updater.optimizer.state:
+        return {"state": {}, "param_groups": []}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return get_optimizer_state_dict(updater.policy.model, updater.optimizer, options=options)
 

@@ -20,12 +20,12 @@ from erclip.diagnostics.ledger import FOLDER, WEIGHT, check_pyarrow, write_updat
 from erclip.diagnostics.pieces import Pieces
 from erclip.distributed import World
 from erclip.files import append
-from erclip.flight import Flight
 from erclip.losses import LossOutput
 from erclip.metrics import CORE_RULES
 from erclip.policy import Scores
 from erclip.records import Sample
 from erclip.run_dir import sample_line
+from erclip.scored_rollout import ScoredRollout
 from erclip.seeds import derive_seed
 from erclip.updates import ScoredBatch, Watch
 
@@ -48,20 +48,18 @@ class Recorder:
         self._pieces = Pieces(tokenizer)
         self._run, self._world = run, world or World()
         self._rollout = 0
-        self._numbers: dict[int, int] = {}  # id of a sample → its number among those sampled
         self.lines: list[Line] = []
 
-    def begin(self, flight: Flight) -> None:
+    def begin(self, rollout: ScoredRollout) -> None:
         """Take over a rollout that has been scored and is about to be trained on."""
-        self.resume(flight, [])
+        self.resume(rollout, [])
         if self._shown:
-            scored = [scored for mini in flight.scored for scored in mini]
+            scored = [scored for mini in rollout.scored for scored in mini]
             self.lines = self._choose([(s, None, None) for s in scored])
 
-    def resume(self, flight: Flight, lines: Sequence[Line]) -> None:
+    def resume(self, rollout: ScoredRollout, lines: Sequence[Line]) -> None:
         """Take over a rollout in the middle of its updates, with the lines chosen before."""
-        self._rollout = flight.number
-        self._numbers = {id(sample): number for number, sample in enumerate(flight.samples)}
+        self._rollout = rollout.number
         self.lines = list(lines)
 
     @contextmanager
@@ -109,7 +107,7 @@ class Recorder:
         for scored, new, out in seen:
             if scored.batch.num_tokens:
                 columns = token_columns(scored, new, out)
-                numbers = [self._numbers[id(sample)] for sample in scored.batch.samples]
+                numbers = [sample.number for sample in scored.batch.samples]
                 columns["response"] = np.array(numbers, dtype=np.int32)[_row_numbers(scored)]
                 parts.append(columns)
         return parts
@@ -126,10 +124,10 @@ class Recorder:
             (sample, row, *item)
             for item in seen
             for row, sample in enumerate(item[0].batch.samples)
-            if id(sample) in self._numbers
+            if sample.number >= 0
         ]
         heads = [
-            {**sample_line(self._rollout, sample), "number": self._numbers[id(sample)], "place": i}
+            {**sample_line(self._rollout, sample), "number": sample.number, "place": i}
             for i, (sample, *_) in enumerate(places)
         ]
         own = [self._line(head, *places[head.pop("place")]) for head in self._first_of(heads)]

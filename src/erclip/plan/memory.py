@@ -8,7 +8,7 @@ Letters: B rows of a micro-batch, L tokens of a row, N response tokens, D hidden
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -74,9 +74,12 @@ def plan(
     model_config = read_model_config(config)
     text = model_config.get_text_config()
     counted = count(config, model_config, processes, prompt_tokens)
+    alone = config.rollout.overlap is not None  # one process samples for all
+    load = Load(prompt_tokens, 1 if alone else processes, available)
+    sampling = _sampler(config, text, counted, load)
     items = (
         *_weights(config, counted, processes),
-        *_sampler(config, text, counted, Load(prompt_tokens, processes, available)),
+        *(_beside(config, counted, sampling) if alone else sampling),
         *_update(config, text, counted),
     )
     return Plan(tuple(item for item in items if item.bytes or not item.enough))
@@ -132,6 +135,23 @@ def _sampler(config: Config, text: Any, counted: Counted, load: Load) -> Iterato
     if counted.adapters and not isinstance(sampler, TransformersSampler):
         copy = (counted.parameters - counted.adapters) * _width(config)
         yield Item("merged weights", "sampling", copy, "a copy with the adapters in it, for vLLM")
+
+
+def _beside(config: Config, counted: Counted, sampling: Iterable[Item]) -> Iterator[Item]:
+    """The sampler's process, while everything else goes on; nothing on a device of its own."""
+    overlap, width = config.rollout.overlap, _width(config)
+    assert overlap is not None
+    if overlap.device not in (None, config.model.device):
+        return
+    own, per = counted.trained(width)
+    frozen = counted.parameters - counted.adapters if counted.adapters else 0
+    runtime = RUNTIME[device_of(config)]
+    yield Item("sampler's runtime", "always", runtime, "a process of its own: rollout.overlap")
+    yield Item("sampler's weights", "always", own + frozen * width, "a second copy")
+    if device_of(config) == "cpu":
+        yield Item("hand-over", "always", own, f"{per}, in a file that both have mapped")
+    for item in sampling:
+        yield item._replace(phase="always")
 
 
 def _sampling(config: Config, text: Any, numbers: int, rows: int, length: int) -> Iterator[Item]:

@@ -21,6 +21,10 @@ GRAD_NORM = "grad/norm"
 GRAD_SKIPPED = "grad/skipped"
 LOGPROB_DIFF = "sampler/logprob_diff"
 
+STALENESS = ("staleness/mean", "staleness/max")
+STALE_KL = "staleness/kl"
+EFFECTIVE = "staleness/effective_frac"
+
 NOISE = "erc/noise_frac"
 ROUNDING = "erc/rounding_frac"
 ERC = ("clip/erc_frac", "clip/erc_low_frac", "clip/erc_high_frac")
@@ -36,6 +40,7 @@ TIME_PARTS = {
     "update": "time/update_s",
 }
 TIME_ROLLOUT = "time/rollout_s"
+WAITS = ("time/trainer_wait_frac", "time/sampler_wait_frac")
 ELAPSED = "time_s"
 
 CLIP = re.compile(r"clip/(\w+)_frac")

@@ -119,6 +119,24 @@ def response_length(runs: Sequence[Run]) -> Plot | None:
     return stacked(runs, "Response length", rows, caption)
 
 
+def staleness(runs: Sequence[Run]) -> Plot | None:
+    """How old rollouts are when they are trained on, and what that does; of runs ahead only."""
+    mean, oldest = names.STALENESS
+    trainer, sampler = names.WAITS
+    rows = [
+        Panel(names.axis_label("age", mean), ((mean, "mean"), (oldest, "oldest token")), zero=True),
+        Panel(names.axis_label("KL", names.STALE_KL), ((names.STALE_KL, "KL"),), zero=True),
+        Panel("ESS / N", ((names.EFFECTIVE, "effective"),), percent=True),
+        Panel("waiting", ((trainer, "trainer"), (sampler, "sampler")), zero=True, percent=True),
+    ]
+    caption = (
+        "Updates between the weights that drew a token and the rollout's first update; there, how"
+        " far the policy is from the one that sampled, and the share of the tokens that weights"
+        " π/π_sampler leave. Where sampler and trainer overlap: the time that each waits."
+    )
+    return stacked(runs, "Staleness", rows, caption)
+
+
 def time_split(runs: Sequence[Run]) -> Plot | None:
     """Seconds by what they were spent on: of each rollout, or of several runs' mean rollout."""
     shown = [run for run in runs if any(series.by_rollout(run, n).drawn for n in _TIMES)]
@@ -136,7 +154,10 @@ def time_split(runs: Sequence[Run]) -> Plot | None:
     if len(runs) == 1:
         width = _width(shown[0])
         mean = f", mean of {width} rollouts a bar" if width > 1 else ""
-    caption = f"Seconds per rollout{mean}; “other” is what it took beyond the four parts."
+    caption = (
+        f"Seconds per rollout{mean}; “other” is what it took beyond the four parts, waiting for a"
+        " sampler that overlaps with the updates included."
+    )
     return Plot("Time", caption, svg, tuple(legend))
 
 
@@ -162,6 +183,8 @@ def _seconds(run: Run) -> Float[np.ndarray, "P R"]:
             for name in _TIMES
         ]
     )
+    if series.by_rollout(run, names.WAITS[0]).drawn:  # sampling went on beside the rest
+        seconds[:2] = 0.0
     seconds[-1] = np.maximum(seconds[-1] - seconds[:-1].sum(axis=0), 0.0)
     return seconds
 
@@ -202,6 +225,7 @@ PLOTS: tuple[tuple[str, Callable[[Sequence[Run]], Plot | None]], ...] = (
     ("clip fractions", clip_fractions),
     ("gradient norm", gradient_norm),
     ("KL(old‖new)", kl),
+    ("staleness", staleness),
     ("response length", response_length),
     ("time split", time_split),
 )

@@ -22,6 +22,7 @@ Status = Literal["good", "none", "warning"]
 
 NOISE_SHARE = 0.25  # of what ERC clips, seen where the true ρ is 1: from here on it is noise
 COLLAPSE, EXPLOSION = 0.2, 2.5  # last entropy over first
+WAITING = 0.1  # of the time: below it, sampler and trainer keep step
 SPIKE = 10.0  # times the median gradient norm
 
 NOISE_REMEDY = (
@@ -155,6 +156,40 @@ def _noise(run: Run) -> Verdict | None:
     return Verdict("clipping noise", "good", f"little, {numbers}", value)
 
 
+def _bottleneck(run: Run) -> Verdict | None:
+    """Who keeps the other waiting; in turns, what most of a rollout's time goes to."""
+    trainer, sampler = (_mean(series.by_rollout(run, name).y) for name in names.WAITS)
+    if not math.isfinite(trainer):
+        return _larger_turn(run)
+    value = max(trainer, sampler)
+    numbers = (
+        f"the trainer waits {100 * trainer:.0f} % of its time, the sampler {100 * sampler:.0f} %"
+    )
+    if value < WAITING:
+        return Verdict("bottleneck", "good", f"none, {numbers}", value)
+    slow, remedy = "updates", "fewer updates, or more threads for them: rollout.overlap.threads"
+    if trainer > sampler:
+        slow, remedy = "sampling", "rollout.overlap: more threads, or a device of its own; vLLM"
+    return Verdict("bottleneck", "none", f"{slow}, {numbers}", value, remedy)
+
+
+def _larger_turn(run: Run) -> Verdict | None:
+    times = (names.TIME_ROLLOUT, *names.TIME_PARTS.values())
+    whole, *parts = (_mean(series.by_rollout(run, name).y) for name in times)
+    if not whole > 0 or not all(map(math.isfinite, parts)):
+        return None
+    sampling, training = sum(parts[:2]) / whole, sum(parts[2:]) / whole
+    value, slow = max((sampling, "sampling"), (training, "updates"))
+    numbers = (
+        f"sampling takes {100 * sampling:.0f} % of a rollout, scoring and updates "
+        f"{100 * training:.0f} %"
+    )
+    remedy = f"rollout.overlap, on a device for each at best {1 / value:.1f} times as fast; " + (
+        "sampler.kind = vllm" if slow == "sampling" else "fewer updates per rollout"
+    )
+    return Verdict("bottleneck", "none", f"{slow}, {numbers}", value, remedy)
+
+
 @dataclass(frozen=True)
 class Limit:
     """A number that must not be too large, in the words of its verdict."""
@@ -235,6 +270,7 @@ CHECKS: tuple[Callable[[Run], Verdict | None], ...] = (
     _gradients,
     _noise,
     *LIMITS,
+    _bottleneck,
 )
 
 

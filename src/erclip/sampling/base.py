@@ -121,6 +121,7 @@ def make_response(
     prompt_ids: Sequence[int],
     token_ids: Sequence[int],
     logprobs: Sequence[float],
+    versions: Sequence[int] = (),
 ) -> Response:
     """The record of one sampled answer; without an id of `ends` at its end it was truncated."""
     finished = token_ids[-1] in ends
@@ -132,6 +133,7 @@ def make_response(
         text=readable(tokenizer, ends, body),
         truncated=not finished,
         logprobs=tuple(logprobs),
+        versions=tuple(versions),
     )
 
 

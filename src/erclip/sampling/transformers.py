@@ -7,7 +7,7 @@ that have ended leave the batch when half of it is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -32,11 +32,16 @@ from erclip.sampling.draw import sample_token, uniforms
 
 @dataclass
 class TransformersSampler:
-    """Samples from a model in this process; sees every weight update at once."""
+    """Samples from a model in this process; sees every weight update at once.
+
+    `follow` is called before every forward pass. It may change the weights, also in the middle of
+    responses, whose keys and values stay those of the weights before; it returns their version.
+    """
 
     model: Any
     tokenizer: Any
     batch_size: int = 256
+    follow: Callable[[], int] | None = None
 
     def __post_init__(self) -> None:
         """Read the ids that end a response."""
@@ -84,10 +89,11 @@ class TransformersSampler:
         prompts: list[list[int]],
         settings: SamplingSettings,
         draws: Tensor,
-    ) -> list[tuple[list[int], list[float]]]:
-        """(token ids, log-probs) of each of the B sequences, responses to a prompt adjacent."""
+    ) -> list[tuple[list[int], list[float], list[int]]]:
+        """(token ids, log-probs, versions) of each of the B sequences, siblings adjacent."""
         device = self.model.device
         ids, attention = pad_left(prompts, self.end_ids[0], device)
+        versions = self._follow()
         logits = decoder.begin(ids, attention, ids.shape[1] + settings.max_tokens)
         if settings.responses > 1:
             repeat = torch.arange(len(ids), device=device).repeat_interleave(settings.responses)
@@ -114,6 +120,7 @@ class TransformersSampler:
                 decoder.take(keep, len(live))
                 rows, token, attention, live = rows[keep], token[keep], attention[keep], live[keep]
             attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
+            versions += self._follow()
             logits = decoder.read(token[:, None], attention)
         if not torch.isfinite(logprobs).all():
             raise Diverged(
@@ -122,9 +129,13 @@ class TransformersSampler:
             )
         lengths = (tokens >= 0).sum(1).tolist()
         return [
-            (row[:n], values[:n])
+            (row[:n], values[:n], versions[:n])
             for row, values, n in zip(tokens.tolist(), logprobs.tolist(), lengths, strict=True)
         ]
+
+    def _follow(self) -> list[int]:
+        """The version of the weights of the next step, where there are several."""
+        return [] if self.follow is None else [self.follow()]
 
 
 def _batches(
