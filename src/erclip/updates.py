@@ -20,6 +20,7 @@ from erclip.losses import LossOutput, entropy_bonus, kl_penalty, policy_loss, po
 from erclip.metrics import Pool, ratio_quantiles, token_sums
 from erclip.optimizers import build_optimizer, build_schedule
 from erclip.policy import Policy, Scores, load_policy
+from erclip.policy.precision import fixed_order
 from erclip.sharding import whole
 
 
@@ -169,7 +170,8 @@ class Updater:
             if terms.kl.weight:
                 loss = loss + terms.kl.weight * kl / max(num_tokens, 1)
         if batch.num_tokens or self.world.size > 1:  # sharded layers are gathered by all or none
-            loss.backward()
+            with fixed_order(self.policy.device):
+                loss.backward()
         pool.add(sums, batch.num_tokens)
         if watch is not None:
             watch(scored, new, out)

@@ -35,7 +35,7 @@ from erclip.policy.checkpointing import checkpoint_layers
 from erclip.policy.loading import load_pretrained
 from erclip.policy.positions import Positions
 from erclip.policy.precision import autocast_dtype, autocast_trunk
-from erclip.policy.probes import prompts_can_be_shared, refuse_unsteady
+from erclip.policy.probes import prompts_can_be_shared, refuse_unsteady, unsteady
 from erclip.policy.saving import Saver
 from erclip.policy.signature import trunk, vocabulary_size
 from erclip.records import Sample
@@ -194,6 +194,10 @@ class Policy:
         gap = (got.logprobs.double() - reference).abs().max().item()
         tolerance = PROBE_TOLERANCE if hidden.dtype == torch.float32 else 0.25
         if not gap <= tolerance:
+            again = self.model(input_ids=ids, use_cache=False).logits[0].double()
+            noise = (again.log_softmax(-1) - expected.log_softmax(-1)).abs().max().item()
+            if noise > tolerance:
+                raise UserError(unsteady(self.model, noise))
             raise UserError(
                 _refusal(f"its log-probs differ by {gap:.2g} nats from the model's own")
             )
