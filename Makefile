@@ -64,6 +64,7 @@ test-vllm: .venv-vllm/.ready
 # The pages that are made from code.
 docs: setup
 	$(BIN)/python docs/metrics.py
+	$(BIN)/python docs/models.py
 	$(BIN)/python docs/results.py
 
 # TRL's adapter on the newest and the oldest TRL that it supports, each in an environment of its own.

@@ -1,4 +1,4 @@
-"""Write the table of models.md from the rows that `tests/models/measure.py` left; by `make docs`."""
+"""Write the table of models.md from the rows of `tests/models/measure.py`; run by `make docs`."""
 
 from __future__ import annotations
 
