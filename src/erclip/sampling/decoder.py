@@ -46,6 +46,7 @@ class Decoder:
             tuple[Any, str]
         ] = []  # modules that keep tensors of their own, and where
         self._cache: Any = None
+        self._failure: str | None = None  # what went wrong where reading bit by bit failed
         self._try()
 
     def begin(self, ids: Int[Tensor, "B L"], attention: Tensor, most: int) -> Float[Tensor, "B V"]:
@@ -96,7 +97,7 @@ class Decoder:
             gap = self._alone(prompts, more, expected)
         if not gap <= LIMIT:
             why = f"read token by token its log-probs are {gap:.2g} nats from those read at once"
-            raise UserError(_refusal(self.model, why))
+            raise UserError(_refusal(self.model, self._failure or why))
         self.pads = self._gap(prompts, more, expected) <= 2 * gap + self._tolerance()
 
     def _alone(self, prompts: Any, more: Sequence[int], expected: Sequence[Tensor]) -> float:
@@ -134,7 +135,8 @@ class Decoder:
                 rows = rows[index]
                 attention = torch.cat([attention[index], attention.new_ones(len(rows), 1)], 1)
                 logits = self.read(ids.new_full((len(rows), 1), more[step]), attention)
-        except FAILURES:
+        except FAILURES as error:
+            self._failure = " ".join(str(error).split()) or type(error).__name__
             return float("inf")
         return float(torch.cat(gaps).mean())
 
