@@ -76,6 +76,13 @@ def test_the_page_on_rules_has_every_part_as_its_docstring_says():
         assert all(f"| `{part.__name__}` |" in text for part in page["parts"](role))
 
 
+def test_the_table_of_models_is_that_of_the_rows():
+    script = runpy.run_path(str(ROOT / "docs" / "models.py"))
+    text = script["PAGE"].read_text()
+    assert script["MARKER"].search(text)
+    assert script["filled"](text) == text, "run `make docs`"
+
+
 def test_tables_of_results_are_those_of_the_rows():
     script = runpy.run_path(str(ROOT / "docs" / "results.py"))
     for page in script["PAGES"]:

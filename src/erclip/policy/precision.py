@@ -1,4 +1,6 @@
-"""float32 weights and a trunk in bfloat16: small updates are kept, products cost half.
+"""How a model rounds: float32 weights under a trunk in bfloat16, and sums in one order.
+
+Small updates are kept, products cost half.
 
 The head stays outside: hidden states come back as float32 and its products are float32, in the op
 and in sampling alike.
@@ -6,11 +8,14 @@ and in sampling alike.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import deterministic
 
 from erclip.policy.signature import trunk
 
@@ -56,3 +61,24 @@ def kept_casts(device: torch.device) -> torch.autocast:
     Only where no weight changes: autocast forgets its copies when the outermost context ends.
     """
     return torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def fixed_order(device: torch.device) -> Generator[None]:
+    """Within it, a CPU adds into equal rows in their order, whichever thread comes first.
+
+    Mixtures of experts send a token to several experts and add up what comes back. On a GPU this
+    would cost speed, and attention's backward pass would still add in any order.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = deterministic.fill_uninitialized_memory
+    if device.type != "cpu" or before:
+        yield
+        return
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        deterministic.fill_uninitialized_memory = filled

@@ -64,15 +64,20 @@ def refuse_unsteady(policy: Any) -> None:
     beside = (old[0, : alone.shape[1]] - alone[0]).abs()
     name = type(policy.model).__name__
     if again > (REPEATED_ROUNDED if rounded else REPEATED):
-        raise UserError(
-            f"{name} gives the same tokens other log-probs ({again:.2g} nats) in its second pass: "
-            "every ratio would be noise; turn off what is random in it"
-        )
+        raise UserError(unsteady(policy.model, again))
     if float(beside.mean()) > (BESIDE_ROUNDED if rounded else BESIDE):
         raise UserError(
             f"{name} gives a text other log-probs ({float(beside.max()):.2g} nats) beside a longer "
             "one: gradients would hang on trainer.token_budget; use another model"
         )
+
+
+def unsteady(model: Any, gap: float) -> str:
+    """The sentence for a model whose passes over the same tokens differ by `gap` nats."""
+    return (
+        f"{type(model).__name__} gives the same tokens other log-probs ({gap:.2g} nats) in its "
+        "second pass: every ratio would be noise; turn off what is random in it"
+    )
 
 
 def _logprobs(policy: Any, samples: list[Sample]) -> torch.Tensor:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from erclip.errors import UserError
 from erclip.policy.adapters import adapted, merged, save_adapters
 from erclip.policy.positions import Positions
+from erclip.policy.precision import autocast_dtype, autocast_trunk
 from erclip.policy.signature import vocabulary_size
 
 IDS = tuple(range(1, 9))  # a few tokens, whatever they mean
@@ -66,12 +67,15 @@ class Saver:
         if sharded:  # the live model is in pieces, and the other processes are not here
             return
         again = again.to(self.model.device).eval()
+        rounded = autocast_dtype(self.model)
+        if rounded is not None:
+            autocast_trunk(again, rounded)
         Positions(again).held = self.positions.held
         live, saved = (few_logprobs(model) for model in (self.model, again))
         if not torch.isfinite(live).all():
             return
         gap = (live - saved).abs()
-        exact = SAME.get(self.model.dtype)
+        exact = None if rounded is not None else SAME.get(self.model.dtype)
         if gap.mean() > ROUNDED if exact is None else gap.max() > exact * (1 + live.abs().max()):
             raise UserError(_wrong(folder, f"log-probs differ by {float(gap.max()):.2g} nats"))
 

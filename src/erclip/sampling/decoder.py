@@ -50,6 +50,7 @@ class Decoder:
         self._cache: Any = None
         self._most = 0
         self._reader: FixedReader | None = None
+        self._failure: str | None = None  # what went wrong where reading bit by bit failed
         self.fixed = False
         wanted = model.device.type == "cuda" if fixed is None else fixed
         self._try(wanted)
@@ -118,7 +119,7 @@ class Decoder:
             gap = self._alone(prompts, more, expected)
         if not gap <= LIMIT:
             why = f"read token by token its log-probs are {gap:.2g} nats from those read at once"
-            raise UserError(_refusal(self.model, why))
+            raise UserError(_refusal(self.model, self._failure or why))
         limit = 2 * gap + self._tolerance()
         self.pads = self._gap(prompts, more, expected) <= limit
         if fixed and self.pads and self.whole_mask and why_not(self.model, self._cache) is None:
@@ -160,7 +161,8 @@ class Decoder:
                 rows = rows[index]
                 attention = torch.cat([attention[index], attention.new_ones(len(rows), 1)], 1)
                 logits = self.read(ids.new_full((len(rows), 1), more[step]), attention)
-        except FAILURES:
+        except FAILURES as error:
+            self._failure = " ".join(str(error).split()) or type(error).__name__
             return float("inf")
         return float(torch.cat(gaps).mean())
 
