@@ -67,7 +67,7 @@ def load_function(source: str) -> RewardFunction:
     if spec is None or spec.loader is None:
         raise UserError(f"reward.function = {source!r}: {file!r} is not a Python file.")
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
-    with user_code(f"reward.function = {source!r}, while the file is loaded"):
+    with user_code(f"reward.function = {source!r}", "the file"):
         spec.loader.exec_module(module)
     function: Any = getattr(module, name, None)
     if not callable(function):

@@ -98,8 +98,8 @@ class TransformersSampler:
             logits = self._forward(token[:, None], attention, cache)
         if not torch.isfinite(logprobs).all():
             raise Diverged(
-                "The model's logits are NaN or infinite, so it cannot be sampled from: training has "
-                "diverged; go back to an earlier checkpoint with a lower trainer.learning_rate"
+                "The model's logits are NaN or infinite, so it cannot be sampled from: training "
+                "has diverged"
             )
         lengths = (tokens >= 0).sum(1).tolist()
         return [
