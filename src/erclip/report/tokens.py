@@ -50,6 +50,10 @@ def token_view(runs: Sequence[Run]) -> TokenView:
     )
 
 
+def _are_numbers(values: Any) -> TypeGuard[list[float]]:
+    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+
+
 def _rank(run: Run, row: Row) -> int:
     rollouts = [other["rollout"] for other in run.tokens]
     return {max(rollouts): 0, min(rollouts): 1}.get(row["rollout"], 2)
@@ -57,7 +61,7 @@ def _rank(run: Run, row: Row) -> int:
 
 def _response(index: int, row: Row) -> dict[str, object]:
     pieces = [words.printable(piece) for piece in row["pieces"]]
-    fired = row.get("fired")
+    fired = row.get("fired") if _are_numbers(row.get("fired")) else None
     item: dict[str, object] = {
         "run": index,
         "rollout": row["rollout"],
@@ -73,8 +77,9 @@ def _response(index: int, row: Row) -> dict[str, object]:
         "t": pieces,
     }
     for name, short in _NUMBERS.items():
-        if len(row.get(name) or ()) == len(pieces):
-            item[short] = row[name]
+        values = row.get(name)
+        if _are_numbers(values) and len(values) == len(pieces):
+            item[short] = values
     if fired and len(fired) == len(pieces):
         item["f"] = fired
     return item
