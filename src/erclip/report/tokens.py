@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any, TypeGuard
 
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
