@@ -70,16 +70,16 @@ def _module(path: Path) -> ModuleType:
         raise PluginError(f"{path.name!r} is not a Python file")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     loader = spec.loader
-    _guarded("while the file is loaded", lambda: loader.exec_module(module))
+    _guarded(path.name, lambda: loader.exec_module(module), "the file")
     return module
 
 
-def _guarded(where: str, work: Callable[[], T]) -> T:
+def _guarded(where: str, work: Callable[[], T], what: str = "it") -> T:
     """What a user's code gives; whatever it does instead is a PluginError."""
     from erclip.usercode import user_code  # needs torch, which settings do without
 
     try:
-        with user_code(where):
+        with user_code(where, what):
             return work()
     except UserError as error:
         raise PluginError(str(error).removesuffix(".")) from error

@@ -22,7 +22,7 @@ class _Ended(BaseException):
 
 
 @contextmanager
-def user_code(where: str) -> Generator[None]:
+def user_code(where: str, what: str = "it") -> Generator[None]:
     """Run a user's code: its errors, `sys.exit` and `os._exit` are a UserError that names `where`.
 
     The working directory, the streams and torch's switches are afterwards what they were. A child
@@ -35,9 +35,9 @@ def user_code(where: str) -> Generator[None]:
     except (UserError, Stopped, KeyboardInterrupt):
         raise
     except _Ended as end:
-        raise UserError(f"{where}: it called os.{end}, which would end the run.") from None
+        raise UserError(f"{where}: {what} calls os.{end}, which would end the run.") from None
     except BaseException as error:  # SystemExit and CancelledError, too
-        raise UserError(f"{where}: it fails with {in_a_line(error)}.") from error
+        raise UserError(f"{where}: {what} fails with {in_a_line(error)}.") from error
     finally:
         if os.getpid() != process:
             os._exit(1)

@@ -68,7 +68,9 @@ class Keeper:
         if self.is_saved:
             return self.saved
         if not model_is_sound(self.state.policy, self.world):
-            self._say("The model gives NaN: no checkpoint is made of it.")
+            self._say(
+                "The model gives NaN or logits beyond all bounds: no checkpoint is made of it."
+            )
             return self.saved
         moment = self._moment
         self.state.lines = self._lines()

@@ -51,7 +51,7 @@ class Rows(Sequence[Row]):
         row: dict[str, Any] = {"kind": self.kind}
         for name in self._keys[self._which[index]]:
             value = float(self.columns[name][index])
-            row[name] = None if value != value else int(value) if name in COUNTERS else value
+            row[name] = _plain(name, value)
         return row
 
     def __iter__(self) -> Iterator[Row]:
@@ -150,6 +150,12 @@ def _matrix(values: list[Any]) -> Float[np.ndarray, "K n"]:
     except (TypeError, ValueError, OverflowError):  # a text, a list, an integer without end
         found = np.array([[_number(value) for value in row] for row in values]).T
     return np.where(np.abs(found) > LARGEST, math.inf, found)
+
+
+def _plain(name: str, value: float) -> float | int | None:
+    if math.isnan(value):
+        return None
+    return int(value) if name in COUNTERS and math.isfinite(value) else value
 
 
 def _number(value: Any) -> float:

@@ -201,8 +201,9 @@ def _grouped(
     run: Run, name: str, by: str, reduce: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> Curve:
     """Reduce the finite values of the updates that have the same `by`."""
-    keys, place = np.unique(column(run.updates, by), return_inverse=True)
-    values = column(run.updates, name)
+    groups, values = column(run.updates, by), column(run.updates, name)
+    groups, values = groups[np.isfinite(groups)], values[np.isfinite(groups)]
+    keys, place = np.unique(groups, return_inverse=True)
     known = np.isfinite(values)
     order = np.lexsort((values[known], place[known]))
     place, values = place[known][order], values[known][order]

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any, TypeGuard
 
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
@@ -53,6 +54,10 @@ def token_view(runs: Sequence[Run]) -> TokenView:
     )
 
 
+def _are_numbers(values: Any) -> TypeGuard[list[float]]:
+    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+
+
 def _rank(run: Run, row: Row) -> int:
     rollouts = [other["rollout"] for other in run.tokens]
     return {max(rollouts): 0, min(rollouts): 1}.get(row["rollout"], 2)
@@ -60,7 +65,7 @@ def _rank(run: Run, row: Row) -> int:
 
 def _response(index: int, row: Row) -> dict[str, object]:
     pieces = [words.printable(piece) for piece in row["pieces"]]
-    fired = row.get("fired")
+    fired = row.get("fired") if _are_numbers(row.get("fired")) else None
     item: dict[str, object] = {
         "run": index,
         "rollout": row["rollout"],
@@ -76,8 +81,9 @@ def _response(index: int, row: Row) -> dict[str, object]:
         "t": pieces,
     }
     for name, short in _NUMBERS.items():
-        if len(row.get(name) or ()) == len(pieces):
-            item[short] = row[name]
+        values = row.get(name)
+        if _are_numbers(values) and len(values) == len(pieces):
+            item[short] = values
     if fired and len(fired) == len(pieces):
         item["f"] = fired
         item["r"] = [words.rule(name) for name in row.get("rules") or CORE_RULES]

@@ -138,10 +138,11 @@ def _append(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     held = path.read_bytes() if path.is_file() else b""
-    if not held:
+    whole = held.rfind(b"\n") + 1
+    if whole < len(held):  # a kill cut the last line, or the first
+        os.truncate(path, whole)
+    if not whole:
         writer.writeheader()
-    elif not held.endswith(b"\n"):
-        os.truncate(path, held.rfind(b"\n") + 1)
     writer.writerows(rows)
     append(path, buffer.getvalue(), durable=True)
 

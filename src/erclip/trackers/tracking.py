@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from erclip.config.trackers import TrackerConfig
 from erclip.files import parsed, read_json
-from erclip.text import in_a_line
+from erclip.text import in_a_line, short
 from erclip.trackers.base import Line, Row, RunInfo, Tracker, table_row, tracked
 from erclip.trackers.kinds import make_tracker
 
@@ -121,7 +121,8 @@ class _Lane:
                 self._complain("failed; the run goes on", error)
 
     def _complain(self, what: str, error: Exception) -> None:
-        self._warn(f"tracker {self._kind} {what}: {in_a_line(error, 200)}")
+        reason = short(str(error), 200)
+        self._warn(f"tracker {self._kind} {what} ({type(error).__name__}: {reason})")
 
 
 class _SampleReader:
