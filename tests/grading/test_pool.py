@@ -98,7 +98,7 @@ def test_a_worker_that_is_killed_stopped_or_closed_loses_nothing_and_leaves_noth
     grader._pool._slots[0]._time_limit_s = 0.3
     begin = time.monotonic()
     assert verdicts(grader, PAIRS[:1]) == ["timeout"]
-    assert time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin < 2.0
     assert children_of(os.getpid()) == before
     assert not any(alive(pid) for pid in family)
     grader.close()

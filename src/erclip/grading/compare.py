@@ -47,6 +47,7 @@ _SEVERAL = re.compile(
     r'|^ ?"(?:[a-z]*illion|thousand|hundred|dozen)s?"',
     re.IGNORECASE,
 )
+_POINT = re.compile(r"[A-Z]'?(\(.*,.*\))")
 _CHAIN = re.compile(r"([^<\\]+)(<|\\le )[a-zA-Z](<|\\le )([^<\\]+)")
 _LISTED = re.compile(r",|;|and|or|pm|quad|[^\x00-\x7f]")
 _SET_LIKE = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|mathbb|infty)(?![a-zA-Z])|^\]|\[$")
