@@ -120,7 +120,7 @@ def audit(
 
 
 def kind_of(gold: Gold) -> str:
-    """What a gold is, in a few words.
+    r"""What a gold is, in a few words.
 
     >>> kind_of(Gold.of("12")), kind_of(Gold.of(r"5\text{ cm}")), kind_of(Gold.of("x+1"))
     ('integer', 'integer with a unit', 'expression')

@@ -39,9 +39,12 @@ _CHOICE = re.compile(
     r"(?P<content>[.:)] ?.*|\(.*\)|(?<=[)\]]).*|)",
     re.IGNORECASE,
 )
+# What makes the text after a choice's letter more than its content.
 _SEVERAL = re.compile(
     r'"(?:and|or|not|nor|both|neither|either|wrong|incorrect|except|but|no)"|(?<![a-zA-Z])[A-J]\)'
-    r"|[,;] ?\(?[A-J]\)?$|(?<![a-zA-Z\\])[A-J][.:]",
+    r"|[,;] ?\(?[A-J]\)?$|(?<![a-zA-Z\\])[A-J][.:]|^ ?[,;+=<>/^_!]"
+    r"|^ ?\\(?:ne|le|ge|cdot|ldots|cup|cap|setminus|to|in|pm|mod)(?![a-z])"
+    r'|^ ?"(?:[a-z]*illion|thousand|hundred|dozen)s?"',
     re.IGNORECASE,
 )
 _POINT = re.compile(r"[A-Z]'?(\(.*,.*\))")

@@ -32,6 +32,9 @@ _REPEATING = re.compile(
 )
 
 
+_PERIOD = re.compile(r"\d*\.\d*(?:\\overline\{\d+\}|\\dot\{\d\}(?:\d*\\dot\{\d\})?)")
+
+
 class Number(NamedTuple):
     """An exact value. `places`: digits after the point if it was written with one, else None."""
 
@@ -59,6 +62,22 @@ def parse_number(text: str) -> Number | None:
     if match := _REPEATING.fullmatch(text):
         return _repeating(match)
     return None
+
+
+def without_periods(text: str) -> str:
+    """The text with its recurring decimals as fractions.
+
+    >>> without_periods(r"0.\\overline{3}+x")
+    '(\\\\frac{1}{3})+x'
+    """
+    return _PERIOD.sub(lambda match: _as_fraction(match[0]), text)
+
+
+def _as_fraction(text: str) -> str:
+    number = parse_number(text)
+    if number is None:
+        return text
+    return rf"(\frac{{{number.value.numerator}}}{{{number.value.denominator}}})"
 
 
 def _signed(value: Fraction, sign: str) -> Fraction:

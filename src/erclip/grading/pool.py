@@ -70,7 +70,8 @@ class Slot:
             try:
                 return self._exchange(task)
             except TimeoutError:
-                self.close()
+                if not self._stop_child():
+                    self.close()
                 break
             except (EOFError, BrokenPipeError, _ChildKilled) as error:
                 if not isinstance(error, _ChildKilled):
@@ -104,6 +105,17 @@ class Slot:
                 return {"verdict": "guarded", "stopped": True}
             if reply.get("id") == self._sent:
                 return reply
+
+    def _stop_child(self) -> bool:
+        """End the process that computes; False if its supervisor does not say so at once."""
+        assert self._process is not None
+        with suppress(TimeoutError, EOFError, ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGUSR1)
+            deadline = time.monotonic() + STOP_LIMIT_S / 2
+            while "died" not in self._read(self._process, deadline):
+                pass  # a reply that came too late
+            return True
+        return False
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from erclip.grading.exact import Number, numbers_equal, parse_number
+from erclip.grading.exact import Number, numbers_equal, parse_number, without_periods
 from erclip.grading.gold import Gold
 from erclip.grading.kinds import KINDS
 from erclip.grading.structure import split_top, without_label
@@ -246,6 +246,7 @@ def _values(gold: str, answer: str, tolerance: float | None) -> Verdict:
     """Expressions by value, equations and inequalities by proportion."""
     from erclip.grading.values import equal_values, proportion  # mpmath: only if needed
 
+    gold, answer = without_periods(gold), without_periods(answer)
     golds, answers = _comparisons(gold), _comparisons(answer)
     if golds or answers:
         if len(golds) != len(answers) or [s for _, s, _ in golds] != [s for _, s, _ in answers]:

@@ -18,7 +18,7 @@ _LABEL_WORDS = frozenset(
     solution value chapter grade level figure hence thus so therefore we get have option 答案 答 解
     结果 答案是 答案为 共 共有 是 为 故 所以 因此 ans""".split()  # noqa: SIM905
 )
-_LABEL = re.compile(r'((?:"[^"]+")+)(:|：)? ?(?=.)')
+_LABEL = re.compile(r'((?:"[^"]+")+)(:|：)? ?(?:\\quad ?)*(?=.)')
 _MEMBERSHIP = re.compile(r"(?:[a-zA-Z]|\\[a-z]+ ?)(?:_\{\w+\})? ?\\in ?(?=[\[({\\\]])(?!\\mathbb)")
 _QUALIFIED = re.compile(
     r"(?P<value>.*?[^\s,(])(?:,|\\quad| )*?"

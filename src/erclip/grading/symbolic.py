@@ -21,7 +21,7 @@ from sympy import Basic, Expr, Float, Product, Rational, Sum
 from sympy.core.random import seed
 
 from erclip.grading.compare import is_readable, meets
-from erclip.grading.exact import decimal_fits, parse_number
+from erclip.grading.exact import decimal_fits, parse_number, without_periods
 from erclip.grading.gold import Gold
 from erclip.grading.guards import Guarded
 from erclip.grading.scalars import ScalarRule, Verdict, operands, plain_scalar
@@ -38,7 +38,7 @@ SYMBOL_LOG10 = 2  # the largest test point has two digits
 _KNOWN = re.compile(
     r"(?:[\w\s.+\-*/^(){}\[\]|!,<>=&]|\\(?:[{}]|\\|(?:frac|binom|sqrt|sum|prod|int|lim|to|infty|sin|cos"
     r"|tan|cot|sec|csc|arcsin|arccos|arctan|arccot|sinh|cosh|tanh|log|ln|exp|max|min|gcd|lcm|det|le|ge"
-    r"|ne|in|cup|cap|setminus|emptyset|mathbb|[lr]floor|[lr]ceil|begin|end|cdot|pi|overline|vec|hat|partial"
+    r"|ne|in|cup|cap|setminus|emptyset|mathbb|[lr]floor|[lr]ceil|begin|end|cdot|pi|overline(?=\{[A-Za-z])|vec|hat|partial"
     r"|subset|subseteq|alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau"
     r"|phi|varphi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega|ell)(?![a-zA-Z])))*"
 )
@@ -93,7 +93,7 @@ def symbolic_reason(gold: Gold, answer: str, first: ScalarRule = plain_scalar) -
 def _latex(text: str) -> str:
     """What latex2sympy reads: degrees as multiples of pi, arguments in parentheses."""
     text = re.sub(r"\\(max|min|gcd|lcm) ?\\\{([^{}]*)\\\}", r"\\\1(\2)", text)
-    return re.sub(r"\^\{\\circ ?\}", r"\\cdot \\frac{\\pi}{180}", text)
+    return re.sub(r"\^\{\\circ ?\}", r"\\cdot \\frac{\\pi}{180}", without_periods(text))
 
 
 def _equal(gold: str, answer: str, tolerance: float | None) -> bool:

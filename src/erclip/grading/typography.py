@@ -240,6 +240,11 @@ class _Scanner:
         option = re.match(r"\s*\[[^\]]*\]", self._text[self._at : self._at + _MAX_ARGUMENT])
         self._at += option.end() if option else 0
 
+    def _skip_argument(self) -> None:
+        before = self._before
+        self.argument()
+        self._before = before
+
     def argument(self, upright: bool = False) -> str:
         """A group, a command with its own arguments, or one digit or letter."""
         self._skip_blanks()
@@ -266,11 +271,11 @@ class _Scanner:
                 self._at += self._text[self._at : self._at + 1] == "."
             return ""
         if name in DROPPED_ARGUMENT:
-            self.argument()
+            self._skip_argument()
             return ""
         if name in ("textcolor", "colorbox"):
             self._skip_option()
-            self.argument()
+            self._skip_argument()
             return self._braces(self.argument(upright), "")
         if name in UNWRAPPED or name in UPRIGHT:
             return self._braces(self.argument(upright or name in UPRIGHT), "")

@@ -48,12 +48,14 @@ def equal_values(gold: str, answer: str, tolerance: float | None = None) -> bool
         trees = parse(gold), parse(answer)
     except Unclear:
         return None
-    pairs = list(_sampled(*trees))
-    if _names(trees[0]) | _names(trees[1]):
-        if not all(_close(left, right) for left, right in pairs):
+    compared = 0
+    for left, right in _sampled(*trees):
+        if not _names(trees[0]) | _names(trees[1]):
+            return _equal_constants(left, right, (gold, answer), tolerance)
+        if not _close(left, right):
             return False
-        return True if len(pairs) >= MIN_POINTS else None
-    return _equal_constants(*pairs[0], (gold, answer), tolerance) if pairs else None
+        compared += 1
+    return True if compared >= MIN_POINTS else None
 
 
 def _equal_constants(
