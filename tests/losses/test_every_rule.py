@@ -194,6 +194,7 @@ def test_constraints_see_what_the_surrogate_clipped():
         ),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_a_function_returns_is_checked(loss_fn, sentence):
     with pytest.raises(ValueError, match=sentence):
         loss_fn(**few(random_inputs(0)))

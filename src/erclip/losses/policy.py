@@ -167,7 +167,7 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
 
     def statistics(
         self,
-        micro_batches: Iterable[Mapping[str, Tensor | None]],
+        micro_batches: Iterable[Mapping[str, Any]],
         gather: Gather = alone,
         previous: Statistics | None = None,
     ) -> Statistics:
@@ -184,10 +184,7 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
             raise ValueError(
                 f"{self!r} measures the policy in training: its micro-batches need `logprobs`."
             )
-        prepared = [
-            prepare(**{"logprobs": part["old_logprobs"], **part})  # ty: ignore[invalid-argument-type]
-            for part in parts
-        ]
+        prepared = [prepare(**{"logprobs": part["old_logprobs"], **part}) for part in parts]
         return take_statistics(self.surrogate, self.mini_batch_rules, prepared, gather, previous)
 
     def _with_lots(self, inputs: LossInputs) -> LossInputs:
@@ -202,9 +199,8 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         mask = inputs.mask
 
         def run(part: Any) -> Any:
-            if not isinstance(part, MiniBatchRule):
-                return part(inputs)
-            return part(replace(inputs, statistics=statistics_of(part, statistics)))
+            own = statistics_of(part, statistics) if isinstance(part, MiniBatchRule) else None
+            return part(inputs if own is None else replace(inputs, statistics=own))
 
         objective, fired = _checked(run(self.surrogate), SurrogateOutput, self.surrogate)
         clipped, weights, terms = _masked(fired, mask), {}, {}
@@ -244,13 +240,13 @@ def _held(objective: Tokens, flags: Mapping[str, Flags], shares: Mapping[str, To
     return objective
 
 
-def _merge(into: dict[str, Tokens], new: Mapping[str, Tokens], combine: Callable[..., Any]) -> None:
+def _merge(into: dict[str, Tensor], new: Mapping[str, Tensor], combine: Callable[..., Any]) -> None:
     """Two parts that report under one name are one rule to whoever reads the report."""
     for name, values in new.items():
         into[name] = combine(into[name], values) if name in into else values
 
 
-def _masked(flags: Mapping[str, Flags], mask: Flags) -> dict[str, Flags]:
+def _masked(flags: Mapping[str, Tensor], mask: Flags) -> dict[str, Flags]:
     """Flags inside the mask; [B, 1] stands for whole responses."""
     for name in flags:
         if not name.isidentifier():
@@ -258,7 +254,7 @@ def _masked(flags: Mapping[str, Flags], mask: Flags) -> dict[str, Flags]:
     return {name: flag & mask for name, flag in flags.items()}
 
 
-def _shares(weights: Mapping[str, Tokens], mask: Flags) -> dict[str, Tokens]:
+def _shares(weights: Mapping[str, Tensor], mask: Flags) -> dict[str, Tokens]:
     """Weights without gradient, 1 outside the mask."""
     return {name: torch.where(mask, weight.detach(), 1.0) for name, weight in weights.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -24,6 +25,16 @@ LOSSES = {
     "directional": {
         "surrogate": {"kind": "ce_gppo_clip"},
         "constraints": [{**ERC, "rule": "directional", "min_entropy_change": 1e-3}],
+    },
+    "any rule": {
+        "surrogate": "ppo_clip",
+        "constraints": [
+            ERC,
+            {"kind": "dppo_tv", "low": 0.01, "high": 0.01},
+            {"kind": "sequence_mask", "low": 0.05, "high": 0.05, "anchor": "old"},
+            {"kind": "top_entropy", "fraction": 0.5},
+            {"kind": "top_entropy", "fraction": 0.9, "of": "current"},
+        ],
     },
     "GSPO": {"surrogate": "gspo_clip", "constraints": [ERC]},
 }
@@ -75,6 +86,22 @@ def test_an_update_is_our_own_trainers(make, name):
         {key: own[key] for key in shared}, abs=1e-5
     )
     assert 0.01 < own["clip/erc_frac"] < 0.95
+
+
+def test_a_rule_over_the_mini_batch_sees_all_micro_batches_of_an_update(make):
+    """⌈0.2 N⌉ of an update's N tokens are kept, not of each of its four micro-batches."""
+    trainer = make(
+        loss={"surrogate": "ppo_clip", "constraints": [{"kind": "top_entropy", "fraction": 0.2}]},
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=4,
+        steps_per_generation=8,
+    )
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "clip/low_entropy_frac" in line]
+    assert len(lines) == 4
+    for line in lines:
+        count = round(line["train/tokens"])
+        assert round(line["clip/low_entropy_frac"] * count) == count - math.ceil(0.2 * count)
 
 
 def test_the_default_loss_is_erc_dapo():

@@ -159,8 +159,8 @@ class ERCConfig(GRPOConfig):
         if loss_fn.mini_batch_rules and cut:
             raise UserError(
                 f"steps_per_generation = {self.steps_per_generation} is no multiple of "
-                f"gradient_accumulation_steps = {self.gradient_accumulation_steps}: an update would "
-                f"span two generations, and {loss_fn.mini_batch_rules[0]!r} has to see all of it."
+                f"gradient_accumulation_steps = {self.gradient_accumulation_steps}: an update "
+                f"would span two generations, and {loss_fn.mini_batch_rules[0]!r} must see it all."
             )
 
     def _refuse_inert_erc(self, loss_fn: policy_loss) -> None:
