@@ -18,7 +18,7 @@ CHECKED = ["losses", "ops.head", "ops.live", "ops.logprob_entropy", "ops.referen
 if find_spec("beartype"):
     install_import_hook([f"erclip.{name}" for name in CHECKED], "shapes.check")
 
-import erclip
+import erclip  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def _doctest_names(doctest_namespace):
 
 @pytest.fixture
 def unchecked():
-    """What a user gets who passes the wrong thing: our own sentences, no type errors of the tests."""
+    """What a user gets who passes the wrong thing: our sentences, not the tests' type errors."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
