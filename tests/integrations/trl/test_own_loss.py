@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ import torch
 from erclip.batches import make_batch
 from erclip.config import Config
 from erclip.integrations.trl import ERCConfig
+from erclip.integrations.trl.tensors import loss_tensors
 from erclip.packing import single_rows
 from erclip.policy import Policy
 from erclip.records import Grade, Prompt, Response, Sample
@@ -30,7 +30,7 @@ LOSSES = {
         "surrogate": "ppo_clip",
         "constraints": [
             ERC,
-            {"kind": "dppo_tv", "low": 0.01, "high": 0.01},
+            {"kind": "dppo_tv", "low": 0.01, "high": 0.01, "anchor": "old"},
             {"kind": "sequence_mask", "low": 0.05, "high": 0.05, "anchor": "old"},
             {"kind": "top_entropy", "fraction": 0.5},
             {"kind": "top_entropy", "fraction": 0.9, "of": "current"},
@@ -89,19 +89,26 @@ def test_an_update_is_our_own_trainers(make, name):
 
 
 def test_a_rule_over_the_mini_batch_sees_all_micro_batches_of_an_update(make):
-    """⌈0.2 N⌉ of an update's N tokens are kept, not of each of its four micro-batches."""
+    """One threshold for the four micro-batches of an update, another one for the next four."""
     trainer = make(
         loss={"surrogate": "ppo_clip", "constraints": [{"kind": "top_entropy", "fraction": 0.2}]},
         per_device_train_batch_size=8,
         gradient_accumulation_steps=4,
         steps_per_generation=8,
     )
-    trainer.train()
-    lines = [line for line in trainer.state.log_history if "clip/low_entropy_frac" in line]
-    assert len(lines) == 4
-    for line in lines:
-        count = round(line["train/tokens"])
-        assert round(line["clip/low_entropy_frac"] * count) == count - math.ceil(0.2 * count)
+    batches = next_batches(trainer)
+    found = []
+    for step, batch in enumerate(batches):
+        trainer._step = step
+        trainer.accelerator.gradient_state._set_sync_gradients(step in (3, 7))
+        trainer._compute_loss(trainer.model, batch)
+        found.append(trainer._statistics["train"]._last)
+    updates = [
+        trainer.loss_fn.statistics([loss_tensors(batch, None) for batch in part])
+        for part in (batches[:4], batches[4:])
+    ]
+    assert updates[0] != updates[1]
+    assert found == [updates[0]] * 4 + [updates[1]] * 4
 
 
 def test_the_default_loss_is_erc_dapo():

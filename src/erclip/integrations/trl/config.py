@@ -129,7 +129,8 @@ class ERCConfig(GRPOConfig):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{key} = {first['input']!r}: {first['msg']}.") from None
+            message = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{key} = {first['input']!r}: {message}.") from None
 
     def _refuse_replaced(self) -> None:
         for name in REPLACED:
