@@ -133,7 +133,8 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         Losses and gradients of micro-batches that share `num_tokens` (and `statistics`, see there)
         add up to the mini-batch's. What lies outside `mask` is never read, NaN included. Raises
         ValueError for mismatched shapes, low-precision log-probs, and tensors that a part needs and
-        does not get. Without `lots` and `statistics`, rules of chance draw from torch's generator.
+        does not get. Without `lots`, rules of chance draw from torch's generator; one that has been
+        measured with lots has to see the same again.
         """
         inputs = prepare(
             logprobs=logprobs,
@@ -150,8 +151,9 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
             reference_logprobs=reference_logprobs,
             lots=lots,
         )
-        if lots is None and statistics is None:
-            inputs = self._with_lots(inputs)
+        if lots is None and "lots" in self.needs:
+            measured = any("lots" in needs_of(rule) for rule in self.mini_batch_rules)
+            inputs = inputs if measured and statistics is not None else _drawn(inputs)
         for part in self.parts:
             check_needs(name_of(part), needs_of(part), inputs)
         if statistics is None and self.mini_batch_rules:
@@ -186,12 +188,6 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
             )
         prepared = [prepare(**{"logprobs": part["old_logprobs"], **part}) for part in parts]
         return take_statistics(self.surrogate, self.mini_batch_rules, prepared, gather, previous)
-
-    def _with_lots(self, inputs: LossInputs) -> LossInputs:
-        if "lots" not in self.needs:
-            return inputs
-        lots = torch.rand(inputs.mask.shape, device=inputs.mask.device)
-        return replace(inputs, lots=lots.to(inputs.logprobs.dtype))
 
     def _evaluate(
         self, inputs: LossInputs, statistics: Statistics, num_tokens: float | Tensor
@@ -228,6 +224,12 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
             weights=weights,
             terms=terms,
         )
+
+
+def _drawn(inputs: LossInputs) -> LossInputs:
+    """With lots from torch's generator."""
+    lots = torch.rand(inputs.mask.shape, device=inputs.mask.device)
+    return replace(inputs, lots=lots.to(inputs.logprobs.dtype))
 
 
 def _held(objective: Tokens, flags: Mapping[str, Flags], shares: Mapping[str, Tokens]) -> Tokens:

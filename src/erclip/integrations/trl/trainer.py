@@ -133,15 +133,21 @@ class ERCTrainer(GRPOTrainer):
         inputs = super()._prepare_inputs(generation_batch)
         if not self.model.training:
             inputs.pop("old_per_token_logps", None)  # in evaluation old and new are one policy
-            return inputs
+            return self._with_lots(inputs)
         if self._buffered_inputs is not buffered:
             for batch in self._buffered_inputs:
                 with torch.no_grad():
                     old = self._score(self.model, batch)
                 batch["old_per_token_logps"], batch["old_entropies"] = old.logprobs, old.entropies
-                if "lots" in self.loss_fn.needs:
-                    batch["lots"] = torch.rand_like(old.logprobs)
+                self._with_lots(batch)
         return inputs
+
+    def _with_lots(self, batch: Batch) -> Batch:
+        """One number per token, the same whenever the loss looks at this micro-batch."""
+        if "lots" in self.loss_fn.needs:
+            mask = batch["completion_mask"]
+            batch["lots"] = torch.rand(mask.shape, device=mask.device)
+        return batch
 
     def _score(self, model: Any, batch: Batch, *, slopes: bool = False) -> Scores:
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
