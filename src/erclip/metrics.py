@@ -34,7 +34,7 @@ METRICS: dict[str, Metric] = {
     "train/response_length": Metric("tokens", "mean", "length of a sampled response"),
     "train/truncated_frac": Metric("fraction", "mean", "responses cut at max_tokens"),
     "train/no_answer_frac": Metric("fraction", "mean", "responses in which no answer was found"),
-    "train/groups_kept_frac": Metric("fraction", "mean", "groups whose rewards differ"),
+    "train/groups_kept_frac": Metric("fraction", "mean", "groups that teach, by `rollout.keep`"),
     "train/responses": Metric("responses", "sum", "responses sampled"),
     "sampler/logprob_diff": Metric("nats", "mean", "|sampler − trainer| log-prob of a token"),
     "sampler/kl": Metric("nats/token", "mean", "KL(sampler‖trainer), estimated by w − 1 − log w"),
@@ -56,6 +56,7 @@ METRICS: dict[str, Metric] = {
         "tokens ERC clips for rounding alone: that mini-batch with embeddings one unit in the "
         "last place off, rollouts 1, 11, 21, …",
     ),
+    "grad/norm_max": Metric("1", "max", "largest gradient norm of its updates, before clipping"),
     "time/sample_s": Metric("s", "sum", "sampling responses"),
     "time/grade_s": Metric("s", "sum", "grading them"),
     "time/score_s": Metric("s", "sum", "scoring them with the old policy"),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+from erclip.errors import UserError
+
+T = TypeVar("T")
 
 
 class PluginError(ValueError):
@@ -38,10 +43,7 @@ def installed(group: str) -> dict[str, EntryPoint]:
 
 def load_point(point: EntryPoint) -> Any:
     """What an entry point names; raises PluginError."""
-    try:
-        return point.load()
-    except (ImportError, AttributeError) as error:
-        raise PluginError(f"({point.value}) cannot be imported: {error}") from error
+    return _guarded(f"({point.value}) cannot be imported", point.load)
 
 
 def beside(folder: Path, value: Any) -> Any:
@@ -60,11 +62,6 @@ def beside(folder: Path, value: Any) -> Any:
     return value
 
 
-def in_a_line(error: Exception) -> str:
-    """An error of the user's code in one line."""
-    return f"{type(error).__name__} ({' '.join(str(error).split())})"
-
-
 @cache
 def _module(path: Path) -> ModuleType:
     name = f"erclip_user_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
@@ -72,8 +69,17 @@ def _module(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise PluginError(f"{path.name!r} is not a Python file")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may raise anything; the sentence says what
-        raise PluginError(f"the file fails with {in_a_line(error)}") from error
+    loader = spec.loader
+    _guarded("while the file is loaded", lambda: loader.exec_module(module))
     return module
+
+
+def _guarded(where: str, work: Callable[[], T]) -> T:
+    """What a user's code gives; whatever it does instead is a PluginError."""
+    from erclip.usercode import user_code  # needs torch, which settings do without
+
+    try:
+        with user_code(where):
+            return work()
+    except UserError as error:
+        raise PluginError(str(error).removesuffix(".")) from error

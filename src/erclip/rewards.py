@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 from erclip.config import RewardConfig
 from erclip.errors import UserError
-from erclip.plugins import PluginError, in_a_line, load_attribute
+from erclip.plugins import PluginError, load_attribute
 from erclip.records import Grade, Response
+from erclip.text import shown
+from erclip.usercode import user_code
 
 RewardFunction = Callable[[Response, Grade], float]
+
+LARGEST = 1e15
+"""Of a user's rewards: the variance of a group of them must fit into float32."""
 
 
 def reward(response: Response, grade: Grade, config: RewardConfig) -> float:
@@ -53,18 +60,48 @@ def load_function(source: str) -> RewardFunction:
         raise UserError(f"reward.function = {source!r}: {error}.") from error
 
 
+def check_function(config: RewardConfig) -> None:
+    """Refuse before anything is sampled a function that is not there or cannot be called."""
+    if config.function is None:
+        return
+    function = load_function(config.function)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in callables have none
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise UserError(
+            f"reward.function = {config.function!r} cannot be called as fn(response, grade): "
+            f"{error}."
+        ) from None
+
+
 def _checked(source: str, response: Response, grade: Grade) -> float:
-    """The function's value; whatever is no finite number ends the run in one sentence."""
+    """The function's value; whatever is no number, or too large, ends the run in one sentence."""
     function = load_function(source)
     where = f"reward.function = {source!r} on a response to prompt {response.prompt.id}"
-    try:
+    with user_code(where):
         value = function(response, grade)
-    except Exception as error:  # see load_function
-        raise UserError(f"{where}: it fails with {in_a_line(error)}.") from error
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+        number = _number(value)
     if not math.isfinite(number):
-        raise UserError(f"{where}: it returned {value!r}, which is no finite number.")
+        raise UserError(f"{where}: it returned {shown(value)}, which is no finite number.")
+    if abs(number) > LARGEST:
+        raise UserError(
+            f"{where}: it returned {shown(value)}, whose square float32 cannot hold: stay within "
+            f"{LARGEST:g}."
+        )
     return number
+
+
+def _number(value: Any) -> float:
+    """NaN for what is no number; text is none, whatever it says."""
+    if isinstance(value, str | bytes | bytearray):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return math.nan

@@ -227,6 +227,8 @@ def load_reference(policy: Policy, config: Config, world: World) -> Policy:
             f"loss.kl.model = {path!r} has a vocabulary of {vocabularies[1]} tokens, the model "
             f"one of {vocabularies[0]}: a reference must share the model's tokenizer."
         )
+    if policy.lengths is not None:
+        reference.fit(*policy.lengths)
     reference.model.requires_grad_(False)
     reference.shard(world)
     return reference

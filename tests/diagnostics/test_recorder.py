@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -106,7 +108,7 @@ def test_keeping_a_ledger_changes_no_number(run, tmp_path):
 
 
 def test_without_pyarrow_the_run_refuses_to_start(monkeypatch, tmp_path):
-    monkeypatch.setattr("erclip.diagnostics.ledger.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     config = load_recipe("quickstart", ["ledger.every=10"]).config
     with pytest.raises(UserError, match=r"pip install 'erclip\[ledger\]'"):
         Recorder(config, None, tmp_path)

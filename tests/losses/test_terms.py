@@ -21,6 +21,10 @@ E = math.e
         ("k2", -2.0, 2.0, -2.0),
         ("k3", 1.0, 1 / E, 1 - 1 / E),
         ("k3", -1.0, E - 2, 1 - E),
+        ("k3", -2.6, math.exp(2.6) - 3.6, 1 - math.exp(2.6)),
+        ("k3", -2.7, 10.0, 0.0),  # cut: e^2.7 − 3.7 is above 10
+        ("k3", -30.0, 10.0, 0.0),
+        ("k3", 15.0, math.exp(-15) + 14, 1 - math.exp(-15)),
         ("k1", 0.0, 0.0, 0.0),
         ("k2", 0.0, 0.0, 0.0),
         ("k3", 0.0, 0.0, 0.0),
@@ -40,9 +44,10 @@ def test_kl_penalty_row_by_row(estimator, gap, value, gradient):
         num_tokens=4,
     )
     out.loss.backward()
-    assert out.loss.item() == pytest.approx(0.5 * 2 * value / 4, abs=1e-15)
-    assert out.terms["kl_penalty"].tolist()[0] == pytest.approx([value, value, 0.0], abs=1e-15)
-    assert logprobs.grad[mask].tolist() == pytest.approx([0.5 * gradient / 4] * 2, abs=1e-15)
+    close = {"rel": 1e-14, "abs": 1e-15}
+    assert out.loss.item() == pytest.approx(0.5 * 2 * value / 4, **close)
+    assert out.terms["kl_penalty"].tolist()[0] == pytest.approx([value, value, 0.0], **close)
+    assert logprobs.grad[mask].tolist() == pytest.approx([0.5 * gradient / 4] * 2, **close)
     assert logprobs.grad[~mask].tolist() == [0.0]
 
 
@@ -50,7 +55,8 @@ def test_k1_and_k2_have_the_gradient_of_kl_and_k3_that_of_the_reverse():
     """Over a whole distribution of five tokens: E_π of the tokens' gradients, against autograd."""
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
-    reference = torch.log_softmax(torch.randn(5, generator=generator, dtype=torch.float64), -1)
+    logits = 0.5 * torch.randn(5, generator=generator, dtype=torch.float64)  # where k3 is not cut
+    reference = torch.log_softmax(logits, -1)
     log_p = torch.log_softmax(z, -1)
     exact = {
         "k1": (log_p.exp() * (log_p - reference)).sum(),

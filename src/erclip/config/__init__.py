@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from erclip.extras import stand_on
+
+stand_on("train", "erclip.config")
+
 from pydantic import BeforeValidator, Field, model_validator
 
 from erclip.config.data import DataConfig, RewardConfig
@@ -54,6 +58,11 @@ class Config(Section):
             raise ValueError(
                 f"trainer.updates_per_rollout ({self.trainer.updates_per_rollout}) must not exceed "
                 f"rollout.prompts ({self.rollout.prompts}): a mini-batch holds whole groups"
+            )
+        if self.model.dtype == "float16" and self.model.lora is None:
+            raise ValueError(
+                'model.dtype = "float16" cannot be trained, for Adam\'s ε and small steps are 0 in '
+                'it; set model.dtype = "float32" (with model.autocast = "bfloat16"), or model.lora'
             )
         if self.reward.missing_think is not None and not self.data.after_think:
             raise ValueError("reward.missing_think has no effect unless data.after_think is true")

@@ -93,20 +93,20 @@ SamplerConfig = Annotated[
 
 
 class DropDynamicSampling(Section):
-    """Drop groups whose rewards are all equal and train on what is left."""
+    """Drop groups that teach nothing (see `rollout.keep`) and train on what is left."""
 
     kind: Literal["drop"] = "drop"
 
 
 class RefillDynamicSampling(Section):
-    """Drop groups whose rewards are all equal and sample again until the batch is full."""
+    """Drop groups that teach nothing and sample again until the batch is full."""
 
     kind: Literal["refill"] = "refill"
     max_rounds: Count = Field(10, description="rounds of sampling before training on what is there")
 
 
 class OversampleDynamicSampling(Section):
-    """Sample factor × prompts once; keep up to `rollout.prompts` groups whose rewards differ."""
+    """Sample factor × prompts once; keep up to `rollout.prompts` groups that teach something."""
 
     kind: Literal["oversample"] = "oversample"
     factor: Annotated[float, Field(ge=1)] = 2.0
@@ -131,3 +131,8 @@ class RolloutConfig(Section):
     prompts: Count = Field(64, description="groups per rollout")
     responses: Annotated[int, Field(ge=2)] = Field(8, description="responses per prompt, G")
     dynamic_sampling: DynamicSampling = DropDynamicSampling()
+    keep: Literal["accuracy", "reward"] | None = Field(
+        None,
+        description="groups that dynamic sampling keeps, of those whose rewards differ: with right "
+        "and wrong responses (DAPO), or all; None = accuracy, but reward beside reward.function",
+    )

@@ -6,10 +6,8 @@ written under another name and then renamed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from erclip.errors import UserError
+from erclip.extras import need
+from erclip.files import whole_file
 from erclip.metrics import CORE_RULES
 
 FOLDER = "ledger"
 MEASURES = ("old_logprob", "new_logprob", "old_entropy", "new_entropy", "slope", "advantage")
 PLACES = ("update", "rollout", "update_in_rollout", "response", "position", "token_id")
 WEIGHT = "weight_"  # before the name of a weight in its column
-REMEDY = "install it with pip install 'erclip[ledger]'"
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,7 @@ class Ledger:
 
 def check_pyarrow() -> None:
     """Refuse before anything is sampled, not at the first write."""
-    if find_spec("pyarrow") is None:
-        raise UserError(f"the ledger needs pyarrow; {REMEDY}, or set ledger.every = 0")
+    need("pyarrow", "the ledger", ", or set ledger.every = 0")
 
 
 def write_update(
@@ -74,9 +72,8 @@ def write_update(
     table = table.append_column("token", pa.DictionaryArray.from_arrays(indices, texts))
     folder.mkdir(exist_ok=True)
     target = folder / f"update_{update:06d}.parquet"
-    partial = target.with_suffix(".partial")
-    parquet.write_table(table, partial, compression="zstd")
-    os.replace(partial, target)
+    with whole_file(target) as scratch:
+        parquet.write_table(table, scratch, compression="zstd")
     return target
 
 

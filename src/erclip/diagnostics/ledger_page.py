@@ -15,6 +15,7 @@ from erclip.diagnostics import ledger_plots, what_if
 from erclip.diagnostics.ledger import Ledger, read_ledger
 from erclip.diagnostics.what_if import Decision
 from erclip.errors import UserError
+from erclip.files import read_json
 from erclip.report.sheet import Sheet, Table, percent
 
 DEFAULT_BANDS = (0.02, 0.05, 0.1, 0.2)
@@ -95,8 +96,8 @@ def ranges(text: str, option: str) -> tuple[tuple[float, float], ...]:
 
 def _loss_settings(run: Path) -> Mapping[str, Any]:
     try:
-        return json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["loss"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(run / "config.json")["config"]["loss"]
+    except (UserError, KeyError, TypeError):
         return {}
 
 

@@ -19,6 +19,7 @@ from erclip.config import Config
 from erclip.diagnostics.ledger import FOLDER, WEIGHT, check_pyarrow, write_update
 from erclip.diagnostics.pieces import Pieces
 from erclip.distributed import World
+from erclip.files import append
 from erclip.flight import Flight
 from erclip.losses import LossOutput
 from erclip.metrics import CORE_RULES
@@ -79,8 +80,8 @@ class Recorder:
     def end(self) -> None:
         """Write what the report will show of this rollout."""
         if self.lines and self._world.first:
-            with (self._run / "tokens.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in self.lines)
+            lines = "".join(json.dumps(line) + "\n" for line in self.lines)
+            append(self._run / "tokens.jsonl", lines)
         self.lines = []
 
     @property

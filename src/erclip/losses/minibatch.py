@@ -20,6 +20,9 @@ from erclip.losses.types import Gather, LossInputs, Statistics, SurrogateFn, Tok
 PRESENT = frozenset({"entropies", "live_entropies", "entropy_slopes", "entropy_slope_means"})
 """Optional inputs that belong to the policy in training, as `logprobs` and `ratio` do."""
 
+LIVE = frozenset({"live_entropies"})
+"""What a measurement, which takes no gradient, does without."""
+
 
 def alone(values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """What one process gathers."""
@@ -72,7 +75,7 @@ def _measure(
 ) -> Mapping[str, Tokens]:
     """What each token contributes; whoever measures the past cannot read the present by mistake."""
     current = rule.measures_current
-    check_needs(name_of(rule), needs_of(rule) - (frozenset() if current else PRESENT), inputs)
+    check_needs(name_of(rule), needs_of(rule) - (LIVE if current else PRESENT), inputs)
     if current:
         own = replace(inputs, statistics=found.get(repr(surrogate), {}))
         fired = {} if surrogate is rule else surrogate(own).clipped

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from jaxtyping import Float
@@ -63,15 +63,11 @@ class Importance(Part, ABC):
         """The weight of each token; it carries no gradient."""
 
 
-@dataclass(frozen=True, repr=False)
 class Term(Part, ABC):
-    """A cost that is added to the loss: weight · Σ_t cost_t / N; weight 0 only measures it."""
+    """A cost that is added to the loss: weight · Σ_t cost_t / N.
 
-    weight: float
-
-    def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise ValueError(f"weight scales a cost and must be at least 0, not {self.weight}.")
+    `weight` is a field of most terms, and 1 for those that have none; 0 only measures the cost.
+    """
 
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> Tokens:
@@ -123,6 +119,11 @@ def name_of(part: Any) -> str:
 def needs_of(part: Any) -> frozenset[str]:
     """The optional inputs that a part reads; a plain function is taken to read none."""
     return getattr(part, "needs", frozenset())
+
+
+def weight_of(term: Term) -> float:
+    """What a term's cost is multiplied with."""
+    return getattr(term, "weight", 1.0)
 
 
 def _settings(part: Any) -> Iterator[tuple[str, Any, bool]]:

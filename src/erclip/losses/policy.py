@@ -15,7 +15,7 @@ from torch import Tensor
 from erclip.losses.constraints import entropy_ratio
 from erclip.losses.inputs import check_needs, prepare
 from erclip.losses.minibatch import alone, statistics_of, take_statistics
-from erclip.losses.parts import MiniBatchRule, Part, Term, name_of, needs_of
+from erclip.losses.parts import MiniBatchRule, Part, Term, name_of, needs_of, weight_of
 from erclip.losses.types import (
     Aggregate,
     ConstraintFn,
@@ -213,8 +213,8 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         loss = self.aggregate(objective, mask, num_tokens)
         for term in self.terms:
             cost = torch.where(mask, run(term), 0.0)
-            if term.weight:
-                loss = loss + term.weight * cost.sum() / num_tokens
+            if weight_of(term):
+                loss = loss + weight_of(term) * cost.sum() / num_tokens
             _merge(terms, {name_of(term): cost.detach()}, operator.add)
         return LossOutput(
             loss=loss,

@@ -6,6 +6,7 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, get_args
 
+from erclip.losses.checks import at_least
 from erclip.losses.parts import Constraint
 from erclip.losses.ratios import (
     Anchor,
@@ -85,3 +86,34 @@ class sequence_mask(Constraint):
         if self.statistic == "k2_max":
             return row_max(gap**2 / 2, inputs.mask)
         return row_mean(gap.exp() - 1 - gap, inputs.mask)
+
+
+@dataclass(frozen=True, repr=False)
+class off_policy_sequence_mask(Constraint):
+    """Drop a response with A < 0 if mean_t (log π_anchor − log π_θ) > threshold, in nats.
+
+    DeepSeek-V3.2's off-policy sequence mask: a bad response that the policy has already left
+    teaches little and pushes far. A response may have tokens of both signs; those with A < 0 are
+    dropped. Reported as `off_policy_sequence`.
+
+    >>> loss_fn = policy_loss(reinforce(), [off_policy_sequence_mask(threshold=0.1)])
+    >>> logprobs = torch.tensor([[-1.5, -1.1], [-1.5, -1.1]])
+    >>> out = loss_fn(logprobs=logprobs, old_logprobs=logprobs, mask=torch.ones(2, 2).bool(),
+    ...     advantages=torch.tensor([-1.0, 1.0]), sampler_logprobs=-torch.ones(2, 2))
+    >>> out.clipped["off_policy_sequence"].tolist()  # both have left by 0.3 nats
+    [[True, True], [False, False]]
+    """
+
+    threshold: float
+    _: KW_ONLY
+    anchor: Anchor = "sampler"
+
+    def __post_init__(self) -> None:
+        check_anchor(self.anchor)
+        at_least(self, 0, "threshold")
+
+    def __call__(self, inputs: LossInputs) -> ConstraintOutput:
+        """The tokens of A < 0 in responses that have gone too far."""
+        gone = -row_mean(log_ratio(inputs, self.anchor).detach(), inputs.mask)
+        far = (gone > self.threshold) & (inputs.advantages < 0)
+        return ConstraintOutput({"off_policy_sequence": far})

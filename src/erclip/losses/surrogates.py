@@ -51,7 +51,7 @@ class ppo_clip(Surrogate):
     def __call__(self, inputs: LossInputs) -> SurrogateOutput:
         """PPO's value, and no gradient past its bounds."""
         ratio = ratio_to(inputs, self.anchor)
-        return _clip(ratio, inputs.advantages, self.low, self.high, self.dual)
+        return clip(ratio, inputs.advantages, self.low, self.high, self.dual)
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,7 +82,7 @@ class gppo_clip(Surrogate):
     def __call__(self, inputs: LossInputs) -> SurrogateOutput:
         """PPO's value, and the bound as gradient past it."""
         ratio = ratio_to(inputs, self.anchor)
-        return _clip(ratio, inputs.advantages, self.low, self.high, self.dual, keep=(1.0, 1.0))
+        return clip(ratio, inputs.advantages, self.low, self.high, self.dual, keep=(1.0, 1.0))
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,7 +119,7 @@ class ce_gppo_clip(Surrogate):
         """PPO's value, and a share of the bound as gradient past it."""
         keep = (self.beta_low, self.beta_high)
         ratio = ratio_to(inputs, self.anchor)
-        return _clip(ratio, inputs.advantages, self.low, self.high, self.dual, keep)
+        return clip(ratio, inputs.advantages, self.low, self.high, self.dual, keep)
 
 
 @dataclass(frozen=True, repr=False)
@@ -187,7 +187,7 @@ class gspo_clip(Surrogate):
         mean = row_mean(log_ratio, inputs.mask)
         sequence = mean.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         ratio = sequence * (inputs.logprobs - inputs.logprobs.detach()).exp()
-        return _clip(ratio, inputs.advantages, self.low, self.high)
+        return clip(ratio, inputs.advantages, self.low, self.high)
 
 
 @dataclass(frozen=True, repr=False)
@@ -244,11 +244,11 @@ class reinforce(Surrogate):
         return SurrogateOutput(inputs.advantages * inputs.logprobs)
 
 
-def _clip(
+def clip(
     ratio: Tokens,
     advantages: Tokens,
-    low: float,
-    high: float,
+    low: float | Tokens,
+    high: float | Tokens,
     dual: float | None = None,
     keep: tuple[float, float] = (0.0, 0.0),
 ) -> SurrogateOutput:
@@ -267,7 +267,7 @@ def _clip(
     return SurrogateOutput(objective, clipped)
 
 
-def _held(ratio: Tokens, bound: float, gradient: float) -> Tensor:
+def _held(ratio: Tokens, bound: float | Tokens, gradient: float) -> Tensor:
     """`bound`, exactly, with d/d log π equal to gradient·bound (0 for PPO-clip, 1 for GPPO).
 
     r/sg(r) − 1 is exactly 0 wherever r is finite and non-zero, which the clamp of log r ensures.

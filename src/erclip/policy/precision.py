@@ -10,12 +10,19 @@ from functools import wraps
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from erclip.policy.signature import trunk
 
 
 def autocast_trunk(model: Any, dtype: torch.dtype) -> None:
-    """Run everything below the output head under autocast, whoever calls it."""
-    trunk = model.base_model
-    forward = trunk.forward
+    """Run everything below the output head under autocast, whoever calls it.
+
+    Some models call parts of their trunk and not the trunk itself, so the whole model opens
+    autocast too, and the head closes it again.
+    """
+    below, head = trunk(model), model.get_output_embeddings()
+    forward, whole, project = below.forward, model.forward, head.forward
 
     @wraps(forward)
     def rounded(*args: Any, **kwargs: Any) -> Any:
@@ -24,13 +31,23 @@ def autocast_trunk(model: Any, dtype: torch.dtype) -> None:
         out.last_hidden_state = out.last_hidden_state.float()
         return out
 
-    trunk.forward = rounded
-    trunk.erclip_autocast = dtype
+    @wraps(whole)
+    def rounded_whole(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(model.device.type, dtype):
+            return whole(*args, **kwargs)
+
+    @wraps(project)
+    def exact(hidden: Tensor) -> Tensor:
+        with torch.autocast(model.device.type, enabled=False):
+            return project(hidden.float())
+
+    below.forward, model.forward, head.forward = rounded, rounded_whole, exact
+    model.erclip_autocast = dtype
 
 
 def autocast_dtype(model: Any) -> torch.dtype | None:
     """In which products below the head are rounded; None where they are as fine as the weights."""
-    return getattr(getattr(model, "base_model", None), "erclip_autocast", None)
+    return getattr(model, "erclip_autocast", None)
 
 
 def kept_casts(device: torch.device) -> torch.autocast:

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from erclip.config import Config
 from erclip.config.rules import UNKNOWN
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 from erclip.plugins import beside
+from erclip.text import shown
 
 
 class Recipe(NamedTuple):
@@ -41,7 +42,8 @@ def load_recipe(source: str = "quickstart", overrides: Sequence[str] = ()) -> Re
     3
     """
     path = _find(source)
-    return Recipe(path.stem, check(override(read_table(source), overrides), path.name))
+    with as_user_error(f"The settings in {path.name} cannot be read"):  # nested without end
+        return Recipe(path.stem, check(override(read_table(source), overrides), path.name))
 
 
 def read_table(source: str) -> dict[str, Any]:
@@ -87,21 +89,18 @@ def _find(source: str, beside: Path | None = None) -> Path:
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path in seen:
+    if path.resolve() in seen:
         raise UserError(f"Recipe {path} extends itself; remove one `extends`.")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"Recipe {path} is not valid TOML: {error}.") from None
-    except OSError as error:
-        raise UserError(f"Recipe {path} cannot be read: {error.strerror}.") from None
-    table = beside(path.parent, table)
+    with as_user_error(f"Recipe {path} cannot be read"):
+        text = path.read_bytes()
+    with as_user_error(f"Recipe {path} is not valid TOML"):
+        table = beside(path.parent, tomllib.loads(text.decode("utf-8-sig")))
     base = table.pop("extends", None)
     if base is None:
         return table
     if not isinstance(base, str):
         raise UserError(f"`extends` in {path} must name one recipe, not {base!r}.")
-    return merge(_read(_find(base, beside=path.parent), (*seen, path)), table)
+    return merge(_read(_find(base, beside=path.parent), (*seen, path.resolve())), table)
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise UserError(f"--set {text!r} is not of the form key.path=value.")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value.strip()
     *path, last = keys
     table: dict[str, Any] = {last: parsed}
@@ -150,7 +149,7 @@ def one_sentence(error: ValidationError, name: str, section: type[BaseModel] = C
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         if first["loc"]:
-            message = f"{key} = {first['input']!r} in {name}: {message}"
+            message = f"{key} = {shown(first['input'])} in {name}: {message}"
     more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
     return f"{message}{more}."
 

@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from erclip.text import printable
+
+__all__ = [
+    "count",
+    "duration",
+    "fate",
+    "flat",
+    "hardware",
+    "method_details",
+    "method_name",
+    "printable",
+]
+
 _SURROGATES = {
     "gppo_clip": "GPPO",
     "ce_gppo_clip": "CE-GPPO",
@@ -138,17 +151,6 @@ def flat(section: Any, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def printable(text: Any) -> str:
-    """Return a text that every browser and UTF-8 can hold; control characters become visible.
-
-    >>> printable("a" + chr(27) + chr(0xD800))
-    'a␛\ufffd'
-    """
-    if text is None:
-        return ""
-    return "".join(_visible(character) for character in str(text).replace("\r\n", "\n"))
-
-
 def fate(row: Mapping[str, Any]) -> str:
     """Return what became of a sampled response.
 
@@ -158,13 +160,6 @@ def fate(row: Mapping[str, Any]) -> str:
     if row.get("truncated"):
         return "truncated"
     return "right" if row.get("correct") else "wrong"
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if code < 32 and character not in "\n\t":
-        return chr(0x2400 + code)
-    return "\ufffd" if code == 127 or 0xD800 <= code <= 0xDFFF else character
 
 
 def _surrogate_name(surrogate: Any) -> str:

@@ -90,7 +90,7 @@ class ERCTrainer(GRPOTrainer):
         if self._is_vlm or self.is_deepspeed_enabled:
             reason: str | None = "a vision-language model or DeepSpeed wraps it"
         else:
-            reason = add_scoring_head(base, self._tokenizer)
+            reason = add_scoring_head(base)
         if reason is None:
             return True
         if self._needs_slopes:

@@ -11,6 +11,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from erclip.integrations.verl import require_verl
+
+require_verl()
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn

@@ -17,6 +17,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from erclip.integrations.verl import require_verl
+
+require_verl()
+
 import torch
 from jaxtyping import Float
 from torch import Tensor

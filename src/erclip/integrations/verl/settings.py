@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from erclip.integrations.verl import require_verl
+
+require_verl()
+
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 from verl.workers.config import PolicyLossConfig
