@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart test test-slow test-oldest test-newest test-trackers test-trl test-verl docs bench-op bench-train format clean test-vllm
+.PHONY: setup quickstart test test-slow test-types test-oldest test-newest test-trackers test-trl test-verl docs bench-op bench-train format clean test-vllm
 
 setup: $(VENV)/.ready
 
@@ -29,6 +29,11 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
+
+# The types as people see them who build on the losses: a downstream project under mypy and pyright.
+test-types: setup
+	$(BIN)/python -m pip install -q mypy pyright
+	$(BIN)/python -m pytest -q -m slow --timeout 900 tests/downstream
 
 # The suite on the lowest versions that pyproject.toml allows (uv resolves them, pip installs them) and on
 # what pip resolves today without constraints; docs/install.md records both.

@@ -18,7 +18,7 @@ from erclip.diagnostics.ledger import read_ledger
 from erclip.errors import UserError
 from erclip.losses.testing import check_loss
 from erclip.recipes import load_recipe
-from erclip.updates import build_loss
+from erclip.updates import Updater, build_loss
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 SHORT = """
@@ -157,6 +157,31 @@ def test_mistakes_are_one_sentence(folder, loss, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         load_recipe(recipe(folder, loss))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("return inputs.mask", "returned Tensor, not a ConstraintOutput"),
+        ("return ConstraintOutput({'mine': inputs.entropie})", "fails with AttributeError"),
+        ("return ConstraintOutput({'my rule': inputs.mask})", "'my rule' is no name for a rule"),
+    ],
+)
+def test_a_rule_that_fails_ends_the_run_before_it_samples(tmp_path, body, sentence, policy):
+    code = "from erclip import ConstraintOutput\n\ndef broken():\n    return rule\n\n"
+    (tmp_path / "broken.py").write_text(f"{code}def rule(inputs):\n    {body}\n")
+    loss = {"constraints": [f"{tmp_path / 'broken.py'}:broken"]}
+    with pytest.raises(UserError, match=sentence):
+        Updater(policy, Config.model_validate({"loss": loss}))
+
+
+def test_what_no_update_computes_is_refused(tmp_path, policy):
+    code = "from erclip import Constraint, ConstraintOutput\n\nclass means(Constraint):\n"
+    code += "    needs = frozenset({'entropy_slope_means'})\n\n    def __call__(self, inputs):\n"
+    (tmp_path / "means.py").write_text(f"{code}        return ConstraintOutput()\n")
+    loss = {"constraints": [f"{tmp_path / 'means.py'}:means"]}
+    with pytest.raises(UserError, match=r"needs entropy_slope_means, which no update computes"):
+        Updater(policy, Config.model_validate({"loss": loss}))
 
 
 def test_an_installed_package_brings_rules_by_name(folder, monkeypatch):

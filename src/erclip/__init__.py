@@ -127,14 +127,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Load a loss the first time it is asked for (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module 'erclip' has no attribute {name!r}")
-    from erclip import losses
+if not TYPE_CHECKING:  # a checker would take it for leave to ask for any name
 
-    value = globals()[name] = getattr(losses, name)
-    return value
+    def __getattr__(name: str) -> Any:
+        """Load a loss the first time it is asked for (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module 'erclip' has no attribute {name!r}")
+        from erclip import losses
+
+        value = globals()[name] = getattr(losses, name)
+        return value
 
 
 def __dir__() -> list[str]:

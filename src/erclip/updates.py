@@ -29,6 +29,7 @@ from erclip.optimizers import build_optimizer, build_schedule
 from erclip.policy import Policy, Scores, load_policy
 from erclip.policy.precision import fixed_order
 from erclip.sharding import whole
+from erclip.text import in_a_line
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class ScoredBatch:
     batch: TokenBatch
     old: Scores
 
+
+GIVEN = frozenset(
+    {"entropies", "old_entropies", "live_entropies", "entropy_slopes", "correct", "lots"}
+    | {"sampler_logprobs", "reference_logprobs"}
+)
+"""Optional inputs of a loss that an update computes."""
 
 Lots = Callable[[TokenBatch], Tensor]
 """A uniform number in [0, 1) for every token of a micro-batch [B, T]."""
@@ -69,6 +76,18 @@ def uses_erc(loss_fn: policy_loss) -> bool:
     return "erc_low" in loss_fn.reports
 
 
+def check_loss(loss_fn: policy_loss) -> policy_loss:
+    """Refuse, before anything is sampled, a loss that fails or that needs what is not computed."""
+    missing = sorted(loss_fn.needs - GIVEN)
+    if missing:
+        raise UserError(f"loss: {loss_fn!r} needs {', '.join(missing)}, which no update computes.")
+    try:
+        loss_fn.reports  # noqa: B018 - calls it on one token
+    except Exception as error:  # a user's rule may raise anything; the sentence says what
+        raise UserError(f"loss: {loss_fn!r} fails with {in_a_line(error)}") from error
+    return loss_fn
+
+
 @torch.no_grad()
 def score_old(policy: Policy, batch: TokenBatch) -> ScoredBatch:
     """The old policy's log-probs and entropies, before the rollout's first update."""
@@ -81,7 +100,7 @@ class Updater:
     def __init__(self, policy: Policy, config: Config, world: World | None = None):
         self.policy, self.config, self.world = policy, config, world or World()
         trainer = config.trainer
-        self.loss_fn = build_loss(config.loss)
+        self.loss_fn = check_loss(build_loss(config.loss))
         self.statistics: Statistics | None = None  # of the last mini-batch
         needed = "reference_logprobs" in self.loss_fn.needs
         self.reference = load_reference(policy, config, self.world) if needed else None

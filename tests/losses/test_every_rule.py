@@ -232,6 +232,7 @@ def test_constraints_see_what_the_surrogate_clipped():
         ),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_a_function_returns_is_checked(loss_fn, sentence):
     with pytest.raises(ValueError, match=sentence):
         loss_fn(**few(random_inputs(0)))
@@ -288,6 +289,40 @@ def test_a_rule_that_adapts_gets_its_own_last_statistics():
         fired.append(loss_fn(**inputs, statistics=statistics).clipped["third"].any().item())
     assert fired == [False, False, True, False]
     assert statistics == {"counting()": {"seen": 4, "tokens": inputs["mask"].sum()}}
+
+
+@dataclass(frozen=True)
+class a_few_by_lot(Constraint, MiniBatchRule):
+    """Drops the two tokens of the mini-batch with the smallest lots."""
+
+    @property
+    def needs(self):
+        return frozenset({"lots"})
+
+    def measure(self, inputs):
+        return {"lots": inputs.lots}
+
+    def summarise(self, values, previous):
+        lots = values["lots"]
+        return {"last": lots.sort().values[min(1, len(lots) - 1)] if len(lots) else 0.0}
+
+    def __call__(self, inputs):
+        return ConstraintOutput({"few": inputs.lots <= inputs.statistics["last"]})
+
+
+def test_a_choice_by_lot_over_the_mini_batch():
+    loss_fn = policy_loss(reinforce(), [a_few_by_lot(), erclip.random_mask(0.5)])
+    check_loss(loss_fn)
+    inputs = random_inputs(0)
+    out = loss_fn(**inputs)
+    assert out.clipped["few"].sum() == 2
+    without = {name: value for name, value in inputs.items() if name != "lots"}
+    assert loss_fn(**without).clipped["few"].sum() == 2  # drawn for this call alone
+    statistics = loss_fn.statistics([inputs])
+    with pytest.raises(ValueError, match="a_few_by_lot needs `lots`"):
+        loss_fn(**without, num_tokens=9, statistics=statistics)
+    with pytest.raises(ValueError, match="a_few_by_lot needs `lots`"):
+        loss_fn.statistics([without])
 
 
 # Rules that break a promise -----------------------------------------------------------------------

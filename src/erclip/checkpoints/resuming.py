@@ -54,7 +54,8 @@ def resumed_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{key} = {shown(first['input'])} in {run / 'config.json'}: {first['msg']}"
+            f"{key} = {shown(first['input'])} in {run / 'config.json'}: "
+            f"{first['msg'].removeprefix('Value error, ')}"
         ) from None
     return Recipe(str(described.get("recipe", run.name)), config)
 

@@ -159,9 +159,9 @@ def _check_role(kind: str, part: type, role: str) -> None:
 def _arguments(factory: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
     """Name, type and default (… for none) of every setting of a factory."""
     hints = get_type_hints(factory)
-    hidden: set[str] = set()
-    if dataclasses.is_dataclass(factory):  # what repr leaves out is no setting
-        hidden = {field.name for field in dataclasses.fields(factory) if not field.repr}
+    own: Any = factory  # what repr leaves out of a dataclass is no setting
+    fields = dataclasses.fields(own) if dataclasses.is_dataclass(own) else ()
+    hidden = {field.name for field in fields if not field.repr}
     for name, parameter in inspect.signature(factory).parameters.items():
         if name in hidden or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue

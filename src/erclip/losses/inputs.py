@@ -64,7 +64,9 @@ def prepare(
 
     logprobs = blank("logprobs", logprobs)
     old_logprobs = blank("old_logprobs", old_logprobs.detach())
-    graph = entropies is not None and (entropies.requires_grad or not logprobs.requires_grad)
+    live_entropies = None
+    if live and entropies is not None and entropies.requires_grad >= logprobs.requires_grad:
+        live_entropies = blank("entropies", entropies)
     blanked: dict[str, Any] = {name: constant(name, value) for name, value in optional.items()}
     return LossInputs(
         logprobs=logprobs,
@@ -73,7 +75,7 @@ def prepare(
         advantages=blank("advantages", per_token(advantages, mask)),
         mask=mask,
         entropies=constant("entropies", entropies),
-        live_entropies=blank("entropies", entropies) if live and graph else None,
+        live_entropies=live_entropies,
         correct=None if correct is None else constant("correct", per_token(correct.bool(), mask)),
         **blanked,
     )

@@ -93,6 +93,10 @@ class MiniBatchRule(ABC):
         return False
 
     @abstractmethod
+    def __call__(self, inputs: LossInputs) -> Any:
+        """The rule itself; its statistics are in `inputs.statistics`."""
+
+    @abstractmethod
     def measure(self, inputs: LossInputs) -> Mapping[str, Tokens]:
         """What each token contributes, by name; `inputs.clipped` holds the surrogate's flags."""
 

@@ -133,7 +133,8 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         Losses and gradients of micro-batches that share `num_tokens` (and `statistics`, see there)
         add up to the mini-batch's. What lies outside `mask` is never read, NaN included. Raises
         ValueError for mismatched shapes, low-precision log-probs, and tensors that a part needs and
-        does not get. Without `lots` and `statistics`, rules of chance draw from torch's generator.
+        does not get. Without `lots`, rules of chance draw from torch's generator; one that has been
+        measured with lots has to see the same again.
         """
         inputs = prepare(
             logprobs=logprobs,
@@ -150,8 +151,9 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
             reference_logprobs=reference_logprobs,
             lots=lots,
         )
-        if lots is None and statistics is None:
-            inputs = self._with_lots(inputs)
+        if lots is None and "lots" in self.needs:
+            measured = any("lots" in needs_of(rule) for rule in self.mini_batch_rules)
+            inputs = inputs if measured and statistics is not None else _drawn(inputs)
         for part in self.parts:
             check_needs(name_of(part), needs_of(part), inputs)
         if statistics is None and self.mini_batch_rules:
@@ -167,7 +169,7 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
 
     def statistics(
         self,
-        micro_batches: Iterable[Mapping[str, Tensor | None]],
+        micro_batches: Iterable[Mapping[str, Any]],
         gather: Gather = alone,
         previous: Statistics | None = None,
     ) -> Statistics:
@@ -184,17 +186,8 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
             raise ValueError(
                 f"{self!r} measures the policy in training: its micro-batches need `logprobs`."
             )
-        prepared = [
-            prepare(**{"logprobs": part["old_logprobs"], **part})  # ty: ignore[invalid-argument-type]
-            for part in parts
-        ]
+        prepared = [prepare(**{"logprobs": part["old_logprobs"], **part}) for part in parts]
         return take_statistics(self.surrogate, self.mini_batch_rules, prepared, gather, previous)
-
-    def _with_lots(self, inputs: LossInputs) -> LossInputs:
-        if "lots" not in self.needs:
-            return inputs
-        lots = torch.rand(inputs.mask.shape, device=inputs.mask.device)
-        return replace(inputs, lots=lots.to(inputs.logprobs.dtype))
 
     def _evaluate(
         self, inputs: LossInputs, statistics: Statistics, num_tokens: float | Tensor
@@ -202,9 +195,8 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         mask = inputs.mask
 
         def run(part: Any) -> Any:
-            if not isinstance(part, MiniBatchRule):
-                return part(inputs)
-            return part(replace(inputs, statistics=statistics_of(part, statistics)))
+            own = statistics_of(part, statistics) if isinstance(part, MiniBatchRule) else None
+            return part(inputs if own is None else replace(inputs, statistics=own))
 
         objective, fired = _checked(run(self.surrogate), SurrogateOutput, self.surrogate)
         clipped, weights, terms = _masked(fired, mask), {}, {}
@@ -234,6 +226,12 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         )
 
 
+def _drawn(inputs: LossInputs) -> LossInputs:
+    """With lots from torch's generator."""
+    lots = torch.rand(inputs.mask.shape, device=inputs.mask.device)
+    return replace(inputs, lots=lots.to(inputs.logprobs.dtype))
+
+
 def _held(objective: Tokens, flags: Mapping[str, Flags], shares: Mapping[str, Tokens]) -> Tokens:
     """The same values, with what gradient a constraint leaves them."""
     constant = objective.detach()
@@ -244,13 +242,13 @@ def _held(objective: Tokens, flags: Mapping[str, Flags], shares: Mapping[str, To
     return objective
 
 
-def _merge(into: dict[str, Tokens], new: Mapping[str, Tokens], combine: Callable[..., Any]) -> None:
+def _merge(into: dict[str, Tensor], new: Mapping[str, Tensor], combine: Callable[..., Any]) -> None:
     """Two parts that report under one name are one rule to whoever reads the report."""
     for name, values in new.items():
         into[name] = combine(into[name], values) if name in into else values
 
 
-def _masked(flags: Mapping[str, Flags], mask: Flags) -> dict[str, Flags]:
+def _masked(flags: Mapping[str, Tensor], mask: Flags) -> dict[str, Flags]:
     """Flags inside the mask; [B, 1] stands for whole responses."""
     for name in flags:
         if not name.isidentifier():
@@ -258,7 +256,7 @@ def _masked(flags: Mapping[str, Flags], mask: Flags) -> dict[str, Flags]:
     return {name: flag & mask for name, flag in flags.items()}
 
 
-def _shares(weights: Mapping[str, Tokens], mask: Flags) -> dict[str, Tokens]:
+def _shares(weights: Mapping[str, Tensor], mask: Flags) -> dict[str, Tokens]:
     """Weights without gradient, 1 outside the mask."""
     return {name: torch.where(mask, weight.detach(), 1.0) for name, weight in weights.items()}
 

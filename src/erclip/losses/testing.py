@@ -78,8 +78,8 @@ def check_loss(loss_fn: policy_loss, seeds: Sequence[int] = range(4)) -> None:
         _check_padding(loss_fn, inputs, whole)
         _check_order(loss_fn, inputs, whole, seed)
         _check_cuts(loss_fn, inputs, whole)
-    nothing = {**inputs, "mask": torch.zeros_like(inputs["mask"])}
-    empty = _run(loss_fn, nothing)
+    inputs = random_inputs(0)
+    empty = _run(loss_fn, {**inputs, "mask": torch.zeros_like(inputs["mask"])})
     assert empty.out.loss == 0, f"{loss_fn!r}: the loss of no token is {empty.out.loss.item()}."
     assert not empty.gradient.any(), f"{loss_fn!r}: no token has a gradient."
 

@@ -17,6 +17,7 @@ from erclip.config import Config
 from erclip.config.sampling import TransformersSampler, VllmSampler
 from erclip.ops.tiles import tile_shape
 from erclip.plan.counts import Counted, count, read_model_config
+from erclip.updates import build_loss
 
 Phase = Literal["always", "sampling", "update", "step", "checkpoint"]
 
@@ -98,8 +99,8 @@ def _weights(config: Config, counted: Counted, processes: int) -> Iterator[Item]
     if config.trainer.optimizer.kind == "adamw_8bit":
         states, reckoned = 2 * (counted.adapters or counted.parameters), "2 bytes per weight"
     yield Item("optimiser states", "always", states // processes, f"{reckoned}{shared}")
-    kl = config.loss.kl
-    if kl is not None and (kl.model is not None or not frozen):
+    other = config.loss.kl is not None and config.loss.kl.model is not None
+    if "reference_logprobs" in build_loss(config.loss).needs and (other or not frozen):
         copy = (frozen or counted.parameters) * width // processes
         yield Item("reference weights", "always", copy, "the model of loss.kl, as large as this")
     yield Item("gradients", "update", own // processes, f"{per}{shared}")

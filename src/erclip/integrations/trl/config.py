@@ -129,7 +129,8 @@ class ERCConfig(GRPOConfig):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{key} = {first['input']!r}: {first['msg']}.") from None
+            message = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{key} = {first['input']!r}: {message}.") from None
 
     def _refuse_replaced(self) -> None:
         for name in REPLACED:
@@ -159,8 +160,8 @@ class ERCConfig(GRPOConfig):
         if loss_fn.mini_batch_rules and cut:
             raise UserError(
                 f"steps_per_generation = {self.steps_per_generation} is no multiple of "
-                f"gradient_accumulation_steps = {self.gradient_accumulation_steps}: an update would "
-                f"span two generations, and {loss_fn.mini_batch_rules[0]!r} has to see all of it."
+                f"gradient_accumulation_steps = {self.gradient_accumulation_steps}: an update "
+                f"would span two generations, and {loss_fn.mini_batch_rules[0]!r} must see it all."
             )
 
     def _refuse_inert_erc(self, loss_fn: policy_loss) -> None:
