@@ -13,7 +13,6 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OPTIONS = {
     "plain": {},
     "slopes": {"slopes": True},
-    "bias": {"bias": True},
     "softcap and temperature": {"softcap": 5.0, "temperature": 0.7, "bias": True, "slopes": True},
     "narrow tiles": {"chunk_size": 100, "slopes": True},
     "logits kept": {"cache_logits": True},

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from erclip.ops.gradient import Saved, gradient_tile
+from erclip.ops.gradient import Saved, gradient_tile, stacked
 from erclip.ops.options import HeadOptions
 from erclip.ops.reference import reference
 from erclip.ops.statistics import finish
@@ -77,8 +77,11 @@ def test_scores_are_float64s(dtype, options, with_bias):
     wide = (x if x is None else x.double() for x in (hidden, weight, bias))
     want = reference(*wide, targets, options)
     for cut in cuts(triton_fused):
-        got = finish(triton_fused.scores_state(hidden, weight, bias, targets, options, cut))
-        for ours, true in zip(got, want, strict=False):
+        state = triton_fused.scores_state(hidden, weight, bias, targets, options, cut)
+        got = finish(state, options.slopes)
+        ours_all = (*got[:2], *(got.slopes if options.slopes else (None, None)))
+        pairs = zip(ours_all, want, strict=True)
+        for ours, true in pairs:
             if true is not None:
                 torch.testing.assert_close(ours.double(), true, rtol=3e-6, atol=3e-6)
 
@@ -93,7 +96,7 @@ def test_gradient_is_the_epilogues(dtype, options, with_entropy):
 
     hidden, weight, bias, targets = inputs(dtype)
     wide = (x.double() for x in (hidden, weight, bias))
-    _, entropies, _ = reference(*wide, targets, options)
+    _, entropies, *_ = reference(*wide, targets, options)
     z = hidden.double() @ weight.double().T + bias.double()
     if options.softcap is not None:
         z = options.softcap * torch.tanh(z / options.softcap)
@@ -102,11 +105,13 @@ def test_gradient_is_the_epilogues(dtype, options, with_entropy):
     saved = Saved(
         targets, log_sum.float(), entropies.float(), g, g.flip(0) if with_entropy else None
     )
-    v = slice(50, 150)
+    side, v = stacked(saved), slice(50, 150)
     raw = (hidden.double() @ weight[v].double().T).float()
     want = gradient_tile(raw, bias[v].float(), saved, v.start, options, torch.float32)
     for cut in cuts(triton_fused):
-        got = triton_fused.gradient_tile(hidden, weight[v], bias[v], saved, v.start, options, cut)
+        got = triton_fused.gradient_tile(
+            hidden, weight[v], bias[v], saved, side, v.start, options, cut
+        )
         assert got.dtype == dtype
         rounding = torch.finfo(dtype).eps
         torch.testing.assert_close(got.float(), want, rtol=rounding, atol=rounding * 1e-2)
@@ -125,7 +130,8 @@ def test_masked_and_tied_logits():
     for cut in cuts(triton_fused):
         cut = cut._replace(span=1)
         options = HeadOptions(slopes=True)
-        got = finish(triton_fused.scores_state(hidden, weight, bias, targets, options, cut))
+        state = triton_fused.scores_state(hidden, weight, bias, targets, options, cut)
+        got = finish(state, slopes=True)
         kept = slice(40, 43)
         want = reference(
             hidden[:2].double(),
@@ -134,6 +140,6 @@ def test_masked_and_tied_logits():
             targets[:2] - 40,
             options,
         )
-        for ours, true in zip(got, want, strict=False):
+        for ours, true in zip((*got[:2], *got.slopes), want, strict=True):
             torch.testing.assert_close(ours[:2].double(), true, rtol=1e-6, atol=1e-6)
         assert got.logprobs[2] == -torch.inf

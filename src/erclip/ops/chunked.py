@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from erclip.ops.gradient import Saved, factor_out, gradient_tile
+from erclip.ops.gradient import Saved, factor_out, gradient_tile, stacked
 from erclip.ops.matmul import accumulate, arithmetic, logits_tile, products
 from erclip.ops.options import HeadOptions
 from erclip.ops.statistics import Results, empty_state, finish, reduce_tile
@@ -27,7 +27,7 @@ class Fused(NamedTuple):
     """Products with their epilogue: hidden and weight → the state, or a tile of the gradient."""
 
     state: Callable[[Tensor, Tensor, Tensor | None, Tensor, HeadOptions], Tensor]
-    gradient: Callable[[Tensor, Tensor, Tensor | None, Saved, int, HeadOptions], Tensor]
+    gradient: Callable[[Tensor, Tensor, Tensor | None, Saved, Tensor, int, HeadOptions], Tensor]
 
 
 class Epilogue(NamedTuple):
@@ -67,7 +67,7 @@ def forward(
     x = head.hidden.to(operand)
     if epilogue.fused is not None and operand != dtype and not options.cache_logits:
         state = epilogue.fused.state(x, head.weight, head.bias, targets, options)
-        return finish(state), Kept(x.new_empty(0, dtype=dtype), num_rows)
+        return finish(state, options.slopes), Kept(x.new_empty(0, dtype=dtype), num_rows)
     state = empty_state(num_rows, x, dtype)
     size = num_rows * vocab if options.cache_logits else 0
     kept = Kept(x.new_empty(size, dtype=dtype), num_rows)
@@ -80,7 +80,7 @@ def forward(
                 if options.cache_logits:
                     kept.columns(v)[r] = raw
                 epilogue.reduce(state[:, r], raw, b, targets[r], v.start, options)
-    return finish(state), kept
+    return finish(state, options.slopes), kept
 
 
 def backward(
@@ -105,6 +105,7 @@ def backward(
     saved, factor = factor_out(saved, options.temperature, numbers)
     scaled = x * factor[:, None] if wide and factor is not None else x
     fused = epilogue.fused if kept is None and not wide else None
+    side = stacked(saved) if fused is not None else None
     complete = wide or factor is None  # nothing is left to multiply a sum with
     once = complete and num_rows <= rows and not wide  # one product is the whole sum of a tile
     with products(exact, head.hidden.device.type):
@@ -114,8 +115,10 @@ def backward(
             tile_w = _tile_total(totals.weight, v, dtype, complete, operand if once else None)
             tile_b = _tile_total(totals.bias, v, dtype, complete)
             for r in spans(num_rows, rows):
-                if fused is not None:
-                    g = fused.gradient(x[r], w, b, saved.at(r), v.start, options)
+                if fused is not None and side is not None:
+                    g = fused.gradient(
+                        x[r], w, b, saved.at(r), side[:, r].contiguous(), v.start, options
+                    )
                 else:
                     raw = logits_tile(x[r], w, dtype) if kept is None else kept.tile(v, r)
                     g = epilogue.gradient(raw, b, saved.at(r), v.start, options, operand)

@@ -24,7 +24,7 @@ from erclip.ops.chunked import Fused
 from erclip.ops.gradient import Saved
 from erclip.ops.options import HeadOptions
 from erclip.ops.statistics import lowest
-from erclip.ops.triton_epilogue import _fold, stacked
+from erclip.ops.triton_epilogue import _fold
 
 
 class Blocks(NamedTuple):
@@ -40,8 +40,10 @@ class Blocks(NamedTuple):
     descriptors: bool = False  # loads by Hopper's copy engine
 
 
-SCORES = Blocks()
-GRADIENT = Blocks()
+# Of those tried on an H200 the fastest; without descriptors its gradient would spill.
+HOPPER = Blocks(columns=128, warps=4, descriptors=True)
+UNALIGNED = Blocks()
+OLDER = Blocks(columns=128, inner=32, stages=4)  # 64 KiB of shared memory
 
 
 @triton.jit
@@ -185,6 +187,76 @@ def _scores_kernel(
 
 
 @triton.jit
+def _side_by_side(total, spread, own, factor, gap):
+    """Parts [PARTS, ROWS] that lie `gap` lower: the highest, which is `own`, keeps its own sums."""
+    low = 1.0 + total
+    return (
+        tl.sum(tl.where(own, total, factor * low), axis=0),
+        tl.sum(factor * (spread + gap * low), axis=0),
+    )
+
+
+@triton.jit
+def _merge_kernel(
+    parts,
+    state,
+    num_rows,
+    num_parts,
+    floor,
+    SLOPES: tl.constexpr,
+    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    stored = rows < num_rows
+    peak = tl.full((ROWS,), floor, tl.float32)
+    others = tl.full((ROWS,), -1.0, tl.float32)
+    spread = tl.zeros((ROWS,), tl.float32)
+    others_sq = tl.full((ROWS,), -1.0, tl.float32)
+    spread_sq = tl.zeros((ROWS,), tl.float32)
+    picked = tl.full((ROWS,), float("nan"), tl.float32)
+    for first in range(0, num_parts, PARTS):
+        part = first + tl.arange(0, PARTS)
+        here = (part < num_parts)[:, None] & stored[None, :]
+        at = parts + part.to(tl.int64)[:, None] * 6 * num_rows + rows[None, :]
+        part_peak = tl.load(at, mask=here, other=floor)
+        block_peak = tl.max(part_peak, axis=0)
+        own = tl.argmax(part_peak, axis=0)[None, :] == (part - first)[:, None]
+        gap = block_peak[None, :] - part_peak
+        factor = tl.exp(-gap)
+        block_others, block_spread = _side_by_side(
+            tl.load(at + num_rows, mask=here, other=-1.0),
+            tl.load(at + 2 * num_rows, mask=here, other=0.0),
+            own, factor, gap,
+        )  # fmt: skip
+        higher = block_peak > peak
+        between = tl.abs(peak - block_peak)
+        shrink = tl.exp(-between)
+        others, spread = _fold(others, spread, block_others, block_spread, shrink, between, higher)
+        if SLOPES:
+            block_sq, block_spread_sq = _side_by_side(
+                tl.load(at + 3 * num_rows, mask=here, other=-1.0),
+                tl.load(at + 4 * num_rows, mask=here, other=0.0),
+                own, factor * factor, gap,
+            )  # fmt: skip
+            others_sq, spread_sq = _fold(
+                others_sq, spread_sq, block_sq, block_spread_sq, shrink * shrink, between, higher
+            )
+        peak = tl.maximum(peak, block_peak)
+        # one part at most has seen the target, the others hold NaN; −inf is a logit, too
+        seen = tl.load(at + 5 * num_rows, mask=here, other=float("nan"))
+        is_there = seen == seen
+        found = tl.sum(tl.where(is_there, seen, 0.0), axis=0)
+        picked = tl.where(tl.max(is_there.to(tl.int32), axis=0) > 0, found, picked)
+    tl.store(state + rows, peak, mask=stored)
+    tl.store(state + num_rows + rows, others, mask=stored)
+    tl.store(state + 2 * num_rows + rows, spread, mask=stored)
+    tl.store(state + 3 * num_rows + rows, others_sq, mask=stored)
+    tl.store(state + 4 * num_rows + rows, spread_sq, mask=stored)
+    tl.store(state + 5 * num_rows + rows, picked, mask=stored)
+
+
+@triton.jit
 def _gradient_kernel(
     x,
     w,
@@ -197,6 +269,7 @@ def _gradient_kernel(
     depth,
     x_stride,
     w_stride,
+    out_stride,
     start,
     temperature: tl.constexpr,
     softcap: tl.constexpr,
@@ -230,8 +303,11 @@ def _gradient_kernel(
     if softcap is not None:
         tanh = z * temperature / softcap
         grad *= 1.0 - tanh * tanh
-    at = out + rows.to(tl.int64)[:, None] * vocab + columns[None, :]
-    tl.store(at, grad.to(out.dtype.element_ty), mask=stored[:, None] & inside[None, :])
+    if DESCRIPTORS:
+        out.store([row, column], grad.to(out.dtype))
+    else:
+        at = out + rows.to(tl.int64)[:, None] * out_stride + columns[None, :]
+        tl.store(at, grad.to(out.dtype.element_ty), mask=stored[:, None] & inside[None, :])
 
 
 def scores_state(
@@ -243,13 +319,13 @@ def scores_state(
     cut: Blocks | None = None,
 ) -> Tensor:
     """The state [6, N] of all rows, whose parts of the vocabulary are merged at the end."""
-    cut = cut or SCORES
-    x, w = _rows_apart(x), _rows_apart(w)
+    x, w = (t if t.stride(1) == 1 else t.contiguous() for t in (x, w))
+    cut = cut or cut_for(x, w)
     num_rows, vocab = x.shape[0], w.shape[0]
     num_parts = triton.cdiv(vocab, cut.columns * cut.span)
     parts = torch.empty((num_parts, 6, num_rows), dtype=torch.float32, device=x.device)
     _scores_kernel[(triton.cdiv(num_rows, cut.rows) * num_parts,)](
-        *_operands(x, w, cut),
+        *_operands(cut, (x, cut.rows, cut.inner), (w, cut.columns, cut.inner)),
         bias,
         targets,
         parts,
@@ -269,23 +345,13 @@ def scores_state(
 
 
 def merge_parts(parts: Tensor, slopes: bool) -> Tensor:
-    """`statistics.merge` of all parts [S, 6, N] at once: the highest keeps its own sums."""
-    peak, best = parts[:, 0].max(0)
-    own = torch.arange(len(parts), device=parts.device)[:, None] == best
-    gap = peak - parts[:, 0]
-    state = [peak]
-    for i, factor in ((1, torch.exp(-gap)), (3, torch.exp(-2 * gap))):
-        if i == 3 and not slopes:
-            state += [parts[0, 3], parts[0, 4]]
-            break
-        total = 1 + parts[:, i]
-        state.append(torch.where(own, parts[:, i], factor * total).sum(0))
-        state.append((factor * (parts[:, i + 1] + gap * total)).sum(0))
-    # at most one part has seen the target; the others hold NaN
-    picked = parts[:, 5]
-    seen = ~picked.isnan()
-    target = torch.where(seen, picked, 0.0).sum(0).masked_fill(~seen.any(0), torch.nan)
-    return torch.stack((*state, target))
+    """`statistics.merge` of all parts [S, 6, N]: the state [6, N]."""
+    num_parts, _, num_rows = parts.shape
+    state = torch.empty_like(parts[0])
+    _merge_kernel[(triton.cdiv(num_rows, 16),)](
+        parts, state, num_rows, num_parts, lowest(parts.dtype), SLOPES=slopes, ROWS=16, PARTS=64
+    )
+    return state
 
 
 def gradient_tile(
@@ -293,27 +359,32 @@ def gradient_tile(
     w: Tensor,
     bias: Tensor | None,
     saved: Saved,
+    rows: Tensor,
     start: int,
     opts: HeadOptions,
     cut: Blocks | None = None,
 ) -> Tensor:
-    """−temperature · ∂L/∂raw of the tile x [R, D] · w [C, D]ᵀ, in their dtype."""
-    cut = cut or GRADIENT
-    x, w = _rows_apart(x), _rows_apart(w)
+    """−temperature · ∂L/∂raw of the tile x [R, D] · w [C, D]ᵀ, in their dtype.
+
+    `rows` [4, R] are what `stacked` makes of `saved`.
+    """
+    cut = cut or cut_for(x, w)
     num_rows, vocab = x.shape[0], w.shape[0]
-    out = torch.empty((num_rows, vocab), dtype=x.dtype, device=x.device)
+    # a row's length is a multiple of 16 bytes, as descriptors ask for
+    out = torch.empty((num_rows, -(-vocab // 8) * 8), dtype=x.dtype, device=x.device)[:, :vocab]
     grid = triton.cdiv(num_rows, cut.rows) * triton.cdiv(vocab, cut.columns)
     _gradient_kernel[(grid,)](
-        *_operands(x, w, cut),
-        out,
+        *_operands(cut, (x, cut.rows, cut.inner), (w, cut.columns, cut.inner)),
+        *_operands(cut, (out, cut.rows, cut.columns)),
         bias,
         saved.targets,
-        stacked(saved),
+        rows,
         num_rows,
         vocab,
         x.shape[1],
         x.stride(0),
         w.stride(0),
+        out.stride(0),
         start,
         temperature=opts.temperature,
         softcap=opts.softcap,
@@ -323,19 +394,21 @@ def gradient_tile(
     return out
 
 
-def _rows_apart(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
+def cut_for(x: Tensor, w: Tensor) -> Blocks:
+    """Descriptors need Hopper, and rows that begin at multiples of 16 bytes."""
+    if not x.is_cuda or torch.version.hip or torch.cuda.get_device_capability(x.device)[0] < 9:
+        return OLDER
+    aligned = all(t.data_ptr() % 16 == 0 and t.stride(0) % 8 == 0 for t in (x, w))
+    return HOPPER if aligned else UNALIGNED
 
 
-def _operands(x: Tensor, w: Tensor, cut: Blocks) -> tuple[object, object]:
+def _operands(cut: Blocks, *operands: tuple[Tensor, int, int]) -> list[object]:
+    """Tensors, or descriptors of their blocks."""
     if not cut.descriptors:
-        return x, w
+        return [tensor for tensor, _, _ in operands]
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    return (
-        TensorDescriptor.from_tensor(x, [cut.rows, cut.inner]),
-        TensorDescriptor.from_tensor(w, [cut.columns, cut.inner]),
-    )
+    return [TensorDescriptor.from_tensor(t, [rows, columns]) for t, rows, columns in operands]
 
 
 def _options(x: Tensor, cut: Blocks) -> dict[str, object]:
