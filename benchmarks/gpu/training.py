@@ -35,8 +35,8 @@ TRUNKS = {
     "autocast": {"model.dtype": "float32", "model.autocast": "bfloat16"},
 }
 RUNS = (  # method, trunk, how the sampler decodes
-    ("ERC-DAPO", "float32", "fixed"),
     ("ERC-DAPO", "float32", "growing"),
+    ("ERC-DAPO", "float32", "fixed"),
     ("ERC-DAPO", "autocast", "fixed"),
     ("directional ERC-DAPO", "float32", "fixed"),
     ("DAPO", "float32", "fixed"),
@@ -149,7 +149,9 @@ def main(task: Task) -> int:
             try:
                 trainer.train()
             except Enough:
-                print(f"{run}: enough", flush=True)
+                print(*run, "enough", flush=True)
+            except RuntimeError as error:  # the next run may do
+                print(*run, f"failed: {error}", flush=True)
             del trainer
     return 0
 
