@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erclip.ops import triton_epilogue, triton_fused
-from erclip.ops.gradient import Saved, stacked
+from erclip.ops.gradient import Saved
 from erclip.ops.options import HeadOptions
 from erclip.ops.triton_fused import Blocks
 
@@ -45,14 +45,13 @@ def compare(rows: Rows, work: Work, key: tuple, task: Task) -> None:
     tile = weight[: max(256, (1 << 26) // len(hidden))]
     ones = torch.ones(len(hidden), device=hidden.device)
     saved = Saved(work.targets, 10 * ones, ones, ones, None)
-    side = stacked(saved)
     options = HeadOptions()
 
     def scores(cut: Blocks) -> Tensor:
         return triton_fused.scores_state(hidden, weight, None, work.targets, options, cut)
 
     def gradient(cut: Blocks) -> Tensor:
-        return triton_fused.gradient_tile(hidden, tile, None, saved, side, 0, options, cut)
+        return triton_fused.gradient_tile(hidden, tile, None, saved, 0, options, cut)
 
     for cut in TINY if task.tiny else CUTS:
         for name, call in (("fused scores", scores), ("fused gradient of a tile", gradient)):

@@ -13,7 +13,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from erclip.ops import triton_epilogue, triton_fused  # noqa: E402
+from erclip.ops import triton_epilogue, triton_fused, triton_products  # noqa: E402
 
 GPUS = [("cuda", 80, 32), ("cuda", 90, 32), ("hip", "gfx942", 64)]
 SHARED = {"raw": "*fp32", "bias": "*fp32", "targets": "*i64", "width": "i32", "start": "i32"}
@@ -75,8 +75,8 @@ CUTS = [
 def test_products_with_their_epilogue_compile(gpu, cut, kernel):
     """Into no more shared memory than such a device has for a program."""
     which = {
-        "scores": (triton_fused._scores_kernel, {"SLOPES": True, "SPAN": cut.span}),
-        "gradient": (triton_fused._gradient_kernel, {"HAS_ENTROPY": True}),
+        "scores": (triton_products._scores_kernel, {"SLOPES": True, "SPAN": cut.span}),
+        "gradient": (triton_products._gradient_kernel, {"HAS_ENTROPY": True}),
     }
     function, constants = which[kernel]
     constants |= {"temperature": 1.0, "softcap": None, "bias": None, "EVEN": True}
@@ -99,8 +99,8 @@ def test_products_with_their_epilogue_compile(gpu, cut, kernel):
 
 def test_the_merge_of_parts_compiles():
     constants = {"SLOPES": True, "ROWS": 16, "PARTS": 64}
-    names = triton_fused._merge_kernel.arg_names
+    names = triton_products._merge_kernel.arg_names
     signature = {name: "constexpr" if name in constants else FUSED[name] for name in names}
     where = {(names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(triton_fused._merge_kernel, signature, where)
+    source = ASTSource(triton_products._merge_kernel, signature, where)
     assert len(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]) > 1000

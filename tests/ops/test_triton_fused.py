@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from erclip.ops.gradient import Saved, gradient_tile, stacked
+from erclip.ops.gradient import Saved, gradient_tile
 from erclip.ops.options import HeadOptions
 from erclip.ops.reference import reference
 from erclip.ops.statistics import finish
@@ -105,13 +105,11 @@ def test_gradient_is_the_epilogues(dtype, options, with_entropy):
     saved = Saved(
         targets, log_sum.float(), entropies.float(), g, g.flip(0) if with_entropy else None
     )
-    side, v = stacked(saved), slice(50, 120)
+    v = slice(50, 120)
     raw = (hidden.double() @ weight[v].double().T).float()
     want = gradient_tile(raw, bias[v].float(), saved, v.start, options, torch.float32)
     for cut in cuts(triton_fused):
-        got = triton_fused.gradient_tile(
-            hidden, weight[v], bias[v], saved, side, v.start, options, cut
-        )
+        got = triton_fused.gradient_tile(hidden, weight[v], bias[v], saved, v.start, options, cut)
         assert got.dtype == dtype
         rounding = torch.finfo(dtype).eps
         torch.testing.assert_close(got.float(), want, rtol=rounding, atol=rounding * 1e-2)
