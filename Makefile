@@ -131,8 +131,9 @@ clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
 
 # Everything that needs a GPU, on a machine without a network: tests, then prices (docs/gpu.md).
-# make gpu-bundle here, bring the tree and .gpu there, make gpu; DEVICE=cpu rehearses it.
+# make gpu-bundle here, bring the tree and .gpu there, make gpu; DEVICE=cpu rehearses it. STEPS="op noise" are those alone.
 BUNDLE ?= .gpu
+STEPS ?=
 OUT ?= gpu-results
 MINUTES ?= 8
 DEVICE ?= cuda
@@ -141,4 +142,4 @@ gpu-bundle:
 	$(PYTHON) benchmarks/gpu/bundle.py $(BUNDLE)
 
 gpu:
-	$(PYTHON) benchmarks/gpu/run.py --bundle $(BUNDLE) --minutes $(MINUTES) --device $(DEVICE) --out $(OUT)
+	$(PYTHON) benchmarks/gpu/run.py --bundle $(BUNDLE) --minutes $(MINUTES) --device $(DEVICE) --out $(OUT) $(if $(STEPS),--only $(STEPS))

@@ -28,19 +28,20 @@ sys.path.insert(0, str(HERE))
 
 
 class Step(NamedTuple):
-    """A script beside this one, and its part of the time."""
+    """A script beside this one, its part of the time, and the seconds under which it is no use."""
 
     name: str
     parts: float
+    least_s: float
 
 
 STEPS = (
-    Step("unit_tests", 4),
-    Step("op", 7),
-    Step("model", 1.5),
-    Step("noise", 1.5),
-    Step("training", 5),
-    Step("processes", 0.5),
+    Step("unit_tests", 3, 60),
+    Step("op", 7, 60),
+    Step("model", 1, 60),
+    Step("noise", 1, 60),
+    Step("training", 5, 60),
+    Step("processes", 1, 30),
 )
 
 
@@ -143,7 +144,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, default=ROOT / "gpu-results")
-    parser.add_argument("--only", nargs="+", choices=[step.name for step in STEPS])
+    parser.add_argument(
+        "--only", nargs="+", choices=[step.name for step in STEPS], help="in this order"
+    )
     args = parser.parse_args()
     until = time.monotonic() + 60 * args.minutes
     args.out, args.bundle = args.out.resolve(), args.bundle.resolve()
@@ -155,14 +158,15 @@ def main() -> None:
     from rows import Rows
 
     steps = Rows(args.out / "steps.csv", ("step", "ended"), ("seconds", "limit_s"))
-    todo = [step for step in STEPS if args.only is None or step.name in args.only]
-    todo = [step for step in todo if not steps.has(step.name, DONE)]
+    known = {step.name: step for step in STEPS}
+    todo = [known[name] for name in args.only or known if not steps.has(name, DONE)]
     while todo:
         left = until - time.monotonic() - 5
         if left < 5:
             print(f"No time is left for: {', '.join(step.name for step in todo)}.")
             break
-        limit = left * todo[0].parts / sum(step.parts for step in todo)
+        share = left * todo[0].parts / sum(step.parts for step in todo)
+        limit = min(left, max(share, todo[0].least_s))
         step, started = todo.pop(0), time.monotonic()
         ended = run_step(step, limit, args, machine)
         spent = time.monotonic() - started

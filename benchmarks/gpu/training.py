@@ -19,6 +19,8 @@ from rows import Rows
 from step import OUT_OF_TIME, Task, told
 
 from erclip.recipes import load_recipe
+from erclip.sampling import TransformersSampler
+from erclip.sampling.decoder import Decoder
 from erclip.trainer import Trainer
 
 STUDIES = Path(__file__).parent.parent.parent / "studies"
@@ -27,17 +29,18 @@ METHODS = {  # constraints, as TOML
     "directional ERC-DAPO": '[{kind = "entropy_ratio_clip", rule = "directional"}]',
     "DAPO": "[]",
 }
-PRECISIONS = {
+TRUNKS = {
     "float32": {"model.dtype": "float32"},
     "bf16": {"model.dtype": "bfloat16"},
     "autocast": {"model.dtype": "float32", "model.autocast": "bfloat16"},
 }
-RUNS = (
-    ("ERC-DAPO", "float32"),
-    ("ERC-DAPO", "autocast"),
-    ("directional ERC-DAPO", "float32"),
-    ("DAPO", "float32"),
-    ("ERC-DAPO", "bf16"),
+RUNS = (  # method, trunk, how the sampler decodes
+    ("ERC-DAPO", "float32", "growing"),
+    ("ERC-DAPO", "float32", "fixed"),
+    ("ERC-DAPO", "autocast", "fixed"),
+    ("directional ERC-DAPO", "float32", "fixed"),
+    ("DAPO", "float32", "fixed"),
+    ("ERC-DAPO", "bf16", "fixed"),
 )
 COLUMNS = (
     *("rollout_s", "sample_s", "grade_s", "score_s", "update_s", "tokens"),
@@ -69,7 +72,7 @@ class Enough(Exception):
 class Clock:
     """Writes a row per rollout, with the clip share of its updates, and ends the run in time."""
 
-    def __init__(self, rows: Rows, key: tuple[str, str], until: float):
+    def __init__(self, rows: Rows, key: tuple[str, str, str], until: float):
         self.rows, self.key, self.until = rows, key, until
         self.clipped: list[float] = []
         self.peak = 0.0
@@ -102,12 +105,12 @@ class Clock:
             raise Enough
 
 
-def settings(task: Task, folder: Path, method: str, precision: str) -> list[str]:
+def settings(task: Task, folder: Path, method: str, trunk: str) -> list[str]:
     problems = folder / "problems.jsonl"
     runpy.run_path(str(STUDIES / "word_problems.py"))["main"](problems)
     values = {
         **(TINY if task.tiny else WORK),
-        **PRECISIONS[precision],
+        **TRUNKS[trunk],
         "model.path": str(task.model),
         "model.device": task.device,
         "data.path": str(problems),
@@ -128,7 +131,7 @@ def settings(task: Task, folder: Path, method: str, precision: str) -> list[str]
 def main(task: Task) -> int:
     if not (task.model / "config.json").is_file():
         sys.exit("There is no model: an earlier step has to make it.")
-    rows = Rows(task.out / "training.csv", ("method", "precision", "rollout"), COLUMNS)
+    rows = Rows(task.out / "training.csv", ("method", "trunk", "decoding", "rollout"), COLUMNS)
     todo = [run for run in RUNS if not rows.has(*run, 2)]
     for number, run in enumerate(todo):
         share = task.left() / (len(todo) - number)
@@ -138,12 +141,17 @@ def main(task: Task) -> int:
             torch.cuda.reset_peak_memory_stats()
         with tempfile.TemporaryDirectory() as name:
             clock = Clock(rows, run, time.monotonic() + 0.8 * share)
-            recipe = load_recipe("quickstart", settings(task, Path(name), *run))
+            recipe = load_recipe("quickstart", settings(task, Path(name), *run[:2]))
             trainer = Trainer(recipe, Path(name) / "run", clock)
+            assert isinstance(trainer.sampler, TransformersSampler)
+            trainer.sampler._decoder = Decoder(trainer.policy.model, fixed=run[2] == "fixed")
+            print(*run, f"fixed buffers: {trainer.sampler._decoder.fixed}", flush=True)
             try:
                 trainer.train()
             except Enough:
-                print(f"{run}: enough", flush=True)
+                print(*run, "enough", flush=True)
+            except RuntimeError as error:  # the next run may do
+                print(*run, f"failed: {error}", flush=True)
             del trainer
     return 0
 

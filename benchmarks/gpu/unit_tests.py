@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,6 @@ class Recorder:
         self.rows = Rows(task.out / "unit_tests.csv", ("test", "outcome"), ("seconds", "reason"))
         self.late = False
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if not self.rows.has(item.nodeid, "passed")]
-
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or (report.when == "setup" and not report.passed):
             lines = str(report.longrepr or "").strip().splitlines()
@@ -37,15 +35,21 @@ class Recorder:
             seconds = f"{report.duration:.2f}"
             self.rows.add(report.nodeid, report.outcome, seconds=seconds, reason=reason)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self.session = session
+
+    def pytest_runtest_logfinish(self) -> None:
         if self.task.left() < 5:
-            self.late, item.session.shouldstop = True, "out of time"
+            self.late, self.session.shouldstop = True, "out of time"
 
 
 def main(task: Task) -> int:
     recorder = Recorder(task)
     options = ["-q", "-m", "gpu or not slow", "-p", "no:cacheprovider", "--timeout", "100"]
+    if find_spec("xdist") is not None and not task.tiny:  # most of the time goes into compiling
+        options += ["-n", "8"]
+    passed = [row["test"] for row in recorder.rows.found if row["outcome"] == "passed"]
+    options += [option for name in passed for option in ("--deselect", name)]
     code = pytest.main([*options, "--tb=short", *(str(ROOT / f) for f in FILES)], [recorder])
     if recorder.late:
         return OUT_OF_TIME

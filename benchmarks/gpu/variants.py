@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CUTS = (
     Blocks(),
+    Blocks(128, 128, 32, 8, 4),
     Blocks(stages=4),
     Blocks(descriptors=True),
     Blocks(stages=4, descriptors=True),

@@ -10,6 +10,7 @@ import torch
 
 from erclip.recipes import load_recipe
 from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
+from erclip.sampling.decoder import Decoder
 from erclip.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
@@ -91,6 +92,23 @@ def test_most_tokens_are_those_that_the_cpu_draws(load, groups, countdown):
     pairs = [(a, b) for x, y in zip(here, groups, strict=True) for a, b in zip(x, y, strict=True)]
     same = sum(a.token_ids == b.token_ids for a, b in pairs)
     assert same >= 0.9 * len(pairs)
+
+
+@pytest.mark.parametrize("trunk", [{}, {"autocast": "bfloat16"}, {"dtype": "bfloat16"}], ids=str)
+def test_decoding_by_a_graph_draws_the_same(load, countdown, trunk):
+    """Replayed kernels in fixed buffers against calls in growing ones."""
+    policy, prompts = load(**trunk), list(countdown.train[:16])
+    runs = []
+    for fixed in (False, True):
+        sampler = TransformersSampler(policy.model, policy.tokenizer, batch_size=64)
+        sampler._decoder = Decoder(policy.model, fixed=fixed)
+        assert sampler._decoder.fixed == fixed
+        runs.append([r for group in sampler.sample(prompts, SETTINGS, range(16)) for r in group])
+    pairs = list(zip(*runs, strict=True))
+    same = [(a, b) for a, b in pairs if a.token_ids == b.token_ids]
+    assert len(same) >= (1.0 if not trunk else 0.8) * len(pairs)
+    limit = 1e-4 if not trunk else 0.1
+    assert all(a.logprobs == pytest.approx(b.logprobs, abs=limit) for a, b in same)
 
 
 @pytest.mark.parametrize("more", [(), ('model.autocast="bfloat16"',)], ids=["float32", "autocast"])

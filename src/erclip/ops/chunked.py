@@ -67,7 +67,7 @@ def forward(
     x = head.hidden.to(operand)
     if epilogue.fused is not None and operand != dtype and not options.cache_logits:
         state = epilogue.fused.state(x, head.weight, head.bias, targets, options)
-        return finish(state), Kept(x.new_empty(0, dtype=dtype), num_rows)
+        return finish(state, options.slopes), Kept(x.new_empty(0, dtype=dtype), num_rows)
     state = empty_state(num_rows, x, dtype)
     size = num_rows * vocab if options.cache_logits else 0
     kept = Kept(x.new_empty(size, dtype=dtype), num_rows)
@@ -80,7 +80,7 @@ def forward(
                 if options.cache_logits:
                     kept.columns(v)[r] = raw
                 epilogue.reduce(state[:, r], raw, b, targets[r], v.start, options)
-    return finish(state), kept
+    return finish(state, options.slopes), kept
 
 
 def backward(
@@ -103,16 +103,17 @@ def backward(
     rows, columns = tile_shape(num_rows, vocab, head.hidden.device, options.chunk_size)
     x = head.hidden.to(operand)
     saved, factor = factor_out(saved, options.temperature, numbers)
-    scaled = x * factor[:, None] if wide and factor is not None else x
+    scaled = x if factor is None or not wide else x * factor[:, None]
+    per_row = factor if factor is not None else x.new_ones(num_rows)
+    later = None if wide else factor  # what a sum over rows is still to be multiplied with
+    single = operand if later is None and num_rows <= rows else None
     fused = epilogue.fused if kept is None and not wide else None
-    complete = wide or factor is None  # nothing is left to multiply a sum with
-    once = complete and num_rows <= rows and not wide  # one product is the whole sum of a tile
     with products(exact, head.hidden.device.type):
         for v in spans(vocab, columns):
             w = head.weight[v].to(operand)
             b = None if head.bias is None else head.bias[v].to(dtype)
-            tile_w = _tile_total(totals.weight, v, dtype, complete, operand if once else None)
-            tile_b = _tile_total(totals.bias, v, dtype, complete)
+            tile_w = _tile_total(totals.weight, v, dtype, later, single)
+            tile_b = _tile_total(totals.bias, v, dtype, later)
             for r in spans(num_rows, rows):
                 if fused is not None:
                     g = fused.gradient(x[r], w, b, saved.at(r), v.start, options)
@@ -120,17 +121,14 @@ def backward(
                     raw = logits_tile(x[r], w, dtype) if kept is None else kept.tile(v, r)
                     g = epilogue.gradient(raw, b, saved.at(r), v.start, options, operand)
                 if tile_b is not None:
-                    weighed = wide and factor is not None
-                    tile_b += g.T @ factor[r] if weighed else g.sum(0, dtype=dtype)
+                    tile_b += g.T @ per_row[r] if wide else g.sum(0, dtype=dtype)
                 if totals.hidden is not None:
                     accumulate(totals.hidden[r], g, w)
-                if tile_w is not None and tile_w.dtype == operand != dtype:
-                    torch.mm(g.T, x[r], out=tile_w)
-                elif tile_w is not None:
+                if tile_w is not None:
                     accumulate(tile_w, g.T, scaled[r])
             for total, tile in ((totals.weight, tile_w), (totals.bias, tile_b)):
                 if total is not None and tile is not None and not _summed_there(total, tile, v):
-                    total[v] += tile if complete else tile * factor[0]
+                    total[v] += tile if later is None else tile * later[0]
     if totals.hidden is not None and factor is not None:
         totals.hidden.mul_(factor[:, None])
 
@@ -139,15 +137,17 @@ def _tile_total(
     total: Tensor | None,
     v: slice,
     dtype: torch.dtype,
-    complete: bool,
-    narrow: torch.dtype | None = None,
+    later: Tensor | None,
+    single: torch.dtype | None = None,
 ) -> Tensor | None:
     """Where a tile's gradient is summed: in place, if nothing is multiplied or rounded later.
 
-    `narrow` is what a single product may leave in, rounded once.
+    `single` is the dtype in which one product may be the whole sum, rounded once.
     """
-    if total is None or (complete and total.dtype == dtype) or total.dtype == narrow:
-        return None if total is None else total[v]
+    if total is None:
+        return None
+    if total.dtype == single or (later is None and total.dtype == dtype):
+        return total[v]
     return torch.zeros_like(total[v], dtype=dtype)
 
 

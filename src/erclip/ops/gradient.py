@@ -99,3 +99,16 @@ def factor_out(
         grad_entropies=None if grad_entropies is None else grad_entropies / divisor,
     )
     return scaled, None if factor is None else factor.expand_as(saved.log_sum)
+
+
+def stacked(saved: Saved) -> Tensor:
+    """log_sum, g, H and g_H of the rows, [4, R]; what is not there is never read."""
+    ones = saved.grad_logprobs is None
+    return torch.stack(
+        (
+            saved.log_sum,
+            torch.ones_like(saved.log_sum) if ones else saved.grad_logprobs,
+            saved.entropies,
+            saved.log_sum if saved.grad_entropies is None else saved.grad_entropies,
+        )
+    )

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from erclip.ops.chunked import Epilogue
-from erclip.ops.gradient import Saved
+from erclip.ops.gradient import Saved, stacked
 from erclip.ops.options import HeadOptions
 from erclip.ops.statistics import lowest
 
@@ -186,19 +186,6 @@ def gradient_tile(
         BLOCK=block,
     )
     return out
-
-
-def stacked(saved: Saved) -> Tensor:
-    """log_sum, g, H and g_H of the rows, [4, R]; what is not there is never read."""
-    ones = saved.grad_logprobs is None
-    return torch.stack(
-        (
-            saved.log_sum,
-            torch.ones_like(saved.log_sum) if ones else saved.grad_logprobs,
-            saved.entropies,
-            saved.log_sum if saved.grad_entropies is None else saved.grad_entropies,
-        )
-    )
 
 
 TRITON = Epilogue(reduce_tile, gradient_tile)

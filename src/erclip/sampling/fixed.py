@@ -1,8 +1,8 @@
-"""Decoding in buffers of fixed size: on CUDA one graph of kernels per token instead of a thousand calls.
+"""Decoding in buffers of fixed size: on CUDA a graph of kernels per token, not a thousand calls.
 
-A small model's step is bound by launches: its kernels take less time than Python takes to call them.
-Recorded once as a CUDA graph, they are replayed together; for that, keys and values stay in buffers
-for the longest text, and a mask says how much of them is there.
+A small model's step is bound by launches: its kernels take less time than Python takes to call
+them. Recorded once as a CUDA graph, they are replayed together; for that, keys and values stay in
+buffers for the longest text, and a mask says how much of them is there.
 
 Letters: B sequences, K key-value heads, C capacity in tokens, D head size, L tokens, V vocabulary.
 """
@@ -37,13 +37,20 @@ class FixedLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Put the new token's in their place and return all."""
-        self.keys.index_copy_(2, self.slot, key_states)
-        self.values.index_copy_(2, self.slot, value_states)
-        return self.keys, self.values
+        keys, values = self._buffers()
+        return (
+            keys.index_copy_(2, self.slot, key_states),
+            values.index_copy_(2, self.slot, value_states),
+        )
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """The sequences that `beam_idx` names, in its order, each as often as it is named."""
-        self.keys, self.values = (x.index_select(0, beam_idx) for x in (self.keys, self.values))
+        self.keys, self.values = (x.index_select(0, beam_idx) for x in self._buffers())
+
+    def _buffers(self) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
 
 
 class FixedReader:
