@@ -65,6 +65,7 @@ test-vllm: .venv-vllm/.ready
 docs: setup
 	$(BIN)/python docs/metrics.py
 	$(BIN)/python docs/results.py
+	$(BIN)/python docs/loop.py
 
 # TRL's adapter on the newest and the oldest TRL that it supports, each in an environment of its own.
 TRL_NEW := 1.16.0
