@@ -142,7 +142,7 @@ def _old_entropies(data: Any) -> Tensor:
     if "entropy" not in data:
         raise UserError(
             "the batch holds no old entropies; ERC needs trainer.use_v1=True, "
-            "trainer.v1.trainer_mode=sync and no bypass mode."
+            "trainer.v1.trainer_mode=sync or colocate_async, and no bypass mode."
         )
     return data["entropy"].to_padded_tensor(0.0)
 
