@@ -92,6 +92,7 @@ docs: setup
 	$(BIN)/python docs/models.py
 	$(BIN)/python docs/results.py
 	$(BIN)/python docs/rules.py
+	$(BIN)/python docs/loop.py
 
 # TRL's adapter on the newest and the oldest TRL that it supports, each in an environment of its own.
 TRL_NEW := 1.16.0

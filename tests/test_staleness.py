@@ -173,7 +173,7 @@ def test_what_old_means_shows_in_the_first_update_of_a_rollout(ahead):
 def test_in_turns_nothing_has_changed(ahead):
     """Numbers of the trainer before it could sample ahead; the same bits for both meanings of old.
 
-    Recorded on an AMD EPYC with AVX2, torch 2.13; elsewhere sums round otherwise.
+    Recorded on an Intel Xeon with AVX-512, torch 2.13; elsewhere sums round otherwise.
     """
     golden = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
     got = timeless(lines(ahead / "golden"))

@@ -211,11 +211,14 @@ def serve(connection: Connection, job: Message) -> None:
     newest = Newest(policy, SharedWeights(Path(job["folder"]), trained(policy.model)))
     if isinstance(sampler, TransformersSampler):
         sampler.follow = newest
+    held: int | None = None
     while True:
         idle = time.perf_counter()
         message = json.loads(connection.recv_bytes())
         started = time.perf_counter()
-        producer.update_weights(newest())
+        if newest() != held:  # a server may hold what its last user left
+            held = newest.version
+            producer.update_weights(held)
         if "evaluate" in message:
             answer: Message = {"evaluation": producer.evaluate()}
         else:
@@ -236,16 +239,16 @@ class Newest:
 
     def __init__(self, policy: Policy, shared: SharedWeights):
         self._own, self._shared = trained(policy.model), shared
-        self._version, self._trainer = -1, os.getppid()
+        self.version, self._trainer = -1, os.getppid()
 
     def __call__(self) -> int:
         """The version of the weights of the next step."""
         if os.getppid() != self._trainer:
             raise EOFError
-        if self._shared.version != self._version:
-            self._version = self._shared.read(self._own)
+        if self._shared.version != self.version:
+            self.version = self._shared.read(self._own)
             torch.clear_autocast_cache()  # which holds the old weights, rounded
-        return self._version
+        return self.version
 
 
 def main() -> None:

@@ -200,6 +200,20 @@ def test_what_two_processes_saved_four_go_on_with(one, cut, cut_ahead):
 
 
 @pytest.mark.slow
+def test_one_sampler_serves_two_trainers(tmp_path):
+    """The first process owns it; all are given its rollouts and its evaluation."""
+    settings = [f"--set={key}" for key in (*SHORT, "rollout.staleness=1", "rollout.overlap=true")]
+    command = ("-m", "erclip", "train", "quickstart", "--out", tmp_path / "run", *settings)
+    done = torchrun(*command, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "does not repeat itself bit for bit" in done.stdout
+    kinds = [line["kind"] for line in lines(tmp_path / "run")]
+    assert (kinds.count("rollout"), kinds.count("update"), kinds.count("eval")) == (2, 6, 2)
+    first = next(line for line in lines(tmp_path / "run") if line["kind"] == "rollout")
+    assert first["sampler/kl"] < 1e-6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_dies_ends_the_run_within_seconds(rank, two, tmp_path):
     run = tmp_path / "run"

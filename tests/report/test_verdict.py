@@ -180,6 +180,17 @@ def test_sixteen_bits_are_not_cleared_by_equal_weights(tmp_path, write_run):
     assert noise.status == "good"
 
 
+def test_a_late_rollout_is_no_mismatch(tmp_path, write_run):
+    late = each("rollout", sampler__logprob_diff=0.1, staleness__max=8.0)
+    run = write_run(tmp_path / "run", change=late)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first = next(i for i, row in enumerate(rows) if row["kind"] == "rollout")
+    rows[first] |= {"sampler/logprob_diff": 0.001, "staleness/max": 0.0}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = [v for v in verdicts(read_run(run)) if v.name == "sampler and trainer"]
+    assert found.sentence.startswith("agree, log-probs differ by 0.001")
+
+
 def test_the_report_and_the_json_say_the_same(tmp_path, write_run):
     run = write_run(tmp_path / "run", change=evals(0.3, 0.5, 0.03))
     html = build_report([run]).read_text()

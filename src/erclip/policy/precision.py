@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import deterministic
 
 from erclip.policy.signature import trunk
 
@@ -71,14 +70,15 @@ def fixed_order(device: torch.device) -> Generator[None]:
     would cost speed, and attention's backward pass would still add in any order.
     """
     before = torch.are_deterministic_algorithms_enabled()
-    filled = deterministic.fill_uninitialized_memory
+    filling: Any = torch.utils.deterministic  # a module with a property, which types do not show
+    filled = filling.fill_uninitialized_memory
     if device.type != "cpu" or before:
         yield
         return
     torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic.fill_uninitialized_memory = False
+    filling.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-        deterministic.fill_uninitialized_memory = filled
+        filling.fill_uninitialized_memory = filled

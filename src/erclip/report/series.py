@@ -236,3 +236,29 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def ends(values: Float[np.ndarray, " R"]) -> tuple[float, float]:
+    """Medians of the first and the last tenth of a run, of at least three rollouts each."""
+    values = finite(values)
+    if not len(values):
+        return math.nan, math.nan
+    size = max(3, len(values) // 10)
+    return float(np.median(values[:size])), float(np.median(values[-size:]))
+
+
+def mean(values: Float[np.ndarray, " N"]) -> float:
+    """Return the mean of the numbers among them, NaN if there are none."""
+    values = finite(values)
+    return float(values.mean()) if len(values) else math.nan
+
+
+def median(values: Float[np.ndarray, " N"]) -> float:
+    """Return the median of the numbers among them, NaN if there are none."""
+    values = finite(values)
+    return float(np.median(values)) if len(values) else math.nan
+
+
+def finite(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " M"]:
+    """Return the numbers among them."""
+    return values[np.isfinite(values)]

@@ -40,13 +40,14 @@ def change(config, path, value):
 def test_a_recipe_passes(config):
     check_config(config)
     check_config(change(config, "actor_rollout_ref.model.external_lib", ["mine", WORKER_MODULE]))
+    check_config(change(config, "trainer.v1.trainer_mode", "colocate_async"))
 
 
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
         ("trainer.use_v1", False, "legacy trainer throws the old policy's entropies away"),
-        ("trainer.v1.trainer_mode", "colocate_async", "trainer.v1.trainer_mode=sync"),
+        ("trainer.v1.trainer_mode", "separate_async", "trainer.v1.trainer_mode=sync"),
         ("trainer.v1.trainer_mode", "snyc", "snyc"),  # verl would make an asynchronous buffer of it
         ("algorithm.rollout_correction.bypass_mode", True, "no old entropies"),
         ("actor_rollout_ref.actor.strategy", "megatron", "strategy=fsdp"),

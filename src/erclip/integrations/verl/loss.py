@@ -98,7 +98,7 @@ class ERCLoss:
         if "entropy" not in data:
             raise UserError(
                 "the batch holds no old entropies; ERC needs trainer.use_v1=True, "
-                "trainer.v1.trainer_mode=sync and no bypass mode."
+                "trainer.v1.trainer_mode=sync or colocate_async, and no bypass mode."
             )
         call = _Call(
             loss_fn=self.loss_fn,
