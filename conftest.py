@@ -1,18 +1,35 @@
 """One thread for all tests and what they start; names for doctests that import nothing."""
 
 import os
+from importlib.util import find_spec
 
 # Two threads wait for each other: beside a busy core a test takes ten times as long. One thread
 # also adds in one order.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import jaxtyping
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
-import erclip
+# Shapes and types are checked at every call of the core, in the tests alone. torch reads the
+# signatures of its custom operators itself, so those are left as they are.
+CHECKED = ["losses", "ops.head", "ops.live", "ops.logprob_entropy", "ops.reference"]
+if find_spec("beartype"):
+    install_import_hook([f"erclip.{name}" for name in CHECKED], "shapes.check")
+
+import erclip  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def _doctest_names(doctest_namespace):
     doctest_namespace["torch"] = torch
     doctest_namespace.update({name: getattr(erclip, name) for name in erclip.__all__})
+
+
+@pytest.fixture
+def unchecked():
+    """What a user gets who passes the wrong thing: our sentences, not the tests' type errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -2,13 +2,14 @@
 
     python benchmarks/grading.py [--items 2000] [--repeats 5] [--out benchmarks/results/FILE.csv]
 
-Integers; arithmetic (surds, pi, polynomials, tuples) and functions (logarithms, sines, floors,
-lines), which the calling process decides by value; and algebra (moduli, complex numbers,
-inequalities), which needs a worker. All are distinct, so the cache never helps; workers are started
-before the clock is.
+Integers; arithmetic (surds, pi, polynomials, tuples), functions (logarithms, sines, floors, lines)
+and algebra (moduli, complex numbers, inequalities), which the calling process decides by value; and
+sums (divisors, sums, maxima), which need a worker. All are distinct, so the cache never helps;
+workers are started before the clock is.
 
-Two kinds of poison: a tower of powers, which a guard refuses, and an integral that passes every
-guard and is stopped by the worker's clock, one CPU second each. Any verdict that is not the
+Two kinds of poison, one answer in a hundred: a tower of powers, which a guard refuses, and an
+integral that passes every guard and is stopped by the worker's clock, half a CPU second each;
+`clock 5 %` has one of those in twenty. Any verdict that is not the
 expected one (`guarded` and `timeout` for poison) is counted in the row and fails the run.
 
 On a shared machine the rate says little; `cpu_ms_per_item` is what an answer costs, in the caller
@@ -36,12 +37,14 @@ from typing import NamedTuple
 
 from erclip.grading import Grader
 
-TARGETS = {"integers": 2000, "arithmetic": 150, "functions": 150, "algebra": 150}
+TARGETS = {"integers": 2000, "arithmetic": 150, "functions": 150, "algebra": 150, "sums": 150}
+CLOCK_TARGET = 40  # with one answer in twenty that only the clock stops
 POISON = {
     "none": None,
     "tower": (r"5^{5^{5^{5^{%d}}}}", "guarded"),
     "clock": (r"\int_0^1 \sin(x^{x}) \cos(e^{x^{%d}}) dx", "timeout"),
 }
+POISON["clock 5 %"] = POISON["clock"]
 
 
 class Item(NamedTuple):
@@ -117,14 +120,30 @@ def algebra(random_: random.Random, count: int) -> list[Item]:
     return items
 
 
+def sums(random_: random.Random, count: int) -> list[Item]:
+    """Divisors, sums and maxima: what the calling process does not read."""
+    items = []
+    for i in range(count):
+        a, b = (random_.randrange(2, 1000) for _ in range(2))
+        wrong = int(random_.random() < 0.25)
+        gold, answer = (
+            (f"{math.gcd(a, b) + wrong}", rf"\gcd({a},{b})"),
+            (f"{a * (a + 1) // 2 + b + wrong}", rf"\sum_{{k=1}}^{{{a}}} k + {b}"),
+            (f"{max(a, b) + i + wrong}", rf"\max({a},{b})+{i}"),
+        )[i % 3]
+        items.append(Item(rf"Hence \boxed{{{answer}}}.", gold, "wrong" if wrong else "correct"))
+    return items
+
+
 def poisoned(items: list[Item], kind: str) -> list[Item]:
-    """Every hundredth item replaced by a poisoned one."""
+    """Every hundredth (or twentieth) item replaced by a poisoned one."""
     poison = POISON[kind]
     if poison is None:
         return items
     text, reason = poison
+    every = 20 if "5 %" in kind else 100
     return [
-        Item(rf"\boxed{{{text % i}}}", "1", reason) if i % 100 == 50 else item
+        Item(rf"\boxed{{{text % i}}}", "1", reason) if i % every == every // 2 else item
         for i, item in enumerate(items)
     ]
 
@@ -140,7 +159,7 @@ class Measurement(NamedTuple):
 def measure(items: list[Item], workers: int, time_limit_s: float) -> Measurement:
     """Grade one batch with workers that have been started before."""
     with Grader(workers=workers, time_limit_s=time_limit_s) as grader:
-        grader.grade_batch([(rf"\boxed{{|{i + 2}x|}}", "x") for i in range(2 * workers)])
+        grader.grade_batch([(rf"\boxed{{\gcd({i},6)}}", "x") for i in range(2 * workers)])
         begin, cpu = time.perf_counter(), family_cpu_s()
         grades = grader.grade_batch([(item.response, item.gold) for item in items])
         seconds, cpu_s = time.perf_counter() - begin, family_cpu_s() - cpu
@@ -200,9 +219,10 @@ def run(count: int, repeats: int, workers: int, time_limit_s: float) -> list[dic
         ("arithmetic", arithmetic),
         ("functions", functions),
         ("algebra", algebra),
+        ("sums", sums),
     ):
         for poison in POISON:
-            size = count if poison == "clock" or name != "integers" else count * 10
+            size = count if "clock" in poison or name != "integers" else count * 10
             runs: list[Measurement] = []
             load = os.getloadavg()[0]
             for repeat in range(repeats):
@@ -223,7 +243,7 @@ def run(count: int, repeats: int, workers: int, time_limit_s: float) -> list[dic
                     "min_per_s": f"{min(rates):.0f}",
                     "max_per_s": f"{max(rates):.0f}",
                     "cpu_ms_per_item": f"{cost_ms:.2f}",
-                    "target_per_s": str(TARGETS[name]),
+                    "target_per_s": str(CLOCK_TARGET if "5 %" in poison else TARGETS[name]),
                     "unexpected_verdicts": str(dict(unexpected)) if unexpected else "0",
                     "load_before": f"{load:.1f}",
                     **hardware(),

@@ -75,7 +75,7 @@ def main() -> None:
         folder = Path(name)
         trainer = Trainer(load_recipe("quickstart", settings(job, folder)), folder / "run", Clock())
         if job.get("fixed_length"):  # an id that is next to never drawn: nothing ends early
-            trainer.sampler.end_ids = [trainer.policy.tokenizer.unk_token_id]
+            trainer.producer.sampler.end_ids = [trainer.policy.tokenizer.unk_token_id]
         clock = trainer.observer
         assert isinstance(clock, Clock)
         trainer.train()

@@ -21,11 +21,11 @@ from statistics import median, quantiles
 import torch
 
 from erclip.distributed import World
-from erclip.flight import score
 from erclip.ops.tiles import spans, tile_shape
 from erclip.policy import Policy, load_policy
 from erclip.recipes import load_recipe
 from erclip.records import Grade, Prompt, Response, Sample
+from erclip.scored_rollout import score
 from erclip.updates import ScoredBatch, Updater, build_loss
 from machine import commit, hardware
 

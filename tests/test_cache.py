@@ -31,9 +31,9 @@ def test_rows_can_be_repeated_and_dropped_between_steps(policy):
     )
     for layer in (ours, theirs):
         layer.update(*first)
-        layer.batch_repeat_interleave(3)
+        layer.reorder_cache(torch.arange(2).repeat_interleave(3))
         layer.update(*second)
-        layer.batch_select_indices(torch.tensor([1, 4]))
+        layer.reorder_cache(torch.tensor([1, 4]))
         layer.update(*third)
     assert torch.equal(ours.keys, theirs.keys)
     assert torch.equal(ours.values, theirs.values)
@@ -57,9 +57,9 @@ def test_no_buffer_is_made_for_more_than_will_be_asked_for():
     """Neither the first nor those after repeating and dropping rows; and the last token fits."""
     layer = GrowingLayer(8)
     layer.update(*steps(5, [5], batch=2)[0])
-    layer.batch_repeat_interleave(3)
+    layer.reorder_cache(torch.arange(2).repeat_interleave(3))
     layer.update(*steps(6, [1], batch=6)[0])
-    layer.batch_select_indices(torch.tensor([0, 3, 5]))
+    layer.reorder_cache(torch.tensor([0, 3, 5]))
     before = layer.keys.data_ptr()
     layer.update(*steps(7, [2], batch=3)[0])
     assert layer.keys.shape == (3, 2, 8, 4)

@@ -69,6 +69,18 @@ def test_a_reference_model_is_counted():
     assert found["reference weights", "always"] == found["weights", "always"]
 
 
+def test_a_sampler_beside_the_trainer_has_weights_and_cache_of_its_own():
+    """While updates run; on another device, nothing of it is here."""
+    ahead = ["rollout.staleness=1", "model.device=cpu"]
+    turns, beside = items(plan(config(*ahead))), items(plan(config(*ahead, "rollout.overlap=true")))
+    assert beside["sampler's weights", "always"] == beside["hand-over", "always"] == 133_952 * 4
+    assert beside["key-value cache", "always"] == turns["key-value cache", "sampling"]
+    far = items(plan(config(*ahead, "rollout.overlap={device='cuda:1'}")))
+    assert far == {key: size for key, size in turns.items() if key[1] != "sampling"}
+    adapted = items(plan(config(*ahead, "rollout.overlap=true", "model.lora={rank=4}")))
+    assert adapted["hand-over", "always"] < adapted["sampler's weights", "always"] / 10
+
+
 def test_adapters_are_all_that_is_trained():
     """Rank 4 on 7 linear layers of 2: 4 (in + out) numbers each, float32 beside any weights."""
     settings = ["model.lora={rank=4}", "loss.kl={weight=0.1}", "model.dtype=bfloat16"]

@@ -10,10 +10,10 @@ from erclip.batches import Sample
 from erclip.config import Config, ModelConfig
 from erclip.diagnostics.rounding import rounding_share
 from erclip.distributed import World
-from erclip.flight import own_batches
 from erclip.policy import load_policy
 from erclip.records import Grade
 from erclip.sampling import SamplingSettings, TransformersSampler
+from erclip.scored_rollout import own_batches
 from erclip.updates import Updater, score_old
 
 

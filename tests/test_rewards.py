@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
+import torch
 
 from erclip.config import Config, RewardConfig
 from erclip.errors import UserError
 from erclip.records import Grade, Prompt, Response
-from erclip.rewards import at, load_function, reward, verdict
+from erclip.rewards import at, check_function, load_function, reward, verdict
 
 RIGHT, WRONG = Grade(True, "4", "correct"), Grade(False, "5", "wrong")
 
@@ -59,6 +63,29 @@ def test_a_function_sees_response_and_grade_and_the_punishment_is_added(source):
         ("def fn(r, g):\n    return float('inf')\n", "it returned inf, which is no finite number"),
         ("def fn(r, g):\n    pass\n", "it returned None, which is no finite number"),
         ("def fn(r, g):\n    return 'good'\n", "it returned 'good', which is no finite number"),
+        ("def fn(r, g):\n    return '1.0'\n", "it returned '1.0', which is no finite number"),
+        ("def fn(r, g):\n    return b'1'\n", "it returned b'1', which is no finite number"),
+        ("def fn(r, g):\n    return 10**400\n", "which is no finite number"),
+        ("def fn(r, g):\n    return [1]\n", r"it returned \[1\], which is no finite number"),
+        ("def fn(r, g):\n    return 1j\n", "it returned 1j, which is no finite number"),
+        ("def fn(r, g):\n    return 1e39\n", "it returned 1e.39, whose square float32 cannot"),
+        ("import sys\ndef fn(r, g):\n    sys.exit(0)\n", r"it fails with SystemExit \(0\)"),
+        ("import os\ndef fn(r, g):\n    os._exit(0)\n", r"it calls os\._exit, which would end"),
+        ("import os\ndef fn(r, g):\n    os.abort()\n", r"it calls os\.abort, which would end"),
+        ("def fn(r, g):\n    raise GeneratorExit\n", "it fails with GeneratorExit"),
+        ("def fn(r, g):\n    return fn(r, g)\n", "it fails with RecursionError"),
+        (
+            "class E(Exception):\n  def __str__(s): return 1/0\ndef fn(r, g):\n    raise E\n",
+            "with E",
+        ),
+        (
+            "class V:\n  def __float__(s): return 1/0\ndef fn(r, g):\n    return V()\n",
+            "ZeroDivisionError",
+        ),
+        (
+            "class V:\n  def __repr__(s): return 1/0\ndef fn(r, g):\n    return V()\n",
+            "it returned a V, which is no finite number",
+        ),
         ("def fn(r, g):\n    return 1 / 0\n", r"it fails with ZeroDivisionError \(division by"),
         ("def fn(r):\n    return 1\n", r"it fails with TypeError \(fn\(\) takes 1 positional"),
     ],
@@ -78,11 +105,60 @@ def test_a_file_that_cannot_be_used_is_one_sentence(source):
         ("gone.py:fn", "there is no file 'gone.py'"),
         (source("fn = 3\n"), "defines no function 'fn'"),
         (source("def other(r, g):\n    return 1\n"), "defines no function 'fn'"),
-        (source("import no_such_module\n"), "the file fails with ModuleNotFoundError"),
+        (
+            source("import no_such_module\n"),
+            "the file fails with ModuleNotFoundError",
+        ),
         (source("def fn(:\n"), "the file fails with SyntaxError"),
     ):
         with pytest.raises(UserError, match=sentence):
             load_function(where)
+
+
+def test_what_a_function_changes_around_it_is_put_back(source, tmp_path):
+    """Folder, streams, torch's switches; a child that it forks does not come back."""
+    body = """
+import os, sys, torch
+def fn(r, g):
+    os.chdir("/"); sys.stdout = None
+    torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False)
+    if os.fork() == 0:
+        return 2.0
+    return torch.tensor(1)
+"""
+    before = os.getcwd(), sys.stdout, os.getpid(), os._exit
+    assert reward(response(), RIGHT, RewardConfig(function=source(body))) == 1.0
+    assert (os.getcwd(), sys.stdout, os.getpid(), os._exit) == before
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+
+
+def test_a_pool_inside_a_function_ends_its_workers(source):
+    body = """
+import multiprocessing
+def fn(r, g):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(len, ("abc",))
+"""
+    assert reward(response(), RIGHT, RewardConfig(function=source(body))) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("import sys\nsys.exit(0)\n", r"the file fails with SystemExit \(0\)"),
+        ("import os\nos._exit(0)\n", r"the file calls os\._exit"),
+        ("def fn(r): return 1\n", r"cannot be called as fn\(response, grade\)"),
+        ("def fn(r, g, *, more): return 1\n", "missing a required argument: 'more'"),
+    ],
+)
+def test_a_function_is_checked_before_anything_is_sampled(source, body, words):
+    with pytest.raises(UserError, match=words):
+        check_function(RewardConfig(function=source(body)))
+    with pytest.raises(UserError, match=r"there is no file 'gone\.py'"):
+        check_function(RewardConfig(function="gone.py:fn"))
+    check_function(RewardConfig(function=source("fn = lambda r, g: 1.0\n")))
+    check_function(RewardConfig())
 
 
 @pytest.mark.parametrize(
@@ -135,5 +211,7 @@ def test_a_reward_moves_after_so_many_prompts(source):
     moved = at(config, 64)
     assert (moved.function, moved.flip, moved.overlong) == (late, 0.25, config.overlong)
     assert reward(response(), RIGHT, moved) == 5.0
-    with pytest.raises(UserError, match="there is no file"):  # said at once, not at prompt 64
-        at(RewardConfig(later={"after_prompts": 64, "function": "nowhere.py:fn"}), 0)
+    with pytest.raises(
+        UserError, match=r"later\.function = .* no file"
+    ):  # said at once, not at prompt 64
+        check_function(RewardConfig(later={"after_prompts": 64, "function": "nowhere.py:fn"}))

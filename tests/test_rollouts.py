@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 
+from erclip.advantages import group_advantages
 from erclip.config import Config, RewardConfig
 from erclip.config.data import OverlongConfig
 from erclip.errors import UserError
@@ -166,3 +168,10 @@ def test_overlong_punishment_is_added():
     config = RewardConfig(overlong=OverlongConfig(max_length=12, cache=4))
     assert reward(response(length=10), Grade(True, None, "correct"), config) == 0.5
     assert reward(response(length=13), Grade(False, None, "wrong"), config) == -1.0
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, 7.3, 100.1, 999.9])
+@pytest.mark.parametrize("size", [3, 7, 8, 16])
+def test_equal_rewards_have_no_advantage_at_all(value, size):
+    assert not group_advantages(torch.full((1, size), value)).any()
+    assert not group_advantages(torch.full((1, size), value, dtype=torch.float64)).any()

@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 from erclip.config import Config
 from erclip.errors import UserError
+from erclip.recipes import load_recipe
 from erclip.sampling import SamplingSettings
 from erclip.sampling.load import load_sampler
+from erclip.trainer import Trainer
 
 
 class Stage:
@@ -186,3 +188,24 @@ def test_what_does_not_fit_is_refused_before_it_is_asked(connect, stage, countdo
 def test_temperature_and_nucleus_together_are_refused(connect):
     with pytest.raises(ValueError, match=r"temperature = 0.7 with top_p = 0.9: vLLM gives"):
         connect(temperature=0.7, top_p=0.9)
+
+
+@pytest.mark.slow
+def test_a_server_samples_beside_the_trainer(stage, tmp_path):
+    """From the sampler's process, which gives it new weights between rollouts."""
+    settings = [
+        f"sampler={{kind='vllm_server', url='{stage.url}', max_tokens=8}}", "trainer.rollouts=3",
+        "rollout.prompts=4", "trainer.updates_per_rollout=2", "rollout.dynamic_sampling=off",
+        "rollout.staleness=1", "rollout.overlap=true", "eval.prompts=2", "loss.entropy_bonus=0.1",
+        "sampler.max_prompt_tokens=16",
+    ]  # fmt: skip
+    trainer = Trainer(load_recipe("quickstart", settings), tmp_path / "run")
+    trainer.train()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    ages = [row["staleness/max"] for row in rows if row["kind"] == "rollout"]
+    assert ages[0] == 0
+    assert all(age in (0, 2) for age in ages[1:])
+    assert sum(row["kind"] == "eval" for row in rows) == 2
+    last = dict(trainer.policy.model.named_parameters())
+    assert all(stage.reloaded[-1][name].equal(value) for name, value in last.items())
+    assert len(stage.reloaded) >= 3

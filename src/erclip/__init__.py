@@ -12,25 +12,59 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from erclip.losses import (
+        Constraint,
+        ConstraintOutput,
+        Importance,
+        LossFn,
         LossInputs,
         LossOutput,
+        MiniBatchRule,
+        Part,
+        Surrogate,
+        SurrogateOutput,
+        Term,
+        adaptive_entropy,
+        aspo,
+        bandpo,
         ce_gppo_clip,
         cispo_clip,
+        clip_b,
+        clip_cov,
+        clip_v,
+        dgpo,
+        dppo_kl,
+        dppo_tv,
+        drpo,
         entropy_bonus,
         entropy_ratio,
         entropy_ratio_clip,
+        gmpo,
         gppo_clip,
         gspo_clip,
+        icepop,
+        ipo,
+        kl_cov,
+        kl_estimate,
         kl_penalty,
+        kpop,
+        log_ratio_penalty,
+        m2po,
         masked_importance,
+        off_policy_sequence_mask,
         policy_loss,
         positive_nll,
         ppo_clip,
         random_mask,
         reinforce,
         sapo,
+        sequence_mask,
+        shuffled_erc,
+        spo,
         token_mean,
+        top_entropy,
         truncated_importance,
+        truncated_reinforce,
+        vespo,
     )
 
 try:
@@ -39,33 +73,74 @@ except PackageNotFoundError:  # imported from a source tree that was never insta
     __version__ = "0.0.0"
 
 __all__ = [
+    "Constraint",
+    "ConstraintOutput",
+    "Importance",
+    "LossFn",
     "LossInputs",
     "LossOutput",
+    "MiniBatchRule",
+    "Part",
+    "Surrogate",
+    "SurrogateOutput",
+    "Term",
+    "adaptive_entropy",
+    "aspo",
+    "bandpo",
     "ce_gppo_clip",
     "cispo_clip",
+    "clip_b",
+    "clip_cov",
+    "clip_v",
+    "dgpo",
+    "dppo_kl",
+    "dppo_tv",
+    "drpo",
     "entropy_bonus",
     "entropy_ratio",
     "entropy_ratio_clip",
+    "gmpo",
     "gppo_clip",
     "gspo_clip",
+    "icepop",
+    "ipo",
+    "kl_cov",
+    "kl_estimate",
     "kl_penalty",
+    "kpop",
+    "log_ratio_penalty",
+    "m2po",
     "masked_importance",
+    "off_policy_sequence_mask",
     "policy_loss",
     "positive_nll",
     "ppo_clip",
     "random_mask",
     "reinforce",
     "sapo",
+    "sequence_mask",
+    "shuffled_erc",
+    "spo",
     "token_mean",
+    "top_entropy",
     "truncated_importance",
+    "truncated_reinforce",
+    "vespo",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Load a loss the first time it is asked for (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module 'erclip' has no attribute {name!r}")
-    from erclip import losses
+if not TYPE_CHECKING:  # a checker would take it for leave to ask for any name
 
-    value = globals()[name] = getattr(losses, name)
-    return value
+    def __getattr__(name: str) -> Any:
+        """Load a loss the first time it is asked for (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module 'erclip' has no attribute {name!r}")
+        from erclip import losses
+
+        value = globals()[name] = getattr(losses, name)
+        return value
+
+
+def __dir__() -> list[str]:
+    """What is there, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,7 @@ from torch import Tensor
 def group_advantages(rewards: Float[Tensor, "P G"], epsilon: float = 1e-6) -> Float[Tensor, "P G"]:
     """A_i = (R_i − mean R) / (std R + ε), per group of G responses to one prompt, std with ddof 1.
 
-    GRPO (2402.03300), as DAPO uses it. Equal rewards give zero, so such a group teaches nothing.
+    GRPO (2402.03300), as DAPO uses it. Equal rewards give exactly zero: they teach nothing.
 
     >>> [round(a, 2) for a in group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))[0].tolist()]
     [0.87, -0.87, -0.87, 0.87]
@@ -21,12 +21,14 @@ def group_advantages(rewards: Float[Tensor, "P G"], epsilon: float = 1e-6) -> Fl
         raise ValueError("A group of one response has no standard deviation; sample at least 2.")
     if not torch.isfinite(rewards).all():
         raise ValueError(f"Rewards must be finite numbers, got {rewards[~rewards.isfinite()][0]}.")
-    centred = rewards - rewards.mean(-1, keepdim=True)
-    return centred / (rewards.std(-1, keepdim=True, correction=1) + epsilon)
+    exact = rewards.double()  # a float32 mean of equal numbers is not always that number
+    centred = exact - exact.mean(-1, keepdim=True)
+    advantages = centred / (exact.std(-1, keepdim=True, correction=1) + epsilon)
+    return advantages.where(has_signal(rewards)[..., None], 0.0).to(rewards.dtype)
 
 
 def has_signal(rewards: Float[Tensor, "P G"]) -> Tensor:
-    """Which groups dynamic sampling keeps: those whose rewards are not all equal [P].
+    """Which groups' rewards are not all equal [P]: the others have no advantage.
 
     >>> has_signal(torch.tensor([[1.0, 1.0], [1.0, 0.0]])).tolist()
     [False, True]

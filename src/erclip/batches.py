@@ -42,9 +42,17 @@ class TokenBatch:
 
 
 def make_batch(
-    rows: Sequence[Row], *, pad_id: int, device: torch.device, mask_truncated: bool = False
+    rows: Sequence[Row],
+    *,
+    pad_id: int,
+    device: torch.device,
+    mask_truncated: bool = False,
+    one_version: bool = False,
 ) -> TokenBatch:
-    """The tensors of some rows; `mask_truncated` is DAPO's overlong filtering."""
+    """The tensors of some rows; `mask_truncated` is DAPO's overlong filtering.
+
+    With `one_version` the loss acts on a response up to the first token of newer weights.
+    """
     inputs, predictors = lay_out(rows, pad_id)
     samples = [sample for row in rows for sample in row.samples]
     span = max(len(sample.response.token_ids) for sample in samples)
@@ -54,11 +62,12 @@ def make_batch(
         response, length = sample.response, len(sample.response.token_ids)
         sampled.append((*response.logprobs, *[0.0] * (span - length)))
         if mask_truncated and response.truncated:
-            spans.append(0)
-            continue
+            length = 0
+        elif one_version and response.versions:
+            length = response.versions.count(response.versions[0])
         spans.append(length)
-        hidden_index += before
-        targets += response.token_ids
+        hidden_index += before[:length]
+        targets += response.token_ids[:length]
     mask = torch.arange(span) < torch.tensor(spans)[:, None]
     return TokenBatch(
         inputs={name: tensor.to(device) for name, tensor in inputs.items()},

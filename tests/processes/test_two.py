@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from erclip.checkpoints.folders import Checkpoints
 from erclip.checkpoints.resuming import resumed_recipe
 from erclip.diagnostics.ledger import read_ledger
 from erclip.distributed import World
 from erclip.recipes import load_recipe
 from erclip.trainer import Trainer
-from processes.two import ADAPTERS, KINDS, SHORT, one_update
+from processes.two import ADAPTERS, AHEAD, KINDS, SHORT, one_update
 
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
@@ -48,16 +49,14 @@ def assert_same_metrics(got, expected):
                 assert one[name] == pytest.approx(other[name], rel=1e-4, abs=2e-6), name
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    """One process, and the same run cut off in the middle of its second rollout's updates."""
-    folder = tmp_path_factory.mktemp("one")
-    Trainer(load_recipe("quickstart", SHORT), folder / "run").train()
-    trainer = Trainer(load_recipe("quickstart", SHORT), folder / "half")
-    updates = []
+class Cut(Exception):
+    """Raised by an observer, as a crash between two updates is."""
 
-    class Cut(Exception):
-        pass
+
+def cut_off(recipe, out):
+    """A run that ends with its fifth update, after a checkpoint at the fourth."""
+    trainer = Trainer(load_recipe("quickstart", recipe), out)
+    updates = []
 
     def on_log(kind, rollout, metrics):
         updates.extend([kind] if kind == "update" else [])
@@ -67,15 +66,26 @@ def one(tmp_path_factory):
     trainer.observer = type("Observer", (), {"on_log": staticmethod(on_log)})
     with pytest.raises(Cut):
         trainer.train()
-    assert (folder / "half" / "checkpoints" / "rollout_00001_update_000004").is_dir()
+    assert (out / "checkpoints" / "rollout_00001_update_000004").is_dir()
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """One process, and the same runs cut off in the middle of their second rollout's updates."""
+    folder = tmp_path_factory.mktemp("one")
+    for name, recipe in (("run", SHORT), ("ahead", AHEAD)):
+        Trainer(load_recipe("quickstart", recipe), folder / name).train()
+    cut_off(SHORT, folder / "half")
+    cut_off(AHEAD, folder / "half ahead")
     return folder
 
 
 @pytest.fixture(scope="module")
 def two(one, tmp_path_factory):
-    """Two processes: an update, the whole run, and the rest of the one that was cut off."""
+    """Two processes: an update, whole runs, and the rest of those that were cut off."""
     folder = tmp_path_factory.mktemp("two")
-    shutil.copytree(one / "half", folder / "half")
+    for name in ("half", "half ahead"):
+        shutil.copytree(one / name, folder / name)
     done = torchrun(HERE / "two.py", folder, timeout=200)
     assert done.returncode == 0, done.stderr
     return folder
@@ -131,6 +141,14 @@ def test_what_one_process_saved_two_go_on_with(one, two):
     assert_same_metrics(lines(two / "half"), lines(one / "run"))
 
 
+def test_rollouts_sampled_ahead_are_the_same_for_both(one, two):
+    """Trained on by two, and what one process had in its queue."""
+    for name in ("ahead", "half ahead"):
+        assert_same_metrics(lines(two / name), lines(one / "ahead"))
+    stale = [line["staleness/max"] for line in lines(two / "ahead") if line["kind"] == "rollout"]
+    assert stale == [0, 3, 3]
+
+
 @pytest.fixture
 def cut(two, tmp_path):
     """The run of two processes as it was in the middle of its first rollout's updates."""
@@ -142,27 +160,57 @@ def cut(two, tmp_path):
     return run
 
 
+@pytest.fixture
+def cut_ahead(two, tmp_path):
+    """The same of a run that has a third rollout in its queue."""
+    run = tmp_path / "ahead"
+    shutil.copytree(two / "ahead", run)
+    middle = run / "checkpoints" / "rollout_00001_update_000004"
+    for folder in (run / "checkpoints").iterdir():
+        if folder > middle:
+            shutil.rmtree(folder)
+    assert len(json.loads((middle / "state.json").read_text())["rollouts"]) == 2
+    return run
+
+
 def assert_same_end(run, expected):
     """Counts exactly, weights to their rounding."""
     assert_same_metrics(lines(run), lines(expected))
-    name = "checkpoints/rollout_00002/model.safetensors"
+    last = Checkpoints(run / "checkpoints").names()[-1]
+    name = f"checkpoints/{last}/model.safetensors"
     weights = load_file(expected / name)
     for key, value in load_file(run / name).items():
         assert (value - weights[key]).abs().max() < 1e-5, key
 
 
-def test_what_two_processes_saved_one_goes_on_with(one, cut):
-    Trainer(resumed_recipe(cut), cut, resume=True).train()
-    assert_same_end(cut, one / "run")
+def test_what_two_processes_saved_one_goes_on_with(one, cut, cut_ahead):
+    for run, whole in ((cut, "run"), (cut_ahead, "ahead")):
+        Trainer(resumed_recipe(run), run, resume=True).train()
+        assert_same_end(run, one / whole)
 
 
 @pytest.mark.slow
-def test_what_two_processes_saved_four_go_on_with(one, cut):
+def test_what_two_processes_saved_four_go_on_with(one, cut, cut_ahead):
     """By the command of docs/scaling.md."""
-    command = ("-m", "erclip", "train", "--resume", cut)
-    done = torchrun(*command, processes=4, timeout=200)
+    for run, whole in ((cut, "run"), (cut_ahead, "ahead")):
+        command = ("-m", "erclip", "train", "--resume", run)
+        done = torchrun(*command, processes=4, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert_same_end(run, one / whole)
+
+
+@pytest.mark.slow
+def test_one_sampler_serves_two_trainers(tmp_path):
+    """The first process owns it; all are given its rollouts and its evaluation."""
+    settings = [f"--set={key}" for key in (*SHORT, "rollout.staleness=1", "rollout.overlap=true")]
+    command = ("-m", "erclip", "train", "quickstart", "--out", tmp_path / "run", *settings)
+    done = torchrun(*command, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert_same_end(cut, one / "run")
+    assert "does not repeat itself bit for bit" in done.stdout
+    kinds = [line["kind"] for line in lines(tmp_path / "run")]
+    assert (kinds.count("rollout"), kinds.count("update"), kinds.count("eval")) == (2, 6, 2)
+    first = next(line for line in lines(tmp_path / "run") if line["kind"] == "rollout")
+    assert first["sampler/kl"] < 1e-6
 
 
 @pytest.mark.slow

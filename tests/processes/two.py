@@ -14,37 +14,55 @@ from erclip.batches import Sample
 from erclip.checkpoints.resuming import resumed_recipe
 from erclip.config import Config, ModelConfig
 from erclip.distributed import World, join_world, leave_world
-from erclip.flight import own_batches, score
 from erclip.policy import load_policy
 from erclip.recipes import load_recipe
 from erclip.records import Grade
 from erclip.sampling import SamplingSettings, TransformersSampler
+from erclip.scored_rollout import own_batches, score
 from erclip.sharding import whole
 from erclip.tasks import load_task
 from erclip.trainer import Trainer
 from erclip.updates import ScoredBatch, Updater
 
+RULES = """loss.constraints=["entropy_ratio_clip", {kind="random_mask", rate=0.2},
+ {kind="top_entropy", fraction=0.7}, {kind="top_entropy", fraction=0.9, of="current"}]"""
 SHORT = [
     "rollout.prompts=8", "rollout.responses=4", "trainer.rollouts=2", "eval.prompts=9",
     "eval.responses=2", "trainer.updates_per_rollout=3", "trainer.token_budget=300",
     "checkpoint.every_updates=2", "ledger.every=2", "trainer.learning_rate=1e-3",
     "rollout.dynamic_sampling=refill", "loss.positive_nll=0.1",
+    RULES.replace("\n", ""),
+]  # fmt: skip
+AHEAD = [
+    *SHORT, "trainer.rollouts=3", "rollout.staleness=1", "rollout.old_policy=sampled",
+    "checkpoint.keep_last=9",
+    "rollout.dynamic_sampling=off", "loss.importance={kind='truncated_importance'}",
 ]  # fmt: skip
 ADAPTERS = [*SHORT, "model.lora={rank=4}", "loss.kl={weight=0.1}", "trainer.rollouts=1"]
 
 
-def settings(**model):
+def settings(*constraints, **model):
     kl = {"weight": 0.1}
+    constraints = ["entropy_ratio_clip", *constraints]
     return Config.model_validate(
         {
             "model": model,
-            "loss": {"constraints": ["entropy_ratio_clip"], "positive_nll": 0.1, "kl": kl},
+            "loss": {"constraints": constraints, "positive_nll": 0.1, "kl": kl},
             "trainer": {"grad_clip": math.inf, "token_budget": 150, "warmup_updates": 0},
         }
     )
 
 
-KINDS = {"plain": settings(), "lora": settings(lora={"rank": 4})}
+KINDS = {
+    "plain": settings(),
+    "lora": settings(lora={"rank": 4}),
+    "rules": settings(
+        {"kind": "dppo_tv", "low": 0.02, "high": 0.02, "anchor": "old"},
+        {"kind": "sequence_mask", "low": 0.2, "high": 0.2, "anchor": "old"},
+        {"kind": "top_entropy", "fraction": 0.7},
+        {"kind": "top_entropy", "fraction": 0.9, "of": "current"},
+    ),
+}
 
 
 def drifted(config: Config, seed: int):
@@ -92,8 +110,9 @@ def main() -> None:
             (folder / f"{kind}.json").write_text(json.dumps(metrics))
     Trainer(load_recipe("quickstart", SHORT), folder / "run", world=world).train()
     Trainer(load_recipe("quickstart", ADAPTERS), folder / "adapters", world=world).train()
-    half = folder / "half"
-    Trainer(resumed_recipe(half), half, world=world, resume=True).train()
+    Trainer(load_recipe("quickstart", AHEAD), folder / "ahead", world=world).train()
+    for half in (folder / "half", folder / "half ahead"):
+        Trainer(resumed_recipe(half), half, world=world, resume=True).train()
     leave_world()
 
 

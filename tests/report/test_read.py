@@ -121,7 +121,7 @@ def test_folders_that_are_no_runs_get_one_sentence(tmp_path, write_run):
             read_run(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
-    for text, words in {"{": "not valid JSON", "[]": "does not hold a JSON object"}.items():
+    for text, words in {"{": "cannot be read: JSON", "[]": "holds a list, not an object"}.items():
         (empty / "config.json").write_text(text)
         with pytest.raises(UserError, match=words):
             read_run(empty)

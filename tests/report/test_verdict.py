@@ -122,6 +122,31 @@ def each(kind: str, **values):
         ("dead groups", each("rollout", train__groups_kept_frac=0.8), "good", "few enough, 20 %"),
         ("dead groups", each("rollout", train__groups_kept_frac=0.3), "warning", "many, 70 %"),
         ("sampler and trainer", each("rollout", sampler__logprob_diff=0.1), "warning", "disagree"),
+        (
+            "bottleneck",
+            each(
+                "rollout",
+                time__sample_s=0.6,
+                time__grade_s=0.1,
+                time__rollout_s=1.0,
+                time__score_s=0.1,
+                time__update_s=0.2,
+            ),
+            "none",
+            "sampling, sampling takes 70 % of a rollout, scoring and updates 30 %",
+        ),
+        (
+            "bottleneck",
+            each("rollout", time__trainer_wait_frac=0.05, time__sampler_wait_frac=0.4),
+            "none",
+            "updates, the trainer waits 5 % of its time, the sampler 40 %",
+        ),
+        (
+            "bottleneck",
+            each("rollout", time__trainer_wait_frac=0.05, time__sampler_wait_frac=0.04),
+            "good",
+            "none, the trainer waits 5 %",
+        ),
     ],
 )
 def test_each_verdict(name, change, status, start, tmp_path, write_run):
@@ -153,6 +178,17 @@ def test_sixteen_bits_are_not_cleared_by_equal_weights(tmp_path, write_run):
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (noise,) = [v for v in verdicts(read_run(run)) if v.name == "clipping noise"]
     assert noise.status == "good"
+
+
+def test_a_late_rollout_is_no_mismatch(tmp_path, write_run):
+    late = each("rollout", sampler__logprob_diff=0.1, staleness__max=8.0)
+    run = write_run(tmp_path / "run", change=late)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first = next(i for i, row in enumerate(rows) if row["kind"] == "rollout")
+    rows[first] |= {"sampler/logprob_diff": 0.001, "staleness/max": 0.0}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = [v for v in verdicts(read_run(run)) if v.name == "sampler and trainer"]
+    assert found.sentence.startswith("agree, log-probs differ by 0.001")
 
 
 def test_the_report_and_the_json_say_the_same(tmp_path, write_run):

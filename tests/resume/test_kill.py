@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,7 +94,7 @@ def test_one_kill_of_each_kind(life, whole, tmp_path):
         assert_same(tmp_path / name, run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_followed_by_a_checkpoint(number, life, whole, tmp_path):
     """In the middle of an update, where nothing may be broken off."""
     run, kinds = whole
@@ -119,6 +121,62 @@ def test_adapters_and_their_frozen_model_go_on(life, tmp_path):
         assert_same(out, tmp_path / "whole")
 
 
+AHEAD = ["rollout.staleness=2", "trainer.rollouts=4", "checkpoint.keep_best=0"]
+
+
+@pytest.fixture(scope="module")
+def ahead(life, tmp_path_factory):
+    """The same two rollouts ahead, with scores in the queue."""
+    folder = tmp_path_factory.mktemp("ahead")
+    overrides = [*AHEAD, "rollout.old_policy=sampled"]
+    report = folder / "report.json"
+    assert life(folder / "run", report=str(report), overrides=overrides) == 0
+    return folder / "run", json.loads(report.read_text())["moments"], overrides
+
+
+def test_what_was_sampled_ahead_goes_on(life, ahead, tmp_path):
+    """A signal while the queue is filled, a kill while it is written, and one between updates."""
+    run, kinds, overrides = ahead
+    files = moments_of(kinds, "save_file", "fsync")
+    updates = moments_of(kinds, "update", "rename")
+    collects = [i + 1 for i, kind in enumerate(kinds) if kind == "collect"]
+    assert len(collects) == 4
+    for name, moment, by in (
+        ("filling", collects[2], signal.SIGTERM),
+        ("file", files[-5], signal.SIGKILL),
+        ("update", updates[-3], signal.SIGKILL),
+    ):
+        code = KILLED if by == signal.SIGKILL else 128 + by
+        assert life(tmp_path / name, moment=moment, signal=by, overrides=overrides) == code
+        assert life(tmp_path / name) == 0
+        assert_same(tmp_path / name, run)
+
+
+@pytest.mark.slow
+def test_recomputed_scores_go_on_too(life, tmp_path):
+    report = tmp_path / "report.json"
+    assert life(tmp_path / "whole", report=str(report), overrides=AHEAD) == 0
+    kinds = json.loads(report.read_text())["moments"]
+    moment = moments_of(kinds, "update", "rename")[-4]
+    assert life(tmp_path / "run", moment=moment, overrides=AHEAD) == KILLED
+    assert life(tmp_path / "run") == 0
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_twenty_five_random_moments_ahead(life, ahead, tmp_path):
+    run, kinds, overrides = ahead
+    rng = random.Random(2)
+    for number in range(25):
+        out = tmp_path / str(number)
+        moment = rng.randrange(2, len(kinds))
+        by = rng.choice([signal.SIGKILL, signal.SIGTERM])
+        code = life(out, moment=moment, signal=by, overrides=overrides)
+        assert code in (KILLED, 128 + signal.SIGTERM), moment
+        assert life(out) == 0, (moment, kinds[moment - 1])
+        assert_same(out, run)
+
+
 @pytest.mark.slow
 def test_twenty_five_random_moments(life, whole, tmp_path):
     run, kinds = whole
@@ -136,8 +194,38 @@ def test_a_run_that_is_killed_again_and_again(life, whole, tmp_path):
     run, _ = whole
     rng = random.Random(1)
     deaths = 0
-    while life(tmp_path / "run", moment=rng.randrange(20, 90)) == KILLED:
+    while life(tmp_path / "run", moment=rng.randrange(60, 300)) == KILLED:
         deaths += 1
         assert deaths < 60
     assert deaths > 3
     assert_same(tmp_path / "run", run)
+
+
+WRITES = ("write", "append", "save_file")
+
+
+@pytest.mark.slow
+def test_every_file_operation_of_a_checkpoint(life, tmp_path):
+    """Before each, and in the middle of each write, from the log before it to the pruning after."""
+    overrides = [
+        "trainer.rollouts=2", "trainer.updates_per_rollout=2", "trainer.epochs=1",
+        "checkpoint.every_updates=1", "checkpoint.keep_last=1", "rollout.prompts=4",
+    ]  # fmt: skip
+    report = tmp_path / "report.json"
+    assert life(tmp_path / "whole", report=str(report), overrides=overrides) == 0
+    kinds = json.loads(report.read_text())["moments"]
+    logs = [i for i, kind in enumerate(kinds) if kind == "log"]
+    saves = [(a, b) for a, b in itertools.pairwise(logs) if "save_file" in kinds[a:b]]
+    start, end = saves[len(saves) // 2]  # in the middle of a rollout, with one before and after
+    moments = [
+        (number + 1, inside)
+        for number in range(start, end + 1)
+        for inside in ((False, True) if kinds[number] in WRITES else (False,))
+    ]
+    assert len(moments) > 30
+    for moment, inside in moments:
+        out = tmp_path / "run"
+        assert life(out, moment=moment, inside=inside, overrides=overrides) == KILLED
+        assert life(out) == 0, (moment, inside)
+        assert_same(out, tmp_path / "whole")
+        shutil.rmtree(out)

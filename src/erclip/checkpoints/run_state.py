@@ -1,19 +1,23 @@
 """What a run is between two updates, and its way into a checkpoint and back.
 
-A few counters, the weights, the optimiser and the rollout in flight: every random draw derives from
-the seed and the counters, so there is no generator to save.
+A few counters, the weights, the optimiser and the rollouts that are not done with: every random
+draw derives from the seed and the counters, so there is no generator to save.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from erclip.checkpoints.folders import STATE, Checkpoints, save_elsewhere, write_json
+from safetensors import SafetensorError
+
+from erclip.checkpoints.folders import STATE, Checkpoints, checkpoint_name, fill_folder
 from erclip.checkpoints.resuming import settings_digest
+from erclip.checkpoints.rollout_files import load_rollouts, save_rollouts
 from erclip.checkpoints.training_state import (
     load_optimizer,
     save_optimizer,
@@ -22,11 +26,12 @@ from erclip.checkpoints.training_state import (
 )
 from erclip.config import Config
 from erclip.distributed import World
-from erclip.errors import UserError
-from erclip.flight import Flight, load_flight, old_scores, save_flight
+from erclip.errors import UserError, as_user_error
+from erclip.files import write_json
 from erclip.policy import Policy
 from erclip.rollouts import PromptStream
 from erclip.run_dir import RunDir
+from erclip.scored_rollout import ScoredRollout
 from erclip.updates import Updater
 
 
@@ -44,7 +49,10 @@ class Counters:
 
 @dataclass
 class RunState:
-    """Everything that goes on where it was when a run is resumed."""
+    """Everything that goes on where it was when a run is resumed.
+
+    `current` is the rollout that is trained on, `waiting` are those sampled ahead, oldest first.
+    """
 
     config: Config
     world: World
@@ -52,15 +60,26 @@ class RunState:
     updater: Updater
     stream: PromptStream
     counters: Counters = field(default_factory=Counters)
-    flight: Flight | None = None
+    current: ScoredRollout | None = None
+    waiting: list[ScoredRollout] = field(default_factory=list)
     lines: list[dict[str, Any]] = field(default_factory=list)
-    """What the recorder has chosen of the rollout in flight."""
+    """What the recorder has chosen of the current rollout."""
 
     @property
     def name(self) -> str:
-        """Finished rollouts, and updates if the next rollout is in flight; sorts as time goes."""
-        name = f"rollout_{self.counters.rollouts:05d}"
-        return name if self.flight is None else f"{name}_update_{self.counters.updates:06d}"
+        """Finished rollouts, and updates if one is being trained on; sorts as time goes."""
+        updates = None if self.current is None else self.counters.updates
+        return checkpoint_name(self.counters.rollouts, updates)
+
+    @property
+    def rollouts(self) -> list[ScoredRollout]:
+        """Every rollout that has been sampled and is not done with, oldest first."""
+        return [*([] if self.current is None else [self.current]), *self.waiting]
+
+    @property
+    def sampled(self) -> int:
+        """Number of the newest rollout that has been sampled."""
+        return self.counters.rollouts + len(self.rollouts)
 
     def save(self, checkpoints: Checkpoints, run: RunDir | None) -> Path:
         """A checkpoint of this moment; a collective, written by the first process.
@@ -69,8 +88,8 @@ class RunState:
         """
         weights = whole_weights(self.policy.model, self.world)
         optimizer = whole_optimizer(self.updater)
-        flight = self.flight
-        scores = [] if flight is None else self.world.to_first(lambda: old_scores(flight))
+        rollouts = self.rollouts
+        scores = self.world.to_first(lambda: [rollout.scores() for rollout in rollouts])
 
         def save_model(folder: Path) -> None:
             self.policy.save_model(folder, weights)
@@ -80,14 +99,16 @@ class RunState:
             assert run is not None
             save_model(folder)
             save_optimizer(optimizer, self.updater, folder)
-            in_flight = None if flight is None else save_flight(flight, scores, folder)
-            write_json(folder / STATE, {**self._numbers(run), "flight": in_flight})
+            numbers = save_rollouts(rollouts, scores, folder) if rollouts else []
+            write_json(folder / STATE, {**self._numbers(run), "rollouts": numbers})
 
         def write() -> Path:
+            assert run is not None
             try:
                 path = checkpoints.write(self.name, fill)
             except UserError as error:
-                raise UserError(f"{error}{self._rescue(save_model)}") from error
+                saved = self._rescue(run, {"whole": fill, "model": save_model}, checkpoints.folder)
+                raise UserError(f"{error}{saved}") from error
             checkpoints.prune(self.config.checkpoint.keep_last, self.config.checkpoint.keep_best)
             return path
 
@@ -95,6 +116,12 @@ class RunState:
 
     def restore(self, state: Mapping[str, Any], folder: Path) -> None:
         """Everything but the weights, which the policy was loaded with; a collective."""
+        with as_user_error(
+            f"Checkpoint {folder} cannot be restored", "remove it to use an older one"
+        ):
+            self._restore(state, folder)
+
+    def _restore(self, state: Mapping[str, Any], folder: Path) -> None:
         self.counters = Counters(**state["counters"])
         if self.counters.rollouts > self.config.trainer.rollouts:
             raise UserError(
@@ -102,42 +129,70 @@ class RunState:
                 f"has finished {self.counters.rollouts}; ask for more"
             )
         self.lines = state["lines"]
+        self.updater.statistics = state.get("statistics")
         load_optimizer(self.updater, folder, self.world)
-        if state["flight"] is not None:
-            self.stream.position = state["flight"]["first_prompt"]
+        if state["rollouts"]:
+            self.stream.position = state["rollouts"][0]["first_prompt"]
             prompts = self.stream.take(state["prompts"] - self.stream.position)
-            self.flight = load_flight(
-                state["flight"], folder, prompts, self.policy, self.config, self.world
-            )
+            self.waiting = load_rollouts(state["rollouts"], folder, prompts)
+        if state["training"]:
+            self.current = self.waiting.pop(0)
+            self.current.take_up(self.policy, self.config, self.world)
         self.stream.position = state["prompts"]
 
     def _numbers(self, run: RunDir) -> dict[str, Any]:
-        fresh = self.flight is None and self.counters.evaluated == self.counters.rollouts
+        fresh = self.current is None and self.counters.evaluated == self.counters.rollouts
         return {
+            "run": run.id,
+            "name": self.name,
             "counters": asdict(self.counters),
             "score": self.counters.score if fresh else None,
             "prompts": self.stream.position,
             "settings": settings_digest(self.config),
             "files": run.sizes(),
+            "unwritten": run.unwritten,
             "updates": self.counters.updates,
             "time_s": run.time_s,
             "lines": self.lines,
+            "statistics": self.updater.statistics,
+            "training": self.current is not None,
         }
 
-    def _rescue(self, save_model: Callable[[Path], None]) -> str:
-        """After the last rollout, a model that cannot be written here is written elsewhere."""
+    def _rescue(
+        self, run: RunDir, fills: Mapping[str, Callable[[Path], None]], checkpoints: Path
+    ) -> str:
+        """What cannot be written here is written elsewhere: all of it, or a trained model alone."""
+        found = _save_elsewhere(fills["whole"], f"{run.path.name}-{self.name}")
+        if found is not None:
+            return (
+                f"; this one is in {found}: make room, move it to {checkpoints / self.name} and go "
+                f"on with: erclip train --resume {run.path}"
+            )
         if self.counters.rollouts < self.config.trainer.rollouts:
             return ""
-        folder = Path(tempfile.gettempdir()) / f"erclip-{self.name}"
-        found = save_elsewhere(save_model, folder)
+        found = _save_elsewhere(fills["model"], f"{run.path.name}-{self.name}")
         return (
             "; the trained model is lost" if found is None else f"; the trained model is in {found}"
         )
 
 
+def _save_elsewhere(fill: Callable[[Path], None], name: str) -> Path | None:
+    """A folder of its own among the temporary ones, with `name` in its name; None if that fails."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"erclip-{name[-80:]}-"))
+    except OSError:
+        return None
+    try:
+        fill_folder(folder, fill)
+    except (OSError, SafetensorError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return folder
+
+
 def check_settings(state: Mapping[str, Any], config: Config, folder: Path) -> None:
     """Refuse a checkpoint of other settings: somebody edited config.json."""
-    if state["settings"] != settings_digest(config):
+    if state.get("settings") != settings_digest(config):
         raise UserError(
             f"{folder} was written with other settings than config.json has now; put them back"
         )

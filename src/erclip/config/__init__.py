@@ -1,4 +1,4 @@
-"""The settings of a run: every key of a recipe, with its bounds. Torch-free.
+"""The settings of a run: every key of a recipe, with its bounds. Torch is loaded for rules alone.
 
 People write TOML, machines write JSON. Unknown keys and wrong types are refused; alternatives are
 tables with a `kind`, and `loss.surrogate = "gppo_clip"` is short for `{kind = "gppo_clip"}`.
@@ -7,6 +7,10 @@ tables with a `kind`, and `loss.surrogate = "gppo_clip"` is short for `{kind = "
 from __future__ import annotations
 
 from typing import Annotated
+
+from erclip.extras import stand_on
+
+stand_on("train", "erclip.config")
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -39,7 +43,7 @@ class Config(Section):
     sampler: SamplerConfig = TransformersSampler()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
-    loss: LossConfig = LossConfig()
+    loss: LossConfig = Field(default_factory=LossConfig)
     trainer: TrainerConfig = TrainerConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -54,6 +58,17 @@ class Config(Section):
             raise ValueError(
                 f"trainer.updates_per_rollout ({self.trainer.updates_per_rollout}) must not exceed "
                 f"rollout.prompts ({self.rollout.prompts}): a mini-batch holds whole groups"
+            )
+        if self.model.dtype == "float16" and self.model.lora is None:
+            raise ValueError(
+                'model.dtype = "float16" cannot be trained, for Adam\'s ε and small steps are 0 in '
+                'it; set model.dtype = "float32" (with model.autocast = "bfloat16"), or model.lora'
+            )
+        rounds = isinstance(self.sampler, TransformersSampler) and self.sampler.dtype != "model"
+        if rounds and self.rollout.overlap is not None:
+            raise ValueError(
+                f"sampler.dtype = {self.sampler.dtype!r} rounds the weights before responses are "
+                "drawn, and rollout.overlap changes them in between; leave one of them out"
             )
         if self.reward.missing_think is not None and not self.data.after_think:
             raise ValueError("reward.missing_think has no effect unless data.after_think is true")

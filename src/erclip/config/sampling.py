@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from erclip.config.section import Count, Positive, Section, by_kind
+from erclip.config.section import Count, CountOrZero, Positive, Section, by_kind
 
 
 class SamplerSection(Section):
@@ -98,20 +98,20 @@ SamplerConfig = Annotated[
 
 
 class DropDynamicSampling(Section):
-    """Drop groups whose rewards are all equal and train on what is left."""
+    """Drop groups that teach nothing (see `rollout.keep`) and train on what is left."""
 
     kind: Literal["drop"] = "drop"
 
 
 class RefillDynamicSampling(Section):
-    """Drop groups whose rewards are all equal and sample again until the batch is full."""
+    """Drop groups that teach nothing and sample again until the batch is full."""
 
     kind: Literal["refill"] = "refill"
     max_rounds: Count = Field(10, description="rounds of sampling before training on what is there")
 
 
 class OversampleDynamicSampling(Section):
-    """Sample factor × prompts once; keep up to `rollout.prompts` groups whose rewards differ."""
+    """Sample factor × prompts once; keep up to `rollout.prompts` groups that teach something."""
 
     kind: Literal["oversample"] = "oversample"
     factor: Annotated[float, Field(ge=1)] = 2.0
@@ -130,9 +130,58 @@ DynamicSampling = Annotated[
 ]
 
 
+class Overlap(Section):
+    """A process of its own samples while updates run, with a copy of the weights."""
+
+    device: str | None = Field(
+        None, description='where that copy lives, for instance "cuda:1"; None = model.device'
+    )
+    threads: Count | None = Field(
+        None, description="threads of the sampler, taken from the trainer's; None = half of them"
+    )
+    cut_at_new_weights: bool = Field(
+        False,
+        description="train on a response's tokens only up to the first that newer weights drew",
+    )
+
+
+def _overlap(value: Any) -> Any:
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
 class RolloutConfig(Section):
-    """How much is sampled between two changes of the old policy."""
+    """How much is sampled between two changes of the old policy, and how far ahead."""
 
     prompts: Count = Field(64, description="groups per rollout")
     responses: Annotated[int, Field(ge=2)] = Field(8, description="responses per prompt, G")
     dynamic_sampling: DynamicSampling = DropDynamicSampling()
+    keep: Literal["accuracy", "reward"] | None = Field(
+        None,
+        description="groups that dynamic sampling keeps, of those whose rewards differ: with right "
+        "and wrong responses (DAPO), or all; None = accuracy, but reward beside reward.function",
+    )
+    staleness: CountOrZero = Field(
+        0, description="rollouts sampled ahead: a rollout is trained on that many rollouts later"
+    )
+    old_policy: Literal["recomputed", "sampled"] = Field(
+        "recomputed",
+        description="what ratios are measured against: the policy just before the rollout's "
+        "updates, or the one that sampled; the same at staleness 0",
+    )
+    overlap: Annotated[Overlap | None, BeforeValidator(_overlap)] = Field(
+        None, description="true, or a table: sample while updates run; not bit-exact"
+    )
+
+    @model_validator(mode="after")
+    def _overlap_needs_room(self) -> RolloutConfig:
+        if self.overlap is not None and self.staleness == 0:
+            raise ValueError(
+                "overlap needs staleness of at least 1: at 0 a rollout is sampled with the weights "
+                "after the updates before it, so neither can go on while the other works"
+            )
+        if self.overlap is not None and self.old_policy == "sampled":
+            raise ValueError(
+                'old_policy = "sampled" cannot be had with overlap: the weights that sampled are '
+                'gone when the rollout arrives; use "recomputed", and loss.importance for the rest'
+            )
+        return self

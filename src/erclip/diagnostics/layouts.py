@@ -15,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
+from erclip.errors import UserError
 from erclip.policy.precision import autocast_dtype
+from erclip.policy.signature import cache_name, trunk
 from erclip.records import Response
 
 Layout = Callable[[Any, Sequence[Response], int], Float[Tensor, "N D"]]
@@ -43,7 +45,7 @@ def packed(model: Any, responses: Sequence[Response], rows: int) -> Float[Tensor
         sequences = [_ids(response) for response in chunk]
         ids = torch.tensor([[i for sequence in sequences for i in sequence]], device=model.device)
         positions = torch.cat([torch.arange(len(sequence)) for sequence in sequences])
-        hidden = model.base_model(
+        hidden = trunk(model)(
             input_ids=ids, position_ids=positions[None].to(model.device), use_cache=False
         ).last_hidden_state[0]
         start = 0
@@ -59,16 +61,19 @@ def cached(model: Any, responses: Sequence[Response], rows: int) -> Float[Tensor
     for chunk in _chunks(responses, rows):
         ids, attention = _rectangle([list(r.prompt_ids) for r in chunk], True, model.device)
         steps, _ = _rectangle([list(r.token_ids) for r in chunk], False, model.device)
+        name = cache_name(trunk(model))
+        if name is None:
+            raise UserError(f"{type(model).__name__} takes no cache: leave out the layout sampler")
         cache = DynamicCache(config=model.config)
         columns = []
         for step in range(steps.shape[1]):
             positions = (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-            out = model.base_model(
+            out = trunk(model)(
                 input_ids=ids,
                 attention_mask=attention,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
+                **{name: cache},
             )
             columns.append(out.last_hidden_state[:, -1])
             ids = steps[:, step : step + 1]
@@ -124,7 +129,7 @@ def _padded(
         sequences = [_ids(response) for response in chunk]
         ids, attention = _rectangle(sequences, left, model.device)
         positions = (attention.cumsum(1) - 1).clamp(min=0)
-        hidden = model.base_model(
+        hidden = trunk(model)(
             input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False
         ).last_hidden_state
         for row, (response, sequence) in enumerate(zip(chunk, sequences, strict=True)):

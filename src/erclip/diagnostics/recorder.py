@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from erclip.config import Config
-from erclip.diagnostics.ledger import FLAGS, FOLDER, check_pyarrow, write_update
+from erclip.diagnostics.ledger import FOLDER, WEIGHT, check_pyarrow, write_update
 from erclip.diagnostics.pieces import Pieces
 from erclip.distributed import World
-from erclip.flight import Flight
+from erclip.files import append
 from erclip.losses import LossOutput
+from erclip.metrics import CORE_RULES
 from erclip.policy import Scores
 from erclip.records import Sample
 from erclip.run_dir import sample_line
+from erclip.scored_rollout import ScoredRollout
 from erclip.seeds import derive_seed
 from erclip.updates import ScoredBatch, Watch
 
@@ -45,20 +48,18 @@ class Recorder:
         self._pieces = Pieces(tokenizer)
         self._run, self._world = run, world or World()
         self._rollout = 0
-        self._numbers: dict[int, int] = {}  # id of a sample → its number among those sampled
         self.lines: list[Line] = []
 
-    def begin(self, flight: Flight) -> None:
+    def begin(self, rollout: ScoredRollout) -> None:
         """Take over a rollout that has been scored and is about to be trained on."""
-        self.resume(flight, [])
+        self.resume(rollout, [])
         if self._shown:
-            scored = [scored for mini in flight.scored for scored in mini]
+            scored = [scored for mini in rollout.scored for scored in mini]
             self.lines = self._choose([(s, None, None) for s in scored])
 
-    def resume(self, flight: Flight, lines: Sequence[Line]) -> None:
+    def resume(self, rollout: ScoredRollout, lines: Sequence[Line]) -> None:
         """Take over a rollout in the middle of its updates, with the lines chosen before."""
-        self._rollout = flight.number
-        self._numbers = {id(sample): number for number, sample in enumerate(flight.samples)}
+        self._rollout = rollout.number
         self.lines = list(lines)
 
     @contextmanager
@@ -77,8 +78,8 @@ class Recorder:
     def end(self) -> None:
         """Write what the report will show of this rollout."""
         if self.lines and self._world.first:
-            with (self._run / "tokens.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in self.lines)
+            lines = "".join(json.dumps(line) + "\n" for line in self.lines)
+            append(self._run / "tokens.jsonl", lines)
         self.lines = []
 
     @property
@@ -106,7 +107,7 @@ class Recorder:
         for scored, new, out in seen:
             if scored.batch.num_tokens:
                 columns = token_columns(scored, new, out)
-                numbers = [self._numbers[id(sample)] for sample in scored.batch.samples]
+                numbers = [sample.number for sample in scored.batch.samples]
                 columns["response"] = np.array(numbers, dtype=np.int32)[_row_numbers(scored)]
                 parts.append(columns)
         return parts
@@ -123,10 +124,10 @@ class Recorder:
             (sample, row, *item)
             for item in seen
             for row, sample in enumerate(item[0].batch.samples)
-            if id(sample) in self._numbers
+            if sample.number >= 0
         ]
         heads = [
-            {**sample_line(self._rollout, sample), "number": self._numbers[id(sample)], "place": i}
+            {**sample_line(self._rollout, sample), "number": sample.number, "place": i}
             for i, (sample, *_) in enumerate(places)
         ]
         own = [self._line(head, *places[head.pop("place")]) for head in self._first_of(heads)]
@@ -170,12 +171,19 @@ def token_columns(scored: ScoredBatch, new: Scores, out: LossOutput) -> dict[str
         "new_entropy": new.entropies,
         "slope": slopes,
         "advantage": advantages,
-        **{name: getattr(out, name) for name in FLAGS},
+        "sampler_logprob": batch.sampler_logprobs,
+        **rule_flags(out),
+        **{WEIGHT + name: weight for name, weight in out.weights.items()},
     }
     columns = {name: values[mask].cpu().numpy() for name, values in measures.items()}
     columns["position"] = mask.nonzero()[:, 1].int().cpu().numpy()
     columns["token_id"] = batch.targets.int().cpu().numpy()
     return columns
+
+
+def rule_flags(out: LossOutput) -> dict[str, Tensor]:
+    """What fired, by name: the oldest rules first, in every run, then those of this loss."""
+    return {name: out.flags(name) for name in dict.fromkeys((*CORE_RULES, *out.clipped))}
 
 
 def detached(scores: Scores) -> Scores:
@@ -201,8 +209,11 @@ def _token_values(
         values[f"{age}_logprobs"] = _rounded(score.logprobs[row, :length])
         values[f"{age}_entropies"] = _rounded(score.entropies[row, :length])
     if out is not None:
-        fired = [getattr(out, name)[row, :length].int() << bit for bit, name in enumerate(FLAGS)]
+        flags = rule_flags(out)
+        fired = [flag[row, :length].long() << bit for bit, flag in enumerate(flags.values())]
         values["fired"] = torch.stack(fired).sum(0).tolist()
+        if len(flags) > len(CORE_RULES):
+            values["rules"] = list(flags)
     return values
 
 

@@ -19,10 +19,11 @@ import torch
 
 from erclip.config import Config
 from erclip.distributed import World
-from erclip.flight import own_batches
+from erclip.files import write_text
 from erclip.metrics import Pool
 from erclip.policy import Policy
 from erclip.records import Grade, Prompt, Response, Sample
+from erclip.scored_rollout import own_batches
 from erclip.updates import ScoredBatch
 
 FILE = "start.jsonl"
@@ -73,7 +74,7 @@ class Drift:
 
     def _write(self, lines: Sequence[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        self.path.write_text(text, encoding="utf-8")
+        write_text(self.path, text)
 
 
 def _lines(scored: ScoredBatch) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ def linear_policy_loss(
         raise ValueError(f"rows must be at least 1 or None, got {rows!r}")
     rows = rows or (128 if hidden.device.type == "cpu" else 2048)
     loss, *scores = _Live.apply(hidden, weight, bias, targets, token_loss, options, impl, rows)
-    return PolicyLoss(loss, LogprobEntropy(*scores[:2], scores[2] if slopes else None))
+    return PolicyLoss(loss, LogprobEntropy(*(scores if slopes else scores[:2])))
 
 
 class _Live(torch.autograd.Function):
@@ -102,7 +102,8 @@ class _Live(torch.autograd.Function):
             )
         )
         loss = torch.zeros((), dtype=dtype, device=hidden.device)
-        scores = torch.empty((3, hidden.shape[0]), dtype=dtype, device=hidden.device)
+        kinds = 4 if options.slopes else 2
+        scores = torch.empty((kinds, hidden.shape[0]), dtype=dtype, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             for r in spans(hidden.shape[0], rows):
                 part = _block(head, targets, r, token_loss, options, impl, totals, scores)
@@ -139,11 +140,13 @@ def _block(
     hidden, epilogue = head.hidden[r], epilogue_of(impl)
     options = resolve(options, hidden, head.weight)
     out, kept = chunked.forward(Head(hidden, *head[1:]), targets[r], options, epilogue)
-    scores[:, r] = torch.stack(out[:3])
+    scores[:2, r] = torch.stack(out[:2])
+    if options.slopes:
+        scores[2:, r] = out.slopes
     with torch.enable_grad():
         logprobs, entropies = out.logprobs.requires_grad_(), out.entropies.requires_grad_()
-        slopes = out.slopes if options.slopes else None
-        loss = token_loss(LogprobEntropy(logprobs, entropies, slopes), r)
+        slopes = out.slopes.unbind(0) if options.slopes else ()
+        loss = token_loss(LogprobEntropy(logprobs, entropies, *slopes), r)
         grads = torch.autograd.grad(loss, (logprobs, entropies), allow_unused=True)
     grad_logprobs = torch.zeros_like(logprobs) if grads[0] is None else grads[0]
     rows = active_rows(grad_logprobs, grads[1])

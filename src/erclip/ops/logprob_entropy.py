@@ -17,11 +17,15 @@ from erclip.ops.reference import reference
 
 
 class LogprobEntropy(NamedTuple):
-    """log π(a_t), H(π_t) and, if asked for, the slope; float32 (float64 from float64 inputs)."""
+    """log π(a_t), H(π_t) and, if asked for, the slopes; float32 (float64 from float64 inputs).
+
+    With S_j = p_j (log p_j + H): `slope_means` are m = Σ p_j S_j and `slopes` m − S_a, in nats.
+    """
 
     logprobs: Float[Tensor, " N"]
     entropies: Float[Tensor, " N"]
     slopes: Float[Tensor, " N"] | None = None
+    slope_means: Float[Tensor, " N"] | None = None
 
 
 def linear_logprob_entropy(
@@ -41,9 +45,9 @@ def linear_logprob_entropy(
 
     Both are differentiable; an entropy nobody differentiates costs nothing, and so do rows whose
     upstream gradients are zero. `slopes` adds ⟨∂log π_a/∂z, ∂H/∂z⟩ = −(S_a − Σ p_j S_j) with
-    S_j = p_j (log p_j + H), without gradient: advantage · slope has the sign of the change of H
-    that the update on this token makes. (H in the ratio of arXiv 2512.05591; the max-relative form
-    and the slope are this package's, see docs/numerics.md.)
+    S_j = p_j (log p_j + H), and Σ p_j S_j, without gradient: advantage · slope has the sign of the
+    change of H that the update on this token makes. (H in the ratio of arXiv 2512.05591; the
+    max-relative form and the slope are this package's, see docs/numerics.md.)
 
     Args:
         impl: `reference` is the specification and holds all logits; `chunked` is plain torch;
@@ -68,7 +72,7 @@ def linear_logprob_entropy(
     if impl == "reference" or hidden.shape[0] == 0:
         return LogprobEntropy(*reference(hidden, weight, bias, targets, options))
     logprobs, entropies, slope_values = _Head.apply(hidden, weight, bias, targets, options, impl)
-    return LogprobEntropy(logprobs, entropies, slope_values if slopes else None)
+    return LogprobEntropy(logprobs, entropies, *(slope_values if slopes else ()))
 
 
 class _Head(torch.autograd.Function):

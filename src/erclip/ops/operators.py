@@ -23,9 +23,9 @@ def epilogue_of(impl: str) -> Epilogue:
     """The epilogue named by `impl`."""
     if impl == "chunked":
         return chunked.TORCH
-    from erclip.ops import triton_epilogue  # needs triton, which is optional
+    from erclip.ops import triton_fused  # needs triton, which is optional
 
-    return triton_epilogue.TRITON
+    return triton_fused.TRITON
 
 
 def resolve(options: HeadOptions, hidden: Tensor, weight: Tensor) -> HeadOptions:
@@ -55,7 +55,7 @@ def head_forward(
     slopes: bool,
     cache_logits: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Log-probs, entropies, slopes, log_sum [N], and the kept raw products [N · V]."""
+    """Log-probs, entropies [N], slopes [2, N], log_sum [N], and the kept raw products [N · V]."""
     check_targets(targets, weight.shape[0])
     options = HeadOptions(temperature, softcap, chunk_size, slopes, cache_logits)
     options = resolve(options, hidden, weight)
@@ -63,16 +63,15 @@ def head_forward(
         results, kept = chunked.forward(
             Head(hidden, weight, bias), targets, options, epilogue_of(impl)
         )
-    slope_values = results.slopes if slopes else results.slopes.new_empty(0)
-    return results.logprobs, results.entropies, slope_values, results.log_sum, kept.store
+    return *results, kept.store
 
 
 @head_forward.register_fake
 def _(hidden, weight, bias, targets, impl, temperature, softcap, chunk_size, slopes, cache_logits):
     num_rows = hidden.shape[0]
-    sizes = (num_rows, num_rows, num_rows if slopes else 0, num_rows)
     kept = num_rows * weight.shape[0] if cache_logits else 0
-    return tuple(hidden.new_empty(n, dtype=accumulation_dtype(hidden)) for n in (*sizes, kept))
+    sizes = (num_rows, num_rows, (2, num_rows if slopes else 0), num_rows, kept)
+    return tuple(hidden.new_empty(size, dtype=accumulation_dtype(hidden)) for size in sizes)
 
 
 @torch.library.custom_op("erclip::head_backward", mutates_args=())
@@ -102,13 +101,19 @@ def head_backward(
     grad_weight = torch.zeros_like(weight) if wanted[1] else None
     grad_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
     totals = Gradients(grad_rows if wanted[0] else None, grad_weight, grad_bias)
+    every = len(rows) == len(targets)
     if len(rows):
-        store = Kept(kept, len(targets), rows) if kept.numel() else None
-        head = Head(hidden[rows], weight, bias)
+        store = Kept(kept, len(targets), None if every else rows) if kept.numel() else None
+        head = Head(hidden if every else hidden[rows], weight, bias)
+        active = saved if every else saved.at(rows)
         with torch.autocast(hidden.device.type, enabled=False):
-            chunked.backward(head, saved.at(rows), store, options, totals, epilogue_of(impl))
-    grad_hidden = hidden.new_zeros(hidden.shape if wanted[0] else 0)
-    if wanted[0]:
+            chunked.backward(head, active, store, options, totals, epilogue_of(impl))
+    grad_hidden = (
+        grad_rows.to(hidden.dtype, copy=True)
+        if every
+        else hidden.new_zeros(hidden.shape if wanted[0] else 0)
+    )
+    if wanted[0] and not every:
         grad_hidden[rows] = grad_rows.to(hidden.dtype)
     nothing = hidden.new_empty(0)
     return (

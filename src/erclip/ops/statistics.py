@@ -36,7 +36,10 @@ class RowStatistics(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What the rows come to: [N] each; log_sum is m + log1p S'."""
+    """What the rows come to: [N] each; log_sum is m + log1p S'.
+
+    `slopes` are the slopes and Σ p_j S_j, [2, N]; [2, 0] where nobody asked.
+    """
 
     logprobs: Tensor
     entropies: Tensor
@@ -110,19 +113,27 @@ def merge(a: RowStatistics, b: RowStatistics, slopes: bool) -> RowStatistics:
     return RowStatistics(torch.maximum(a.peak, b.peak), others, spread, *squares)
 
 
-def finish(state: Tensor) -> Results:
+def finish(state: Tensor, slopes: bool) -> Results:
     """Results from the state [6, N]; rows without a finite logit are NaN, as in log_softmax.
 
-    slope = −[e_a d_a Z + T (expm1(d_a) + e_a S' − E') / Z + F] / Z², Z = 1 + S', which is
-    −(S_a − Σ p_j S_j) with nothing left to cancel where a is the likeliest token.
+    With Z = 1 + S' and S_j = p_j (log p_j + H):
+
+        Σ p_j S_j = [T (1 + E') / Z − F] / Z²
+        slope = −[e_a d_a Z + T (expm1(d_a) + e_a S' − E') / Z + F] / Z²
+
+    which is −(S_a − Σ p_j S_j) with nothing left to cancel where a is the likeliest token.
     """
     peak = state[0].masked_fill(state[0] <= lowest(state.dtype), torch.nan)
     stats = RowStatistics(peak, *state[1:5].unbind(0))
     total, log_total = 1 + stats.others, torch.log1p(stats.others)
-    entropies = log_total + stats.spread / total + 0 * peak
+    share = stats.spread / total
     d_a = state[5] - peak
-    bounded = d_a.clamp(min=FLOOR)
-    e_a = bounded.exp()
-    bracket = torch.expm1(bounded) + e_a * stats.others - stats.others_sq
-    slopes = -(e_a * bounded * total + stats.spread * bracket / total + stats.spread_sq)
-    return Results(d_a - log_total, entropies, slopes / total.square(), peak + log_total)
+    pair = state.new_empty((2, 0))
+    if slopes:
+        bounded = d_a.clamp(min=FLOOR)
+        e_a = bounded.exp()
+        bracket = torch.expm1(bounded) + e_a * stats.others - stats.others_sq
+        slope = -(e_a * bounded * total + share * bracket + stats.spread_sq)
+        mean = share * (1 + stats.others_sq) - stats.spread_sq
+        pair = torch.stack((slope, mean)) / total.square()
+    return Results(d_a - log_total, log_total + share + 0 * peak, pair, peak + log_total)

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from erclip.ops.chunked import Epilogue
-from erclip.ops.gradient import Saved
+from erclip.ops.gradient import Saved, stacked
 from erclip.ops.options import HeadOptions
 from erclip.ops.statistics import lowest
 
@@ -168,14 +168,7 @@ def gradient_tile(
     out_dtype: torch.dtype,
 ) -> Tensor:
     """`gradient.gradient_tile`, written straight in the dtype of the next product."""
-    rows = torch.stack(
-        (
-            saved.log_sum,
-            torch.ones_like(saved.log_sum) if saved.grad_logprobs is None else saved.grad_logprobs,
-            saved.entropies,
-            saved.log_sum if saved.grad_entropies is None else saved.grad_entropies,
-        )
-    )
+    rows = stacked(saved)
     out = torch.empty_like(raw, dtype=out_dtype)
     block = min(BLOCK, triton.next_power_of_2(raw.shape[1]))
     _gradient_kernel[(raw.shape[0], -(-raw.shape[1] // block))](

@@ -17,6 +17,7 @@ from erclip.errors import UserError
 from erclip.policy.adapters import add_adapters
 from erclip.policy.loading import model_folder
 from erclip.policy.precision import autocast_trunk
+from erclip.policy.signature import trunk
 
 
 class Counted(NamedTuple):
@@ -86,7 +87,7 @@ def count(config: Config, model_config: Any, processes: int, prompt_tokens: int)
         ids = torch.zeros(rows, length, dtype=torch.long)
         mask = torch.ones(rows, 1, length, length, dtype=torch.bool)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+            trunk(model)(input_ids=ids, attention_mask=mask, use_cache=False)
         total = sum(storage.nbytes() for storage in kept.values())
     layers = model_config.get_text_config().num_hidden_layers
     shape = (rows, length)

@@ -8,7 +8,7 @@ Letters: B rows of a micro-batch, L tokens of a row, N response tokens, D hidden
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -17,6 +17,7 @@ from erclip.config import Config
 from erclip.config.sampling import TransformersSampler, VllmSampler
 from erclip.ops.tiles import tile_shape
 from erclip.plan.counts import Counted, count, read_model_config
+from erclip.updates import build_loss
 
 Phase = Literal["always", "sampling", "update", "step", "checkpoint"]
 
@@ -74,9 +75,12 @@ def plan(
     model_config = read_model_config(config)
     text = model_config.get_text_config()
     counted = count(config, model_config, processes, prompt_tokens)
+    alone = config.rollout.overlap is not None  # one process samples for all
+    load = Load(prompt_tokens, 1 if alone else processes, available)
+    sampling = _sampler(config, text, counted, load)
     items = (
         *_weights(config, counted, processes),
-        *_sampler(config, text, counted, Load(prompt_tokens, processes, available)),
+        *(_beside(config, counted, sampling) if alone else sampling),
         *_update(config, text, counted),
     )
     return Plan(tuple(item for item in items if item.bytes or not item.enough))
@@ -95,8 +99,8 @@ def _weights(config: Config, counted: Counted, processes: int) -> Iterator[Item]
     if config.trainer.optimizer.kind == "adamw_8bit":
         states, reckoned = 2 * (counted.adapters or counted.parameters), "2 bytes per weight"
     yield Item("optimiser states", "always", states // processes, f"{reckoned}{shared}")
-    kl = config.loss.kl
-    if kl is not None and (kl.model is not None or not frozen):
+    other = config.loss.kl is not None and config.loss.kl.model is not None
+    if "reference_logprobs" in build_loss(config.loss).needs and (other or not frozen):
         copy = (frozen or counted.parameters) * width // processes
         yield Item("reference weights", "always", copy, "the model of loss.kl, as large as this")
     yield Item("gradients", "update", own // processes, f"{per}{shared}")
@@ -132,6 +136,23 @@ def _sampler(config: Config, text: Any, counted: Counted, load: Load) -> Iterato
     if counted.adapters and not isinstance(sampler, TransformersSampler):
         copy = (counted.parameters - counted.adapters) * _width(config)
         yield Item("merged weights", "sampling", copy, "a copy with the adapters in it, for vLLM")
+
+
+def _beside(config: Config, counted: Counted, sampling: Iterable[Item]) -> Iterator[Item]:
+    """The sampler's process, while everything else goes on; nothing on a device of its own."""
+    overlap, width = config.rollout.overlap, _width(config)
+    assert overlap is not None
+    if overlap.device not in (None, config.model.device):
+        return
+    own, per = counted.trained(width)
+    frozen = counted.parameters - counted.adapters if counted.adapters else 0
+    runtime = RUNTIME[device_of(config)]
+    yield Item("sampler's runtime", "always", runtime, "a process of its own: rollout.overlap")
+    yield Item("sampler's weights", "always", own + frozen * width, "a second copy")
+    if device_of(config) == "cpu":
+        yield Item("hand-over", "always", own, f"{per}, in a file that both have mapped")
+    for item in sampling:
+        yield item._replace(phase="always")
 
 
 def _sampling(config: Config, text: Any, numbers: int, rows: int, length: int) -> Iterator[Item]:

@@ -7,6 +7,7 @@ the adapters in peft's own format, and a run goes on from them and the model it 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
 
 from erclip.config.model import Lora
 from erclip.errors import UserError
-from erclip.foreign import import_quietly
+from erclip.extras import need
 
 FOLDER = "adapter"
 NAME = "default"  # peft's name of a model's only adapter
@@ -29,13 +31,14 @@ SAME = 1e-2  # of a tensor's largest entry; the merged weights may come from ano
 
 def add_adapters(model: Any, lora: Lora, seed: int) -> None:
     """Freeze `model` and put an adapter beside each target; the seed decides A."""
-    try:
-        peft = import_quietly("peft")
-    except ImportError:
-        raise UserError("model.lora needs peft: pip install 'erclip[lora]'.") from None
+    peft = need("peft", "model.lora")
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     settings = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=targets,
+        exclude_modules=_unfit(model) or None if isinstance(targets, str) else None,
+        task_type="CAUSAL_LM",
     )
     settings.base_model_name_or_path = model.name_or_path
     with torch.random.fork_rng():
@@ -76,22 +79,36 @@ def switched_off(model: Any) -> Generator[None]:
 def merged(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the plain architecture: B A added in float32, then rounded to the model's dtype.
 
-    `weights` are the model's own, whole; those without adapters are passed on, not copied.
+    `weights` are the model's own, whole; those without adapters are passed on, not copied. peft
+    wraps a layer once for each of its adapted parameters, so a name may hold several wrappers.
     """
-    layers = adapted(model)
-    found: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        owner, _, kind = name.partition(".base_layer.")
-        if ".lora_" in name:
-            continue
-        if kind == "weight":
-            layer = layers[owner]
-            low, high = (weights[f"{owner}.lora_{part}.{NAME}.weight"] for part in "AB")
-            product = high.float() @ low.float()
-            change = product.T if layer.fan_in_fan_out else product
-            value = (value.float() + layer.scaling[NAME] * change).to(value.dtype)
-        found[f"{owner}.{kind}" if kind else name] = value
+    found = {plain_name(name): value for name, value in weights.items() if ".lora_" not in name}
+    for owner, layer in adapted(model).items():
+        name = f"{plain_name(owner)}.{getattr(layer, 'parameter_name', 'weight')}"
+        low, high = (weights[f"{owner}.lora_{part}.{NAME}.weight"] for part in "AB")
+        value = found[name]
+        change = layer.scaling[NAME] * _product(layer, low, high, value.ndim)
+        found[name] = (value.float() + change.view(value.shape)).to(value.dtype)
     return found
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name, or a layer's, in the architecture without adapters."""
+    return name.replace(".base_layer", "")
+
+
+def _product(layer: Any, low: Tensor, high: Tensor, ndim: int) -> Tensor:
+    """B A as the layer's parameter is laid out: [out, in], or [experts, …] of fused experts.
+
+    peft stacks the A of E experts as [E·r, in] and interleaves their B as [out, r·E].
+    """
+    if ndim < 3:
+        product = high.float() @ low.float()
+        return product.T if layer.fan_in_fan_out else product
+    experts = layer.num_experts
+    a, b = low.float().unflatten(0, (experts, -1)), high.float().unflatten(1, (-1, experts))
+    product = torch.einsum("ore,eri->eoi", b, a)
+    return product if layer._did_swap_in_out_features else product.mT
 
 
 def save_adapters(model: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -116,7 +133,8 @@ def load_adapters(model: Any, folder: Path) -> None:
     own = dict(model.named_parameters())
     for name, value in load_file(folder / FOLDER / "adapter_model.safetensors").items():
         own[name.removeprefix(PREFIX).replace(".weight", f".{NAME}.weight")].copy_(value)
-    whole = merged(model, {name: value.detach() for name, value in own.items()})
+    whole = merged(model, {name: value.detach() for name, value in model.state_dict().items()})
+    whole = revert_weight_conversion(model, whole)  # names and shapes of files, not of modules
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, framework="pt") as saved:
             for name in saved.keys() & whole.keys():
@@ -131,6 +149,50 @@ def load_adapters(model: Any, folder: Path) -> None:
                     )
 
 
+def _unfit(model: Any) -> list[str]:
+    """Names of layers that all-linear would take, and whose adapter would not be W + B A.
+
+    Layers that do more than W x + b (routers, quantising layers); layers whose owner reads their
+    weight and never calls them; the output of state-space mixers, which kernels read; and weights
+    that several layers share.
+    """
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    called = _called(model)
+    unfit = []
+    for name, layer in linear.items():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        mixer = hasattr(owner, "D") and any(isinstance(m, nn.Conv1d) for m in owner.children())
+        bypassed = owner in called and layer not in called
+        shared = owners[id(layer.weight)] > 1
+        if _is_more(layer) or bypassed or shared or (mixer and name.endswith("out_proj")):
+            unfit.append(name)
+    return unfit
+
+
+@torch.no_grad()
+def _called(model: Any) -> set[Any]:
+    """The modules whose forward runs when a few tokens are read; none if that fails."""
+    seen: set[Any] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda module, _: seen.add(module))
+        for module in model.modules()
+    ]
+    try:
+        model(input_ids=torch.arange(8, device=model.device)[None], use_cache=False)
+    except (RuntimeError, TypeError, ValueError):
+        return set()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _is_more(module: Any) -> bool:
+    """An `nn.Linear` that does something else than W x + b: W + B A would not be that."""
+    return isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
+
+
 def _refuse_others(model: Any, lora: Lora) -> None:
     """Only linear layers, and a head only if merging it would not change the input embedding."""
     output = model.get_output_embeddings()
@@ -139,8 +201,15 @@ def _refuse_others(model: Any, lora: Lora) -> None:
             f"model.lora.targets = {lora.targets!r} would adapt an output head that is also the "
             "input embedding; leave it out (all-linear does)"
         )
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     for name, layer in adapted(model).items():
-        if layer.lora_A.keys() != {NAME}:
+        if any(owners[id(p)] > 1 for p in layer.get_base_layer().parameters(recurse=False)):
+            raise UserError(
+                f"model.lora.targets = {lora.targets!r} would adapt {name}, whose weight other "
+                "layers share; leave it out (all-linear does)"
+            )
+        linear = layer.lora_A.keys() == {NAME} and isinstance(layer.lora_A[NAME], nn.Linear)
+        if not linear or _is_more(layer.get_base_layer()):
             raise UserError(
                 f"model.lora.targets = {lora.targets!r} names {name}, which is no linear layer; "
                 "leave it out"

@@ -1,4 +1,4 @@
-"""A model and its tokenizer, from "embedded", a local folder or the hub; dropout off."""
+"""A model and its tokenizer, from "embedded", a local folder or the hub; or why there is none."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from erclip.config import ModelConfig
 from erclip.embedded import embedded_model_dir
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 
 
 def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
@@ -21,21 +21,36 @@ def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
     _check_folder(path)
     device = _device(config.device)
     trust = config.trust_remote_code
-    try:
+    with as_user_error(f"Model {config.path!r} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-        model_config = AutoConfig.from_pretrained(path, trust_remote_code=trust)
-        _remove_dropout(model_config)
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
-            config=model_config,
             dtype=getattr(torch, config.dtype),
             trust_remote_code=trust,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"Model {config.path!r} cannot be loaded: {first}") from error
+    model, found = loaded
+    _refuse_holes(config.path, model, found)
     return model.to(device), tokenizer
+
+
+def refuse_untrainable(model: Any, name: str) -> None:
+    """Raise UserError for weights that an update cannot change rightly, or a folder not hold."""
+    packed = getattr(model, "hf_quantizer", None) is not None
+    if packed or any(p.dtype.itemsize == 1 for p in model.parameters()):
+        raise UserError(
+            f"model.path = {name!r} holds quantised weights, which can be evaluated but not "
+            "trained and saved; give the model in 16 or 32 bits, with model.lora if need be"
+        )
+    learning = {p.dtype for p in model.parameters() if p.requires_grad}
+    if torch.float16 in learning:
+        raise UserError(
+            'model.dtype = "float16" cannot be trained: Adam\'s ε and small steps are 0 in it; set '
+            'model.dtype = "float32" (with model.autocast = "bfloat16"), or model.lora'
+        )
+    if not learning:
+        raise UserError(f"model.path = {name!r} has no weights that learn")
 
 
 def model_folder(path: str) -> str:
@@ -46,6 +61,8 @@ def model_folder(path: str) -> str:
 def _check_folder(path: str) -> None:
     folder = Path(path)
     looks_local = folder.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(_adapter(path))
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"{path} is not a model folder: it has no config.json.")
     if folder.is_file():
@@ -68,11 +85,23 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _remove_dropout(config: Any) -> None:
-    """Dropout would make old and new log-probs differ at equal weights."""
-    for key in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
-        if getattr(config, key, 0):
-            setattr(config, key, 0.0)
+def _refuse_holes(path: str, model: Any, found: dict[str, Any]) -> None:
+    """Weights that the files lack would train from random numbers; adapters would stay beside."""
+    missing = sorted(found.get("missing_keys") or ())
+    if missing:
+        raise UserError(
+            f"Model {path!r} lacks {len(missing)} of its tensors, {missing[0]} among them: they "
+            "would be random numbers; complete the folder"
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(_adapter(path))
+
+
+def _adapter(path: str) -> str:
+    return (
+        f"{path} holds an adapter (adapter_config.json): merge it into its model and give that, or "
+        "give the model alone"
+    )
 
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # silences a warning after forks

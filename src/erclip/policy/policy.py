@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
 
 from erclip.batches import TokenBatch
 from erclip.config import ModelConfig
 from erclip.distributed import World
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 from erclip.ops import LogprobEntropy, layer_logprob_entropy
 from erclip.ops.reference import scores_from_logits
 from erclip.packing import Row, shared_rows, single_rows
@@ -28,16 +29,18 @@ from erclip.policy.adapters import (
     add_adapters,
     load_adapters,
     merged,
-    save_adapters,
     switched_off,
 )
+from erclip.policy.checkpointing import checkpoint_layers
+from erclip.policy.heads import unlike_head
 from erclip.policy.loading import load_pretrained
+from erclip.policy.positions import Positions
 from erclip.policy.precision import autocast_dtype, autocast_trunk
-from erclip.policy.probes import prompts_can_be_shared
+from erclip.policy.probes import prompts_can_be_shared, refuse_unsteady
+from erclip.policy.saving import Saver
+from erclip.policy.signature import trunk, vocabulary_size
 from erclip.records import Sample
 from erclip.sharding import gathered, shard
-
-PROBE_TOLERANCE = 1e-3  # nats; a scaled or capped head that we do not know is off by far more
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,15 @@ class Policy:
         *,
         head: str = "op",
         temperature: float = 1.0,
-        checkpointing: bool = False,
+        trust_remote_code: bool = False,
     ):
-        self.model = model
-        self.checkpointing = checkpointing
+        self.model = model.eval()  # for good: both passes, and sampling, are one function
         self.tokenizer = tokenizer
         self.temperature = temperature
         self.head = head
+        self.positions = Positions(model)
+        self.lengths: tuple[int, int] | None = None  # of the texts it has been fitted to
+        self._saver = Saver(model, self.positions, trust_remote_code=trust_remote_code)
         self._sharded = False
         self.has_adapters = bool(adapted(model))
         text_config = model.config.get_text_config()
@@ -85,7 +90,8 @@ class Policy:
     def pad_id(self) -> int:
         """Any valid id will do: padding is masked out of attention and of the loss."""
         pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
+        pad = self.tokenizer.eos_token_id if pad is None else pad
+        return pad if pad is not None and pad < vocabulary_size(self.model) else 0
 
     def shard(self, world: World) -> None:
         """Keep only this process's slice of every parameter; nothing with one process."""
@@ -110,19 +116,17 @@ class Policy:
     def save_model(self, folder: Path, whole: Mapping[str, Tensor] | None = None) -> None:
         """An ordinary model folder, with the adapters beside it if there are any.
 
-        `whole` are a sharded model's tensors, which another process may have gathered.
+        `whole` are a sharded model's tensors, which another process may have gathered. Raises
+        UserError if the folder does not hold the model: see `Saver`.
         """
-        weights: Mapping[str, Tensor] | None = None
-        own = dict(self.model.named_parameters())  # a tied weight under one of its names
-        if whole is not None:
-            again = dict(self.model.named_parameters(remove_duplicate=False)).keys() - own.keys()
-            weights = {name: value.detach() for name, value in whole.items() if name not in again}
-        elif self.has_adapters or self._sharded:
-            weights = {name: parameter.detach() for name, parameter in own.items()}
-        if self.has_adapters and weights is not None:
-            save_adapters(self.model, weights, folder)
-            weights = merged(self.model, weights)
-        self.model.save_pretrained(folder, state_dict=weights)
+        if whole is None and self._sharded:
+            whole = self.model.state_dict()
+        self._saver.save(folder, whole)
+
+    def fit(self, prompt: int, response: int) -> str | None:
+        """Get ready for prompts and responses of so many tokens: see `Positions.fit`."""
+        self.lengths = (prompt, response)
+        return self.positions.fit(prompt, response)
 
     def rows(self, samples: Iterable[Sample], token_budget: int) -> list[Row]:
         """Rows in which this model reads a prompt once for several responses, if it can."""
@@ -137,10 +141,6 @@ class Policy:
 
         Through H it flows if asked for: what nobody differentiates costs nothing.
         """
-        # transformers checkpoints activations in training mode only; there is no dropout to turn on
-        training = self.checkpointing and torch.is_grad_enabled()
-        if self.model.training != training:  # the call walks through every module
-            self.model.train(training)
         out = self._within(lambda: self._score_tokens(batch, slopes))
         shape = batch.mask.shape
 
@@ -166,41 +166,33 @@ class Policy:
     def _score_tokens(self, batch: TokenBatch, slopes: bool) -> LogprobEntropy:
         if self.head == "logits":
             logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
-            logits = logits[batch.hidden_index].float()
+            logits = pick_rows(logits, batch.hidden_index).float()
             scores = scores_from_logits(logits / self.temperature, batch.targets, slopes)
             return LogprobEntropy(*scores)
-        hidden = self.model.base_model(**batch.inputs, use_cache=False).last_hidden_state.flatten(
-            0, 1
-        )
+        hidden = trunk(self.model)(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
         return layer_logprob_entropy(
             self.model.get_output_embeddings(),
-            hidden[batch.hidden_index],
+            pick_rows(hidden, batch.hidden_index),
             batch.targets,
             temperature=self.temperature,
             softcap=self.softcap,
             slopes=slopes,
         )
 
-    @torch.no_grad()
     def _probe(self) -> None:
         """Refuse a model whose logits are not hidden · weight + bias: wrong numbers look right."""
-        output = self.model.get_output_embeddings()
-        if not isinstance(getattr(output, "base_layer", output), nn.Linear):
-            raise UserError(_refusal("it has no linear output head"))
-        ids = (
-            torch.arange(8, device=self.device)[None]
-            % self.model.config.get_text_config().vocab_size
-        )
-        expected = self.model(input_ids=ids, use_cache=False).logits[0].double()
-        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        got = layer_logprob_entropy(output, hidden, ids[0], softcap=self.softcap)
-        reference = torch.log_softmax(expected, -1).gather(1, ids[0][:, None]).squeeze(1)
-        gap = (got.logprobs.double() - reference).abs().max().item()
-        tolerance = PROBE_TOLERANCE if hidden.dtype == torch.float32 else 0.25
-        if not gap <= tolerance:
-            raise UserError(
-                _refusal(f"its log-probs differ by {gap:.2g} nats from the model's own")
-            )
+        why = unlike_head(self.model)
+        if why is not None:
+            raise UserError(_refusal(why))
+
+
+def pick_rows(values: Float[Tensor, "P D"], index: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
+    """values[index] whose gradient is the same on every run.
+
+    A prompt's last position serves several responses. Indexing adds their gradients in the order in
+    which threads arrive; a table's lookup adds them in order, on a CPU and on a GPU.
+    """
+    return functional.embedding(index, values)
 
 
 def _refusal(why: str) -> str:
@@ -222,6 +214,13 @@ def load_policy(
     The weights are those of `checkpoint` if one is given; with LoRA its adapters on the model of
     `config`, else adapters that begin with `seed`.
     """
+    with as_user_error(f"Model {config.path!r} cannot be used"):
+        return _load_policy(config, temperature, seed, checkpoint)
+
+
+def _load_policy(
+    config: ModelConfig, temperature: float, seed: int, checkpoint: Path | None
+) -> Policy:
     if checkpoint is not None and config.lora is None:
         config = config.model_copy(update={"path": str(checkpoint)})
     model, tokenizer = load_pretrained(config)
@@ -232,13 +231,13 @@ def load_policy(
     if config.autocast is not None:
         autocast_trunk(model, getattr(torch, config.autocast))
     if config.gradient_checkpointing:
-        renamed = getattr(model, "activation_checkpointing_enable", None)  # its newer name
-        (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    model.eval()
-    return Policy(
+        checkpoint_layers(model)
+    policy = Policy(
         model,
         tokenizer,
         head=config.head,
         temperature=temperature,
-        checkpointing=config.gradient_checkpointing,
+        trust_remote_code=config.trust_remote_code,
     )
+    refuse_unsteady(policy)
+    return policy

@@ -22,11 +22,14 @@ GRAD_NORM = "grad/norm"
 GRAD_SKIPPED = "grad/skipped"
 LOGPROB_DIFF = "sampler/logprob_diff"
 
+STALENESS = ("staleness/mean", "staleness/max")
+STALE_KL = "staleness/kl"
+EFFECTIVE = "staleness/effective_frac"
+
 NOISE = "erc/noise_frac"
 ROUNDING = "erc/rounding_frac"
 ERC = ("clip/erc_frac", "clip/erc_low_frac", "clip/erc_high_frac")
 PPO = ("clip/ppo_frac", "clip/ppo_low_frac", "clip/ppo_high_frac")
-DUAL = "clip/dual_frac"
 RANDOM = "clip/random_frac"
 
 RATIO_QUANTILES = {percent: f"erc/ratio_q{percent:02d}" for percent in (1, 5, 25, 50, 75, 95, 99)}
@@ -38,7 +41,11 @@ TIME_PARTS = {
     "update": "time/update_s",
 }
 TIME_ROLLOUT = "time/rollout_s"
+WAITS = ("time/trainer_wait_frac", "time/sampler_wait_frac")
 ELAPSED = "time_s"
+
+CLIP = re.compile(r"clip/(\w+)_frac")
+"""Share of tokens on which a rule acted."""
 
 _AVG_AT = re.compile(r"eval/(?P<set>.+)/avg_at_(?P<k>\d+)")
 

@@ -10,10 +10,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any, TypeGuard
 
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from erclip.metrics import CORE_RULES
 from erclip.report import words
 from erclip.report.read import Row, Run
 
@@ -27,6 +29,7 @@ class TokenView:
 
     responses: Sequence[Markup]
     left_out: int
+    more_rules: bool  # than those that every run has
     script: Markup
     script_hash: str
 
@@ -45,9 +48,14 @@ def token_view(runs: Sequence[Run]) -> TokenView:
     return TokenView(
         responses=[htmlsafe_json_dumps(_response(index, row)) for index, row in shown],
         left_out=len(found) - len(shown),
+        more_rules=any(row.get("rules") for _, row in shown),
         script=Markup(script),  # noqa: S704 - this package's own file
         script_hash=f"sha256-{digest}",
     )
+
+
+def _are_numbers(values: Any) -> TypeGuard[list[float]]:
+    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
 
 
 def _rank(run: Run, row: Row) -> int:
@@ -57,7 +65,7 @@ def _rank(run: Run, row: Row) -> int:
 
 def _response(index: int, row: Row) -> dict[str, object]:
     pieces = [words.printable(piece) for piece in row["pieces"]]
-    fired = row.get("fired")
+    fired = row.get("fired") if _are_numbers(row.get("fired")) else None
     item: dict[str, object] = {
         "run": index,
         "rollout": row["rollout"],
@@ -73,8 +81,10 @@ def _response(index: int, row: Row) -> dict[str, object]:
         "t": pieces,
     }
     for name, short in _NUMBERS.items():
-        if len(row.get(name) or ()) == len(pieces):
-            item[short] = row[name]
+        values = row.get(name)
+        if _are_numbers(values) and len(values) == len(pieces):
+            item[short] = values
     if fired and len(fired) == len(pieces):
         item["f"] = fired
+        item["r"] = [words.rule(name) for name in row.get("rules") or CORE_RULES]
     return item

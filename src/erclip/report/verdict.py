@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from erclip.report import names, series
 from erclip.report.read import Run
@@ -22,6 +21,7 @@ Status = Literal["good", "none", "warning"]
 
 NOISE_SHARE = 0.25  # of what ERC clips, seen where the true ρ is 1: from here on it is noise
 COLLAPSE, EXPLOSION = 0.2, 2.5  # last entropy over first
+WAITING = 0.1  # of the time: below it, sampler and trainer keep step
 SPIKE = 10.0  # times the median gradient norm
 
 NOISE_REMEDY = (
@@ -102,7 +102,7 @@ def _half_width(point: series.Evaluation) -> float | None:
 
 
 def _entropy(run: Run) -> Verdict | None:
-    first, last = _ends(series.by_rollout(run, names.ENTROPY).y)
+    first, last = series.ends(series.by_rollout(run, names.ENTROPY).y)
     if not first > 0:
         return None
     value = last / first
@@ -117,7 +117,7 @@ def _entropy(run: Run) -> Verdict | None:
 
 
 def _gradients(run: Run) -> Verdict | None:
-    norms = _finite(series.column(run.updates, names.GRAD_NORM))
+    norms = series.finite(series.column(run.updates, names.GRAD_NORM))
     norms = norms[norms > 0]
     if not len(norms):
         return None
@@ -135,7 +135,9 @@ def _gradients(run: Run) -> Verdict | None:
 
 def _noise(run: Run) -> Verdict | None:
     """What ERC clips where the true ρ is 1, as a share of all that it clips."""
-    floors = [_finite(series.column(run.rollouts, name)) for name in (names.NOISE, names.ROUNDING)]
+    floors = [
+        series.finite(series.column(run.rollouts, name)) for name in (names.NOISE, names.ROUNDING)
+    ]
     clipped = series.share(run, names.ERC[0])
     if not any(map(len, floors)) or not clipped > 0:
         return None
@@ -153,6 +155,40 @@ def _noise(run: Run) -> Verdict | None:
         remedy = "measure it with `erclip noise-floor`, layout update"
         return Verdict("clipping noise", "none", sentence, value, remedy)
     return Verdict("clipping noise", "good", f"little, {numbers}", value)
+
+
+def _bottleneck(run: Run) -> Verdict | None:
+    """Who keeps the other waiting; in turns, what most of a rollout's time goes to."""
+    trainer, sampler = (series.mean(series.by_rollout(run, name).y) for name in names.WAITS)
+    if not math.isfinite(trainer):
+        return _larger_turn(run)
+    value = max(trainer, sampler)
+    numbers = (
+        f"the trainer waits {100 * trainer:.0f} % of its time, the sampler {100 * sampler:.0f} %"
+    )
+    if value < WAITING:
+        return Verdict("bottleneck", "good", f"none, {numbers}", value)
+    slow, remedy = "updates", "fewer updates, or more threads for them: rollout.overlap.threads"
+    if trainer > sampler:
+        slow, remedy = "sampling", "rollout.overlap: more threads, or a device of its own; vLLM"
+    return Verdict("bottleneck", "none", f"{slow}, {numbers}", value, remedy)
+
+
+def _larger_turn(run: Run) -> Verdict | None:
+    times = (names.TIME_ROLLOUT, *names.TIME_PARTS.values())
+    whole, *parts = (series.mean(series.by_rollout(run, name).y) for name in times)
+    if not whole > 0 or not all(map(math.isfinite, parts)):
+        return None
+    sampling, training = sum(parts[:2]) / whole, sum(parts[2:]) / whole
+    value, slow = max((sampling, "sampling"), (training, "updates"))
+    numbers = (
+        f"sampling takes {100 * sampling:.0f} % of a rollout, scoring and updates "
+        f"{100 * training:.0f} %"
+    )
+    remedy = f"rollout.overlap, on a device for each at best {1 / value:.1f} times as fast; " + (
+        "sampler.kind = vllm" if slow == "sampling" else "fewer updates per rollout"
+    )
+    return Verdict("bottleneck", "none", f"{slow}, {numbers}", value, remedy)
 
 
 @dataclass(frozen=True)
@@ -181,8 +217,17 @@ class Limit:
 
 
 def _staleness(run: Run) -> float:
-    last = {row["rollout"]: series.number(row, names.KL_OLD) for row in run.updates}
-    return _median(np.array(list(last.values())))
+    numbers = (series.column(run.updates, name).tolist() for name in ("rollout", names.KL_OLD))
+    last = dict(zip(*numbers, strict=True))
+    return series.median(np.array(list(last.values())))
+
+
+def _mismatch(run: Run) -> float:
+    """Where the weights that scored are those that sampled; a late rollout differs for its age."""
+    late = series.column(run.rollouts, names.STALENESS[1]) > 0
+    if run.setting("rollout", "old_policy") == "sampled":
+        late[:] = False
+    return series.median(series.by_rollout(run, names.LOGPROB_DIFF).y[~late])
 
 
 LIMITS = (
@@ -198,7 +243,7 @@ LIMITS = (
     ),
     Limit(
         name="truncation",
-        measure=lambda run: _ends(series.by_rollout(run, names.TRUNCATED).y)[1],
+        measure=lambda run: series.ends(series.by_rollout(run, names.TRUNCATED).y)[1],
         limit=0.05,
         show=lambda value: f"{100 * value:.3g} %",
         words="{} of responses cut off at the end of the run",
@@ -208,7 +253,7 @@ LIMITS = (
     ),
     Limit(
         name="dead groups",
-        measure=lambda run: 1 - _mean(series.by_rollout(run, names.GROUPS_KEPT).y),
+        measure=lambda run: 1 - series.mean(series.by_rollout(run, names.GROUPS_KEPT).y),
         limit=0.5,
         show=lambda value: f"{100 * value:.3g} %",
         words="{} of groups had equal rewards and taught nothing",
@@ -219,7 +264,7 @@ LIMITS = (
     ),
     Limit(
         name="sampler and trainer",
-        measure=lambda run: _median(series.by_rollout(run, names.LOGPROB_DIFF).y),
+        measure=_mismatch,
         limit=0.02,
         show=lambda value: f"{value:.2g}",
         words="log-probs differ by {} nats per token (median over rollouts)",
@@ -234,30 +279,8 @@ CHECKS: tuple[Callable[[Run], Verdict | None], ...] = (
     _gradients,
     _noise,
     *LIMITS,
+    _bottleneck,
 )
-
-
-def _ends(values: Float[np.ndarray, " R"]) -> tuple[float, float]:
-    """Medians of the first and the last tenth of a run, of at least three rollouts each."""
-    values = _finite(values)
-    if not len(values):
-        return math.nan, math.nan
-    size = max(3, len(values) // 10)
-    return float(np.median(values[:size])), float(np.median(values[-size:]))
-
-
-def _mean(values: Float[np.ndarray, " N"]) -> float:
-    values = _finite(values)
-    return float(values.mean()) if len(values) else math.nan
-
-
-def _median(values: Float[np.ndarray, " N"]) -> float:
-    values = _finite(values)
-    return float(np.median(values)) if len(values) else math.nan
-
-
-def _finite(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " M"]:
-    return values[np.isfinite(values)]
 
 
 def _signed(value: float) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from erclip.errors import UserError
+from jinja2 import TemplateError
+
+from erclip.errors import UserError, as_user_error
 from erclip.records import Prompt, Response
 
 
@@ -57,15 +59,49 @@ def encode_prompts(
 
 def _encode(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
     """All in one call of the tokenizer, which costs more than a short prompt does."""
+    first = prompts[0].id if prompts else ""
+    with as_user_error(f"The tokenizer or its chat template fails on prompt {first} or one after"):
+        return _encoded(tokenizer, prompts)
+
+
+def _encoded(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
     if not tokenizer.chat_template:
         texts = ["\n".join(message["content"] for message in p.messages) for p in prompts]
-        return tokenizer(texts)["input_ids"]
-    texts = tokenizer.apply_chat_template(
-        [[dict(message) for message in prompt.messages] for prompt in prompts],
-        tokenize=False,
-        add_generation_prompt=True,
-    )
+        read = tokenizer(texts, return_special_tokens_mask=True)
+        ends = {tokenizer.eos_token_id, tokenizer.sep_token_id}
+        rows = zip(read["input_ids"], read["special_tokens_mask"], strict=True)
+        return [_open(ids, added, ends) for ids, added in rows]
+    try:
+        texts = tokenizer.apply_chat_template(
+            [[dict(message) for message in prompt.messages] for prompt in prompts],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+    except (TemplateError, ValueError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"The tokenizer's chat template refuses prompt {prompts[0].id} ({said}); leave out "
+            "data.system_prompt if it knows no system message, or give it one template, or none"
+        ) from error
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def _open(ids: list[int], added: Sequence[int], ends: Collection[int | None]) -> list[int]:
+    """Without the end of text that some tokenizers put after everything: it is to be answered."""
+    while len(ids) > 1 and added[len(ids) - 1] and ids[-1] in ends:
+        ids = ids[:-1]
+    return ids
+
+
+def refuse_unknown_ids(tokenizer: Any, encoded: Sequence[Sequence[int]], known: int) -> None:
+    """Raise UserError for a prompt with a token that a model of `known` ids cannot read."""
+    largest = max(max(ids, default=0) for ids in encoded)
+    if largest >= known:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise UserError(
+            f"The tokenizer gives {token!r} the id {largest}, but the model's vocabulary ends at "
+            f"{known - 1}: they do not belong together; give the model its own tokenizer"
+        )
 
 
 def end_ids(model_config: Any, tokenizer: Any) -> list[int]:
@@ -85,6 +121,7 @@ def make_response(
     prompt_ids: Sequence[int],
     token_ids: Sequence[int],
     logprobs: Sequence[float],
+    versions: Sequence[int] = (),
 ) -> Response:
     """The record of one sampled answer; without an id of `ends` at its end it was truncated."""
     finished = token_ids[-1] in ends
@@ -93,7 +130,19 @@ def make_response(
         prompt=prompt,
         prompt_ids=tuple(prompt_ids),
         token_ids=tuple(token_ids),
-        text=tokenizer.decode(body, skip_special_tokens=True),
+        text=readable(tokenizer, ends, body),
         truncated=not finished,
         logprobs=tuple(logprobs),
+        versions=tuple(versions),
     )
+
+
+def readable(tokenizer: Any, ends: Sequence[int], token_ids: Sequence[int]) -> str:
+    """The text that graders and rewards read.
+
+    Tokens that only frame a text are left out (its begin, its ends, padding); other special ones
+    are part of what was said: </think>, a tool's call, a channel's name.
+    """
+    frame = {*ends, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    kept = [i for i in token_ids if i not in frame]
+    return tokenizer.decode(kept, skip_special_tokens=False)

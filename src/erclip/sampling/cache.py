@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxtyping import Int
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -34,26 +35,14 @@ class GrowingLayer(DynamicLayer):
         self.values = self._append(self.values, value_states)
         return self.keys, self.values
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Every sequence `repeats` times, one after the other."""
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """The sequences that `beam_idx` names, in its order, each as often as it is named."""
+        if self.keys is None or self.values is None:
+            return
         self.keys, self.values = (
-            self._empty(seen, len(seen) * repeats, 0)
-            .unflatten(0, (len(seen), repeats))
-            .copy_(seen[:, None])
-            .flatten(0, 1)
-            for seen in self._seen()
+            self._empty(seen, len(beam_idx), 0).copy_(seen.index_select(0, beam_idx))
+            for seen in (self.keys, self.values)
         )
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Only those sequences."""
-        self.keys, self.values = (
-            self._empty(seen, len(indices), 0).copy_(seen[indices]) for seen in self._seen()
-        )
-
-    def _seen(self) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None
-        assert self.values is not None
-        return self.keys, self.values
 
     def _append(self, seen: Tensor | None, new: Tensor) -> Tensor:
         if seen is None or not seen.numel():
@@ -76,12 +65,35 @@ class GrowingLayer(DynamicLayer):
 def growing_cache(config: Any, most: int) -> DynamicCache:
     """The model's cache for sequences of up to `most` tokens.
 
-    Layers that keep every token grow without copying.
+    Layers that keep every token grow without copying; others (windows, recurrent states) are
+    transformers' own.
     """
     cache = DynamicCache(config=config)
     cache.layers = [
         GrowingLayer(most) if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
+    return cache
+
+
+def take_rows(cache: Any, index: Int[Tensor, " B"], batch: int) -> Any:
+    """The cache of some of its `batch` sequences, each as often as `index` names it.
+
+    Layers of a `DynamicCache` know how. Anything else that a model makes for itself is walked
+    through: its tensors have the sequences in front.
+    """
+    if type(cache) is DynamicCache:
+        cache.reorder_cache(index)
+        return cache
+    if isinstance(cache, Tensor):
+        rows = cache.ndim > 1 and len(cache) == batch
+        return cache.index_select(0, index) if rows else cache
+    if isinstance(cache, dict):
+        return {key: take_rows(value, index, batch) for key, value in cache.items()}
+    if isinstance(cache, (list, tuple)):
+        return type(cache)(take_rows(value, index, batch) for value in cache)
+    if hasattr(cache, "__dict__"):
+        for name, value in vars(cache).items():
+            setattr(cache, name, take_rows(value, index, batch))
     return cache
 
 

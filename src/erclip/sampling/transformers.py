@@ -1,41 +1,62 @@
 """Prompt → Response: batched sampling through transformers with a key-value cache.
 
 Letters: P prompts, G responses to each, B = P·G sequences, L prompt tokens, V vocabulary.
-A prompt is read once and its cache repeated for its G responses; sequences that have ended leave
-the batch when half of it is done.
+A prompt is read once and what it left in the model's memory repeated for its G responses; sequences
+that have ended leave the batch when half of it is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
-from erclip.errors import Diverged
+from erclip.errors import Diverged, UserError
 from erclip.policy.precision import kept_casts
+from erclip.policy.signature import vocabulary_size
 from erclip.records import Prompt, Response
-from erclip.sampling.base import SamplingSettings, encode_prompts, end_ids, make_response
-from erclip.sampling.cache import growing_cache
+from erclip.sampling.base import (
+    SamplingSettings,
+    encode_prompts,
+    end_ids,
+    make_response,
+    refuse_unknown_ids,
+)
+from erclip.sampling.decoder import Decoder, pad_left
 from erclip.sampling.draw import sample_token, uniforms
 from erclip.sampling.rounding import Rounding, rounded_weights
 
 
 @dataclass
 class TransformersSampler:
-    """Samples from a model in this process; sees every weight update at once."""
+    """Samples from a model in this process; sees every weight update at once.
+
+    `follow` is called before every forward pass. It may change the weights, also in the middle of
+    responses, whose keys and values stay those of the weights before; it returns their version.
+    """
 
     model: Any
     tokenizer: Any
     batch_size: int = 256
     dtype: Rounding = "model"
+    follow: Callable[[], int] | None = None
 
     def __post_init__(self) -> None:
         """Read the ids that end a response."""
-        self.end_ids = end_ids(self.model.generation_config, self.tokenizer)
+        known = vocabulary_size(self.model)
+        self.end_ids = [
+            i for i in end_ids(self.model.generation_config, self.tokenizer) if i < known
+        ]
+        if not self.end_ids:
+            raise UserError(
+                f"The model's vocabulary ends at {known - 1}, before every end-of-sequence token: "
+                "give the model its own tokenizer"
+            )
+        self._decoder: Decoder | None = None  # made when whole parameters are at hand
 
     def update_weights(self) -> None:
         """Nothing to do: the sampler reads the trained model itself."""
@@ -46,16 +67,17 @@ class TransformersSampler:
     ) -> list[list[Response]]:
         """See `Sampler.sample`; same seeds, weights and batch size give the same responses."""
         encoded = encode_prompts(self.tokenizer, prompts, settings.max_prompt_tokens)
-        if self.model.training:  # with gradient checkpointing, that mode has no cache
-            self.model.eval()
+        refuse_unknown_ids(self.tokenizer, encoded, vocabulary_size(self.model))
+        if self._decoder is None:
+            whole = self.dtype == "model"  # recorded graphs keep the weights' addresses
+            self._decoder = Decoder(self.model, fixed=None if whole else False)
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         per_batch = max(1, self.batch_size // settings.responses)
         results: list[list[Response]] = [[] for _ in prompts]
-        for start in range(0, len(order), per_batch):
-            chosen = order[start : start + per_batch]
+        for chosen in _batches(order, encoded, per_batch, mixed=self._decoder.pads):
             draws = uniforms([seeds[i] for i in chosen], settings.responses, settings.max_tokens)
             with rounded_weights(self.model, self.dtype), kept_casts(self.model.device):
-                rows = self._decode([encoded[i] for i in chosen], settings, draws)
+                rows = self._decode(self._decoder, [encoded[i] for i in chosen], settings, draws)
             for index, i in enumerate(chosen):
                 own = rows[index * settings.responses : (index + 1) * settings.responses]
                 results[i] = [
@@ -65,17 +87,21 @@ class TransformersSampler:
         return results
 
     def _decode(
-        self, prompts: list[list[int]], settings: SamplingSettings, draws: Tensor
-    ) -> list[tuple[list[int], list[float]]]:
-        """(token ids, log-probs) of each of the B sequences, responses to a prompt adjacent."""
+        self,
+        decoder: Decoder,
+        prompts: list[list[int]],
+        settings: SamplingSettings,
+        draws: Tensor,
+    ) -> list[tuple[list[int], list[float], list[int]]]:
+        """(token ids, log-probs, versions) of each of the B sequences, siblings adjacent."""
         device = self.model.device
-        ids, attention = _pad_left(prompts, self.end_ids[0], device)
-        cache = growing_cache(self.model.config, ids.shape[1] + settings.max_tokens)
-        logits = self._forward(ids, attention, cache)
+        ids, attention = pad_left(prompts, self.end_ids[0], device)
+        versions = self._follow()
+        logits = decoder.begin(ids, attention, ids.shape[1] + settings.max_tokens)
         if settings.responses > 1:
-            cache.batch_repeat_interleave(settings.responses)
-            attention = attention.repeat_interleave(settings.responses, 0)
-            logits = logits.repeat_interleave(settings.responses, 0)
+            repeat = torch.arange(len(ids), device=device).repeat_interleave(settings.responses)
+            decoder.take(repeat, len(ids))
+            attention, logits = attention[repeat], logits[repeat]
         draws = draws.to(device)
         rows = torch.arange(len(attention), device=device)  # which sequence each live row is
         ends = torch.tensor(self.end_ids, device=device)
@@ -92,39 +118,36 @@ class TransformersSampler:
             alive = int(live.sum())
             if alive == 0 or step == settings.max_tokens - 1:
                 break
-            if alive <= len(live) // 2:
+            if alive <= len(live) // 2 and decoder.shrinks(settings.max_tokens - step):
                 keep = live.nonzero().squeeze(1)
-                cache.batch_select_indices(keep)
+                decoder.take(keep, len(live))
                 rows, token, attention, live = rows[keep], token[keep], attention[keep], live[keep]
             attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
-            logits = self._forward(token[:, None], attention, cache)
+            versions += self._follow()
+            logits = decoder.read(token[:, None], attention)
         if not torch.isfinite(logprobs).all():
             raise Diverged(
-                "The model's logits are not finite, so it cannot be sampled from: training has "
-                "diverged; go back to an earlier checkpoint with a lower trainer.learning_rate"
+                "The model's logits are NaN or infinite, so it cannot be sampled from: training "
+                "has diverged"
             )
         lengths = (tokens >= 0).sum(1).tolist()
         return [
-            (row[:n], values[:n])
+            (row[:n], values[:n], versions[:n])
             for row, values, n in zip(tokens.tolist(), logprobs.tolist(), lengths, strict=True)
         ]
 
-    def _forward(self, ids: Tensor, attention: Tensor, cache: Cache) -> Tensor:
-        """Logits of the last position, float32 [B V]."""
-        positions = (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        out = self.model(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return out.logits[:, -1].float()
+    def _follow(self) -> list[int]:
+        """The version of the weights of the next step, where there are several."""
+        return [] if self.follow is None else [self.follow()]
 
 
-def _pad_left(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    longest = max(len(row) for row in rows)
-    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask.to(device)
+def _batches(
+    order: Sequence[int], encoded: Sequence[Sequence[int]], most: int, *, mixed: bool
+) -> Iterator[list[int]]:
+    """Prompts that are decoded together, at most `most`; unless `mixed`, of one length each."""
+    kinds = (
+        [list(order)] if mixed else [list(g) for _, g in groupby(order, lambda i: len(encoded[i]))]
+    )
+    for kind in kinds:
+        for start in range(0, len(kind), most):
+            yield kind[start : start + most]

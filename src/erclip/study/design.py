@@ -35,7 +35,7 @@ from pydantic import ValidationError
 
 from erclip.config import Config
 from erclip.config.section import Section
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 from erclip.recipes import check, merge, one_sentence, read_table
 from erclip.study.controls import on_policy
 from erclip.study.file import OWN_KEYS, StudyFile, check_losses, check_names, columns, unset
@@ -162,6 +162,11 @@ def read_study(path: Path) -> Study:
     """
     if not path.is_file():
         raise UserError(f"No study {str(path)!r}: give a TOML file, such as studies/core-8.toml.")
+    with as_user_error(f"The study {path} cannot be read"):  # nested without end
+        return _read_study(path)
+
+
+def _read_study(path: Path) -> Study:
     try:
         file = StudyFile.model_validate(read_table(str(path)))
     except ValidationError as error:

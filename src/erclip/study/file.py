@@ -13,6 +13,7 @@ from erclip.config.section import Section, to_tuple
 from erclip.errors import UserError
 from erclip.study.controls import EQUAL_UPDATES
 from erclip.study.outcomes import OUTCOMES, PRIMARY
+from erclip.text import printable, shown
 
 OWN_KEYS = ("against", "rule", "mask_like", "on_policy", "unset")  # of a method; others: settings
 Seeds = Annotated[tuple[int, ...], BeforeValidator(to_tuple)]
@@ -112,6 +113,8 @@ def check_names(file: StudyFile) -> None:
 
 
 def _check_method(name: str, table: Mapping[str, Any], file: StudyFile) -> None:
+    if printable(name) != name or "\n" in name or not name.strip():
+        raise UserError(f"methods.{shown(name)}: a name is one line of visible characters.")
     against, like = table.get("against", []), table.get("mask_like")
     named = [("against", base) for base in (against if isinstance(against, list) else [against])]
     named += [] if like is None else [("mask_like", like)]
@@ -141,8 +144,8 @@ def check_losses(losses: Iterable[tuple[LossConfig, str]]) -> None:
         seen.add(repr(loss))
         try:
             build_loss(loss)
-        except UserError as error:
-            raise UserError(f"{cell}: {error}") from None
+        except ValueError as error:
+            raise UserError(f"{cell}: {str(error).removesuffix('.')}.") from None
 
 
 def unset(table: Mapping[str, Any], keys: Sequence[str], where: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from erclip.report.sheet import Sheet, markdown
+from erclip.report.sheet import Sheet, markdown, markdown_cell
 from erclip.study.answer import answer
 from erclip.study.findings import Findings
 from erclip.study.plots import Pictures
@@ -29,7 +29,9 @@ def study_document(sheet: Sheet, pictures: Pictures) -> str:
         "".join(f"![{name}]({name})\n" for name in part) for part in (pictures.first, pictures.rest)
     )
     body = markdown(Sheet("", [], [], sheet.tables))
-    said = "".join(f"- {sentence}\n" for sentence in sheet.sentences)
+    said = "".join(f"- {markdown_cell(sentence)}\n" for sentence in sheet.sentences)
     return "\n".join(
-        part for part in (f"# {sheet.title}\n", said, first, f"{body}\n", rest) if part
+        part
+        for part in (f"# {markdown_cell(sheet.title)}\n", said, first, f"{body}\n", rest)
+        if part
     )

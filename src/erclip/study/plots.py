@@ -16,6 +16,7 @@ from markupsafe import escape
 from matplotlib.axes import Axes
 
 from erclip.diagnostics.seeds import estimate
+from erclip.files import write_text
 from erclip.report import canvas, series
 from erclip.report.cards import Plot
 from erclip.study.design import NO_RULE, Cell
@@ -75,7 +76,7 @@ def breaking_plot(findings: Findings) -> dict[str, Plot]:
 def write_plots(plots: Mapping[str, Plot], folder: Path) -> None:
     """Every figure as an SVG of its own, legible in light and dark."""
     for name, plot in plots.items():
-        (folder / name).write_text(canvas.standalone(plot.svg, plot.legend), encoding="utf-8")
+        write_text(folder / name, canvas.standalone(plot.svg, plot.legend))
 
 
 def _family_plots(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from erclip.errors import UserError
+from erclip.files import append, write_text
 from erclip.study.design import Cell, Study
 from erclip.study.outcomes import Row
 
@@ -32,6 +33,7 @@ CURVE = (
     "kl_start",
 )
 ADDED = ("kl_start", "final_reward", "cpu")  # columns that older files do not have
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Results:
@@ -110,10 +112,17 @@ class Results:
         _replace(self.curves, (*self._columns, *CURVE), lines)
 
     def _key(self, cell: Cell) -> tuple[str, ...]:
-        return (cell.method, *(_text(value) for _, value in cell.point), str(cell.seed))
+        return (_text(cell.method), *(_text(value) for _, value in cell.point), str(cell.seed))
 
 
 def _text(value: Any) -> str:
+    """A value as a cell; a text that a spreadsheet would run as a formula is quoted.
+
+    >>> _text("=HYPERLINK(1)"), _text(-0.5), _text("+ERC")
+    ("'=HYPERLINK(1)", '-0.5', "'+ERC")
+    """
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(FORMULA) else value
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -148,23 +157,18 @@ def _append(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     held = path.read_bytes() if path.is_file() else b""
-    if not held:
+    whole = held.rfind(b"\n") + 1
+    if whole < len(held):  # a kill cut the last line, or the first
+        os.truncate(path, whole)
+    if not whole:
         writer.writeheader()
-    elif not held.endswith(b"\n"):
-        os.truncate(path, held.rfind(b"\n") + 1)
     writer.writerows(rows)
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(buffer.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
+    append(path, buffer.getvalue(), durable=True)
 
 
 def _replace(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    scratch = path.with_suffix(".partial")
-    with scratch.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())

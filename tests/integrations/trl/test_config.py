@@ -29,7 +29,19 @@ def config(**settings):
             {"steps_per_generation": 2, "gradient_accumulation_steps": 4},
             r"set steps_per_generation = 32",
         ),
-        ({"loss": {"surrogate": "ppo"}}, r"loss.surrogate = \{'kind': 'ppo'\}"),
+        ({"loss": {"surrogate": "ppo"}}, "loss.surrogate = 'ppo': no .* did you mean 'ppo_clip'"),
+        (
+            {"loss": {"terms": [{"kind": "positive_nll"}]}},
+            r"needs correct, which an ERCTrainer does not have",
+        ),
+        (
+            {
+                "loss": {"constraints": ["top_entropy"]},
+                "steps_per_generation": 12,
+                "gradient_accumulation_steps": 8,
+            },
+            "steps_per_generation = 12 is no multiple of gradient_accumulation_steps = 8",
+        ),
         ({"loss": {"surogate": "gppo_clip"}}, r"loss.surogate = 'gppo_clip'"),
         (
             {"loss": {**NO_ERC, "positive_nll": 0.1}},

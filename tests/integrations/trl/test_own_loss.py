@@ -10,6 +10,7 @@ import torch
 from erclip.batches import make_batch
 from erclip.config import Config
 from erclip.integrations.trl import ERCConfig
+from erclip.integrations.trl.tensors import loss_tensors
 from erclip.packing import single_rows
 from erclip.policy import Policy
 from erclip.records import Grade, Prompt, Response, Sample
@@ -24,6 +25,16 @@ LOSSES = {
     "directional": {
         "surrogate": {"kind": "ce_gppo_clip"},
         "constraints": [{**ERC, "rule": "directional", "min_entropy_change": 1e-3}],
+    },
+    "any rule": {
+        "surrogate": "ppo_clip",
+        "constraints": [
+            ERC,
+            {"kind": "dppo_tv", "low": 0.01, "high": 0.01, "anchor": "old"},
+            {"kind": "sequence_mask", "low": 0.05, "high": 0.05, "anchor": "old"},
+            {"kind": "top_entropy", "fraction": 0.5},
+            {"kind": "top_entropy", "fraction": 0.9, "of": "current"},
+        ],
     },
     "GSPO": {"surrogate": "gspo_clip", "constraints": [ERC]},
 }
@@ -75,6 +86,29 @@ def test_an_update_is_our_own_trainers(make, name):
         {key: own[key] for key in shared}, abs=1e-5
     )
     assert 0.01 < own["clip/erc_frac"] < 0.95
+
+
+def test_a_rule_over_the_mini_batch_sees_all_micro_batches_of_an_update(make):
+    """One threshold for the four micro-batches of an update, another one for the next four."""
+    trainer = make(
+        loss={"surrogate": "ppo_clip", "constraints": [{"kind": "top_entropy", "fraction": 0.2}]},
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=4,
+        steps_per_generation=8,
+    )
+    batches = next_batches(trainer)
+    found = []
+    for step, batch in enumerate(batches):
+        trainer._step = step
+        trainer.accelerator.gradient_state._set_sync_gradients(step in (3, 7))
+        trainer._compute_loss(trainer.model, batch)
+        found.append(trainer._statistics["train"]._last)
+    updates = [
+        trainer.loss_fn.statistics([loss_tensors(batch, None) for batch in part])
+        for part in (batches[:4], batches[4:])
+    ]
+    assert updates[0] != updates[1]
+    assert found == [updates[0]] * 4 + [updates[1]] * 4
 
 
 def test_the_default_loss_is_erc_dapo():

@@ -214,13 +214,16 @@ def test_positive_nll_counts_the_whole_mini_batch(actor_config):
     """Rows 1 and 2 have a score above 0; their four tokens share one denominator."""
     scores = [torch.full((n,), s) for n, s in zip(RESPONSES, (-1.0, 1.0, 0.5, 1.0), strict=True)]
     loss_fn = adapter.ERCLoss(actor_config("erc_dapo", positive_nll=0.5))
+    whole = Batch().data(rm_scores=scores)
+    loss_fn.prepare(whole, None)
+    statistics = tu.get_non_tensor_data(whole, adapter.STATISTICS, None)
     plain, nll = adapter.ERCLoss(actor_config("erc_dapo")), 0.0
     for row in range(4):
         rows, batch = slice(row, row + 1), Batch()
         data = batch.data(rows, dp_size=2, rm_scores=scores)
-        tu.assign_non_tensor(data, num_correct_tokens=4)
+        tu.assign_non_tensor(data, **{adapter.STATISTICS: statistics})
         loss, metrics = loss_fn(batch.model_output(rows), data)
-        without, _ = plain(Batch().model_output(rows), data)
+        without, _ = plain(Batch().model_output(rows), Batch().data(rows, dp_size=2))
         nll += value(metrics, "loss/positive_nll") / 2
         assert loss.item() - without.item() == pytest.approx(
             0.5 * value(metrics, "loss/positive_nll"), abs=1e-6
@@ -228,6 +231,34 @@ def test_positive_nll_counts_the_whole_mini_batch(actor_config):
     batch = Batch()
     expected = -(batch.logprobs[1].sum() + batch.logprobs[2].sum()) / 4
     assert nll == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_rules_over_the_mini_batch_and_against_the_sampler(actor_config):
+    """Micro-batches of one row, with the statistics of all four and the sampler's log-probs."""
+    table = {
+        "surrogate": {"kind": "ppo_clip", "anchor": "sampler"},
+        "constraints": [{"kind": "dppo_tv", "low": 0.05, "high": 0.05}, "top_entropy"],
+    }
+    loss_fn = adapter.ERCLoss(actor_config("erclip", loss=table))
+    sampler = [row - 0.1 for row in Batch().old_logprobs]
+    whole, batch, total = Batch(), Batch(), 0.0
+    everything = whole.data(rollout_log_probs=sampler)
+    loss_fn.prepare(everything, None)
+    statistics = tu.get_non_tensor_data(everything, adapter.STATISTICS, None)
+    expected, metrics = loss_fn(whole.model_output(), everything)
+    expected.backward()
+    for row in range(4):
+        rows = slice(row, row + 1)
+        data = batch.data(rows, rollout_log_probs=sampler)
+        tu.assign_non_tensor(data, **{adapter.STATISTICS: statistics})
+        loss, _ = loss_fn(batch.model_output(rows), data)
+        loss.backward()
+        total += loss.item()
+    assert total == pytest.approx(expected.item(), abs=1e-7)
+    torch.testing.assert_close(batch.gradient(), whole.gradient(), rtol=0, atol=1e-7)
+    assert value(metrics, "clip/low_entropy_frac") * N == pytest.approx(N - 2)  # ⌈0.2 · 8⌉ kept
+    with pytest.raises(UserError, match=r"needs rollout_log_probs .* calculate_log_probs=True"):
+        loss_fn(Batch().model_output(), Batch().data())
 
 
 def test_noise_is_logged_in_the_first_update_alone(actor_config):
@@ -247,7 +278,7 @@ def test_it_travels_to_a_worker(actor_config):
     batch = Batch()
     loss, _ = loss_fn(batch.model_output(), batch.data())
     there = pickle.loads(pickle.dumps(loss_fn))
-    assert there.needs_slopes
+    assert "entropy_slopes" in there.loss_fn.needs
     again, _ = there(batch.model_output(), batch.data())
     assert again.item() == loss.item()
 
@@ -279,9 +310,11 @@ def test_stock_verl_with_our_mode_stops_with_a_sentence(actor_config):
         ppo_loss(actor_config("erc_dapo"), batch.model_output(junk=0.0), batch.data())
 
 
-def test_a_name_that_verl_takes_for_itself_is_loud(monkeypatch):
+def test_our_name_in_verls_registry_is_ours_and_verls_stay_verls(monkeypatch):
     from verl.trainer.ppo import core_algos
 
-    monkeypatch.setitem(core_algos.POLICY_LOSS_REGISTRY, "gppo", get_policy_loss_fn("vanilla"))
-    with pytest.raises(UserError, match="'gppo' of its own"):
+    vanilla = get_policy_loss_fn("vanilla")
+    assert get_policy_loss_fn("gspo") is not get_policy_loss_fn("erclip")  # verl has its own
+    monkeypatch.setitem(core_algos.POLICY_LOSS_REGISTRY, "erclip", vanilla)
+    with pytest.raises(UserError, match="'erclip' of its own"):
         adapter.register()

@@ -52,6 +52,17 @@ def test_erc_gppo_on_two_nodes_is_our_trainer(cluster, data, tmp_path):
     check_saved(run, policy)
 
 
+def test_late_rollouts_have_old_entropies_too(cluster, data, tmp_path):
+    """verl's asynchronous trainer in one place: "old" is the policy just before the updates."""
+    extra = ["trainer.v1.trainer_mode=colocate_async"]
+    run = Run(cluster.address, data, tmp_path, "erc_dapo", "late", extra=extra)
+    assert run.wait() == 0, run.tail()
+    updates, _ = run.updates()
+    metrics = run.metrics()
+    policy = compare("erc_dapo", [(u, metrics[i + 1]) for i, u in enumerate(steps_of(updates))])
+    check_saved(run, policy)
+
+
 def test_erc_dapo_survives_being_killed(cluster, data, tmp_path):
     """Killed after its first checkpoint and started again, it goes on with the same optimiser.
 

@@ -7,11 +7,12 @@ import inspect
 import pytest
 
 from erclip.config import Config, LossConfig
-from erclip.config.loss import EntropyRatioClip, PpoClip
+from erclip.config.rules import built_in
 from erclip.errors import UserError
 from erclip.integrations.verl.launch import compose, recipes
 from erclip.integrations.verl.nodes import user_error
 from erclip.integrations.verl.settings import MODES, ERCPolicyLossConfig, loss_config
+from erclip.updates import build_loss
 
 pytestmark = pytest.mark.verl
 
@@ -22,19 +23,56 @@ def test_every_mode_is_a_composition():
     for name, mode in MODES.items():
         config = loss_config(ERCPolicyLossConfig(loss_mode=name))
         assert config.surrogate.kind == mode.surrogate
-        assert config.constraints == ((EntropyRatioClip(),) if mode.erc else ())
+        kinds = [constraint.kind for constraint in config.constraints]
+        assert kinds == (["entropy_ratio_clip"] if mode.erc else [])
+
+
+def test_every_surrogate_has_a_mode_with_erc_and_without():
+    kinds = {mode.surrogate for mode in MODES.values()}
+    assert kinds == set(built_in("Surrogate"))
+    assert {"dapo", "gppo", "ce_gppo", "cispo", "gspo", "sapo", "reinforce"} < set(MODES)
+    assert {name for name in MODES if not name.startswith("erc_")} == {
+        name.removeprefix("erc_") for name in MODES
+    }
+
+
+def test_any_rule_goes_into_the_section_as_a_recipes_loss(tmp_path):
+    (tmp_path / "my_rules.py").write_text(RULE)
+    mine = {"kind": f"{tmp_path / 'my_rules.py'}:mine", "least": 0.2}
+    table = {"surrogate": "sapo", "constraints": ["dppo_tv", "top_entropy", mine]}
+    config = loss_config(ERCPolicyLossConfig(loss_mode="erclip", loss=table))
+    assert repr(build_loss(config).constraints[2]) == "mine(least=0.2)"
+    loss = f"{ACTOR}.policy_loss.loss={{surrogate: sapo, constraints: [dppo_tv]}}"
+    composed = compose("base", [f"{ACTOR}.policy_loss.loss_mode=erclip", loss])
+    config = loss_config(composed.actor_rollout_ref.actor.policy_loss)
+    assert [config.surrogate.kind, config.constraints[0].kind] == ["sapo", "dppo_tv"]
+
+
+RULE = """
+from dataclasses import dataclass
+from erclip import Constraint, ConstraintOutput
+
+@dataclass(frozen=True)
+class mine(Constraint):
+    least: float = 0.1
+
+    def __call__(self, inputs):
+        return ConstraintOutput({"mine": inputs.old_logprobs.exp() < self.least})
+"""
 
 
 def test_keys_reach_the_factories():
     section = ERCPolicyLossConfig(
         clip_low=0.1, clip_high=0.3, dual=10, erc_low=0.02, erc_high=0.07,
-        erc_rule="directional", min_entropy_change=1e-3, random_mask_rate=0.25,
+        erc_rule="directional", min_entropy_change=1e-3, softness=0.2, anchor="sampler",
+        random_mask_rate=0.25,
     )  # fmt: skip
     config = loss_config(section)
-    assert config.surrogate == PpoClip(low=0.1, high=0.3, dual=10)
+    bounds = {"low": 0.1, "high": 0.3, "dual": 10, "anchor": "sampler"}
+    assert config.surrogate.model_dump() == {"kind": "ppo_clip", **bounds}
     band, mask = config.constraints
     assert (band.low, band.high, band.rule) == (0.02, 0.07, "directional")
-    assert band.min_entropy_change == 1e-3
+    assert (band.min_entropy_change, band.softness) == (1e-3, 0.2)
     assert mask.rate == 0.25
 
 
@@ -48,10 +86,29 @@ def test_keys_reach_the_factories():
         ),
         ({"beta_low": 0.5}, "beta_low has no effect with loss_mode = erc_dapo"),
         ({"loss_mode": "erc_sapo", "clip_high": 0.2}, "clip_high has no effect"),
-        ({"erc_high": -0.1}, "erc_high = -0.1: input should be greater than or equal to 0"),
+        ({"erc_high": -0.1}, "erc_high = -0.1: high of entropy_ratio_clip must be at least 0"),
+        ({"dual": 1.1}, "dual = 1.1: dual is the ratio c"),
         ({"erc_rule": "both"}, "erc_rule = 'both'"),
         ({"random_mask_rate": 2.0}, "random_mask_rate = 2.0"),
         ({"positive_nll": -1.0}, "positive_nll = -1.0"),
+        ({"loss": {"surrogate": "sapo"}}, "loss has no effect with loss_mode = erc_dapo"),
+        ({"loss_mode": "erclip"}, "loss = None: loss_mode = erclip needs the loss section"),
+        (
+            {"loss_mode": "erclip", "loss": {"surrogate": "sapo"}, "clip_low": 0.1},
+            "clip_low has no effect with loss_mode = erclip",
+        ),
+        (
+            {"loss_mode": "erclip", "loss": {"surrogate": "sappo"}},
+            "loss.surrogate = 'sappo': no surrogate is called 'sappo'; did you mean 'sapo'",
+        ),
+        ({"loss_mode": "erclip", "loss": {"entropy_bonus": 0.1}}, "needs live_entropies"),
+        (
+            {
+                "loss_mode": "erclip",
+                "loss": {"constraints": [{"kind": "top_entropy", "of": "current"}]},
+            },
+            "measures the policy in training",
+        ),
     ],
 )
 def test_a_wrong_key_is_named_as_it_was_written(settings, sentence):
@@ -62,9 +119,9 @@ def test_a_wrong_key_is_named_as_it_was_written(settings, sentence):
 
 def test_the_command_line_reaches_our_keys():
     config = compose("base", [f"{ACTOR}.policy_loss.clip_high=0.3", "trainer.nnodes=2"])
-    assert loss_config(config.actor_rollout_ref.actor.policy_loss) == LossConfig(
-        surrogate=PpoClip(high=0.3), constraints=(EntropyRatioClip(),)
-    )
+    loss = {"surrogate": {"kind": "ppo_clip", "high": 0.3}, "constraints": ["entropy_ratio_clip"]}
+    expected = LossConfig.model_validate(loss)
+    assert loss_config(config.actor_rollout_ref.actor.policy_loss) == expected
     assert config.trainer.nnodes == 2
 
 
@@ -214,3 +271,4 @@ def test_recipes_say_what_the_toml_recipes_say():
             ours.reward.correct, ours.reward.wrong, ours.reward.missing_think,
         )  # fmt: skip
         assert reward.after_think == ours.data.after_think
+        assert tuple(reward.answer_formats) == ours.data.answer_formats

@@ -54,7 +54,7 @@ class Server:
     def nothing(self, *_, **__):
         return None
 
-    wake_up = sleep = clear_kv_cache = nothing
+    wake_up = sleep = clear_kv_cache = abort_all_requests = resume_generation = nothing
 
 
 class CPUReplica(RolloutReplica):

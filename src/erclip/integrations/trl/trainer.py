@@ -17,12 +17,11 @@ from erclip.errors import UserError
 from erclip.integrations.trl import groups
 from erclip.integrations.trl.config import ERCConfig
 from erclip.integrations.trl.head import add_scoring_head
+from erclip.integrations.trl.tensors import Batch, UpdateStatistics, loss_mask, loss_tensors
 from erclip.integrations.trl.window import UpdateWindow
 from erclip.policy import Scores
 from erclip.rewards import overlong_punishment
-from erclip.updates import build_loss, needs_slopes
-
-Batch = dict[str, Any]
+from erclip.updates import build_loss
 
 
 class ERCTrainer(GRPOTrainer):
@@ -45,7 +44,10 @@ class ERCTrainer(GRPOTrainer):
         sections = args.sections()
         self.dynamic_sampling = sections.dynamic_sampling
         self.loss_fn = build_loss(sections.loss)
-        self._needs_slopes = needs_slopes(sections.loss)
+        self._needs_slopes = "entropy_slopes" in self.loss_fn.needs
+        self._statistics = {
+            mode: UpdateStatistics(self.loss_fn, self.accelerator) for mode in ("train", "eval")
+        }
         self._windows = {"train": UpdateWindow(), "eval": UpdateWindow()}
         self._rewards: Tensor | None = None
         if sections.overlong is not None:
@@ -88,7 +90,7 @@ class ERCTrainer(GRPOTrainer):
         if self._is_vlm or self.is_deepspeed_enabled:
             reason: str | None = "a vision-language model or DeepSpeed wraps it"
         else:
-            reason = add_scoring_head(base, self._tokenizer)
+            reason = add_scoring_head(base)
         if reason is None:
             return True
         if self._needs_slopes:
@@ -131,13 +133,21 @@ class ERCTrainer(GRPOTrainer):
         inputs = super()._prepare_inputs(generation_batch)
         if not self.model.training:
             inputs.pop("old_per_token_logps", None)  # in evaluation old and new are one policy
-            return inputs
+            return self._with_lots(inputs)
         if self._buffered_inputs is not buffered:
             for batch in self._buffered_inputs:
                 with torch.no_grad():
                     old = self._score(self.model, batch)
                 batch["old_per_token_logps"], batch["old_entropies"] = old.logprobs, old.entropies
+                self._with_lots(batch)
         return inputs
+
+    def _with_lots(self, batch: Batch) -> Batch:
+        """One number per token, the same whenever the loss looks at this micro-batch."""
+        if "lots" in self.loss_fn.needs:
+            mask = batch["completion_mask"]
+            batch["lots"] = torch.rand(mask.shape, device=mask.device)
+        return batch
 
     def _score(self, model: Any, batch: Batch, *, slopes: bool = False) -> Scores:
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
@@ -158,7 +168,7 @@ class ERCTrainer(GRPOTrainer):
             out = model(
                 input_ids=ids,
                 attention_mask=attention,
-                score=(targets, _loss_mask(batch)),
+                score=(targets, loss_mask(batch)),
                 options=options,
             )
         return Scores(out.logprobs, out.entropies.detach(), out.slopes)
@@ -167,30 +177,33 @@ class ERCTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: Batch) -> Tensor:
         mode = "train" if self.model.training else "eval"
+        statistics = self._statistics[mode].of(lambda: self._past(model, inputs, mode))
         new = self._score(model, inputs, slopes=self._needs_slopes)
-        if mode == "train":
-            old_logprobs, old_entropies = inputs["old_per_token_logps"], inputs["old_entropies"]
-        else:
-            old_logprobs, old_entropies = new.logprobs.detach(), new.entropies
-        advantages = inputs["advantages"]
-        if "importance_sampling_ratio" in inputs:  # every surrogate is linear in A, and this is ≥ 0
-            advantages = advantages.view(len(advantages), -1) * inputs["importance_sampling_ratio"]
-        mask = _loss_mask(inputs)
+        tensors = loss_tensors(inputs, new, new if mode == "eval" else None)
         out = self.loss_fn(
-            logprobs=new.logprobs,
-            old_logprobs=old_logprobs,
-            advantages=advantages,
-            mask=mask,
-            entropies=new.entropies,
-            old_entropies=old_entropies,
-            entropy_slopes=new.slopes,
-            num_tokens=self._num_tokens(inputs, mode),
+            **tensors, num_tokens=self._num_tokens(inputs, mode), statistics=statistics
         )
         window = self._windows[mode]
-        window.add(out, new.entropies, mask)
+        window.add(out, new.entropies, tensors["mask"])
         if mode == "eval" or self.accelerator.sync_gradients:
+            self._statistics[mode].close()
             self._log_update(window.close(self.accelerator), mode)
         return out.loss
+
+    def _past(self, model: Any, inputs: Batch, mode: str) -> list[dict[str, Any]]:
+        """All micro-batches of this update; scored now if a rule measures the current policy."""
+        if mode == "eval":
+            new = self._score(model, inputs, slopes=self._needs_slopes)
+            return [loss_tensors(inputs, new, new)]
+        assert self._buffered_inputs is not None
+        first = self._step % self.args.steps_per_generation
+        batches = self._buffered_inputs[first : first + self.current_gradient_accumulation_steps]
+        if not self.loss_fn.measures_current:
+            return [loss_tensors(batch, None) for batch in batches]
+        return [
+            loss_tensors(batch, self._score(model, batch, slopes=self._needs_slopes))
+            for batch in batches
+        ]
 
     def _num_tokens(self, inputs: Batch, mode: str) -> Tensor:
         """TRL's N: the generation batch's tokens over all ranks, prorated to one update."""
@@ -257,17 +270,12 @@ class ERCTrainer(GRPOTrainer):
         )
 
     def _deal(self, output: Batch, rows: groups.Rows) -> Batch:
-        num_items = _loss_mask(rows).sum()
+        num_items = loss_mask(rows).sum()
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         local = groups.trim(groups.deal(rows, self.args.steps_per_generation, rank, ranks))
         others = {name: value for name, value in output.items() if name not in local}
         # rows first: TRL's shuffle reads the batch size off the first entry
         return {**local, **others, "num_items_in_batch": num_items}
-
-
-def _loss_mask(batch: Batch) -> Tensor:
-    mask = batch["completion_mask"]
-    return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).bool()
 
 
 def _overlong_reward(config: OverlongConfig) -> Any:

@@ -26,7 +26,12 @@ NO_EFFECT = "erclip's losses do not read it (their settings are in actor.policy_
 NO_LOGITS = "erclip's engine never forms the logits"
 RULES = (
     Rule("trainer.use_v1", (True,), "the legacy trainer throws the old policy's entropies away"),
-    Rule("trainer.v1.trainer_mode", ("sync",), "the asynchronous trainers are not supported"),
+    Rule(
+        "trainer.v1.trainer_mode",
+        ("sync", "colocate_async"),
+        "separate_async scores every mini-batch by itself, with older weights put back, so nothing "
+        "tells ERC which update is a rollout's first",
+    ),
     Rule(
         "algorithm.rollout_correction.bypass_mode",
         (False, None),

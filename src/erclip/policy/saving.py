@@ -1,0 +1,111 @@
+"""The policy as an ordinary model folder, compared with the live model before it is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from erclip.errors import UserError
+from erclip.policy.adapters import adapted, merged, save_adapters
+from erclip.policy.positions import Positions
+from erclip.policy.precision import autocast_dtype, autocast_trunk
+from erclip.policy.signature import vocabulary_size
+
+IDS = tuple(range(1, 9))  # a few tokens, whatever they mean
+SAME = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats; merged weights are rounded
+ROUNDED = 0.5  # the same in 16 bits, on average
+
+
+class Saver:
+    """Writes a model's folders; the first is read back, the others must look like it."""
+
+    def __init__(self, model: Any, positions: Positions, *, trust_remote_code: bool = False):
+        self.model, self.positions = model, positions
+        self.trust = trust_remote_code
+        self._shapes: dict[str, tuple[int, ...]] | None = None  # of the first folder
+
+    def save(self, folder: Path, whole: Mapping[str, Tensor] | None = None) -> None:
+        """Model and, beside it, adapters if there are any; `whole` are a sharded model's tensors.
+
+        Raises UserError if the folder does not hold the model.
+        """
+        tensors = None
+        if whole is not None or adapted(self.model):
+            tensors = once(self.model, self.model.state_dict() if whole is None else whole)
+            if adapted(self.model):
+                save_adapters(self.model, tensors, folder)
+                tensors = merged(self.model, tensors)
+        self.model.save_pretrained(folder, state_dict=tensors)
+        shapes = folder_shapes(folder)
+        if self._shapes is None:
+            self._read_back(folder, sharded=whole is not None)
+        elif shapes != self._shapes:
+            names = sorted(name for name, _ in shapes.items() ^ self._shapes.items())
+            raise UserError(f"{folder} has other tensors than the run's first save: {names[0]}")
+        self._shapes = shapes
+
+    def _read_back(self, folder: Path, *, sharded: bool) -> None:
+        """Load the folder as anybody would, and compare what it says with what the policy says."""
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=self.model.dtype,
+            trust_remote_code=self.trust,
+            output_loading_info=True,
+        )
+        again, info = loaded
+        for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+            if info.get(kind):
+                raise UserError(
+                    _wrong(folder, f"{kind.replace('_', ' ')} {sorted(info[kind])[:3]}")
+                )
+        if sharded:  # the live model is in pieces, and the other processes are not here
+            return
+        again = again.to(self.model.device).eval()
+        rounded = autocast_dtype(self.model)
+        if rounded is not None:
+            autocast_trunk(again, rounded)
+        Positions(again).held = self.positions.held
+        live, saved = (few_logprobs(model) for model in (self.model, again))
+        if not torch.isfinite(live).all():
+            return
+        gap = (live - saved).abs()
+        exact = None if rounded is not None else SAME.get(self.model.dtype)
+        if gap.mean() > ROUNDED if exact is None else gap.max() > exact * (1 + live.abs().max()):
+            raise UserError(_wrong(folder, f"log-probs differ by {float(gap.max()):.2g} nats"))
+
+
+@torch.no_grad()
+def few_logprobs(model: Any) -> Tensor:
+    """The model's log-probs of a few tokens, in float32."""
+    ids = torch.tensor([[i % vocabulary_size(model) for i in IDS]], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0].float()
+    return torch.log_softmax(logits, -1).gather(1, ids[0][:, None])[:, 0]
+
+
+def once(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, a tied weight under the first of its names."""
+    own = dict(model.named_parameters()).keys()
+    again = dict(model.named_parameters(remove_duplicate=False)).keys() - own
+    return {name: value.detach() for name, value in tensors.items() if name not in again}
+
+
+def folder_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every tensor in a model folder, from the files' headers."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as saved:
+            shapes |= {n: tuple(saved.get_slice(n).get_shape()) for n in saved.keys()}  # noqa: SIM118
+    return shapes
+
+
+def _wrong(folder: Path, what: str) -> str:
+    return (
+        f"{folder} does not hold the trained model: {what}; this architecture cannot be saved "
+        "rightly with the settings of model.lora, please report it"
+    )
