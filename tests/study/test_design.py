@@ -120,10 +120,21 @@ def test_points_that_are_texts_are_run_and_named(tmp_path):
 
 
 def test_a_loss_out_of_bounds_is_refused_before_anything_runs(tmp_path):
-    """What only the loss itself knows: no setting is wrong, the composition is."""
+    """What only the loss itself knows: no setting is wrong, two of them together are."""
     surrogate = 'surrogate = { kind = "ppo_clip", high = 0.28, dual = 1.1 }, constraints = ["e'
     text = BASIC.replace('constraints = ["e', surrogate)
     with pytest.raises(UserError, match=r"dual .* must exceed 1 \+ high = 1.28") as error:
+        read_study(write(tmp_path, text))
+    assert "method ERC" in str(error.value)
+
+
+def test_a_loss_that_fails_is_refused_with_its_cell(tmp_path):
+    """A rule of the user's own, which only a call shows to be wrong."""
+    rule = tmp_path / "own.py"
+    rule.write_text("def broken():\n    return lambda inputs: 1 / 0\n")
+    text = BASIC.replace('constraints = ["entropy_ratio_clip"]', f'constraints = ["{rule}:broken"]')
+    assert text != BASIC
+    with pytest.raises(UserError, match="fails with ZeroDivisionError") as error:
         read_study(write(tmp_path, text))
     assert "ERC, learning_rate 0.0001, seed 0" in str(error.value)
 

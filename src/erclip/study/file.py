@@ -134,8 +134,8 @@ def _check_method(name: str, table: Mapping[str, Any], file: StudyFile) -> None:
 
 
 def check_losses(losses: Iterable[tuple[LossConfig, str]]) -> None:
-    """Build every loss, given with the name of its cell, once: its bounds are its own."""
-    from erclip.updates import build_loss  # torch: only once the file itself is right
+    """Build and try every loss, given with the name of its cell, once."""
+    from erclip.updates import build_loss, check_loss  # torch: only once the file itself is right
 
     seen: set[str] = set()
     for loss, cell in losses:
@@ -143,7 +143,7 @@ def check_losses(losses: Iterable[tuple[LossConfig, str]]) -> None:
             continue
         seen.add(repr(loss))
         try:
-            build_loss(loss)
+            check_loss(build_loss(loss))
         except ValueError as error:
             raise UserError(f"{cell}: {str(error).removesuffix('.')}.") from None
 
