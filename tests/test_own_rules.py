@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import json
+import pickle
 import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -188,7 +188,7 @@ def test_what_no_update_computes_is_refused(tmp_path, policy):
 def test_settings_go_to_another_process():
     """As a study sends them to its workers; the sections of rules have no name to be found by."""
     config = Config.model_validate({"loss": {"constraints": ["shuffled_erc"], "terms": []}})
-    again = pickle.loads(pickle.dumps(config))  # noqa: S301
+    again = pickle.loads(pickle.dumps(config))
     assert again == config
     assert again.loss.constraints[0].build() == config.loss.constraints[0].build()
 

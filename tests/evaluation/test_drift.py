@@ -71,6 +71,14 @@ def test_a_resumed_run_measures_from_the_same_start(run, tmp_path):
     assert distances(tmp_path / "b") == distances(out)
 
 
+@pytest.mark.parametrize("old", ["recomputed", "sampled"])
+def test_rollouts_that_run_ahead_start_from_the_same_policy(run, old, tmp_path):
+    """The first rollout is drawn and scored before any update, whatever is sampled beside it."""
+    ahead = ["trainer.rollouts=2", "rollout.staleness=1", f"rollout.old_policy={old}"]
+    Trainer(load_recipe("quickstart", [*SHORT, *ahead]), tmp_path / "run").train()
+    assert (tmp_path / "run" / FILE).read_text() == (run[1] / FILE).read_text()
+
+
 def test_a_run_whose_start_is_gone_logs_no_distance(run, tmp_path):
     recipe, _ = run
     drift = Drift(tmp_path, load_policy(recipe.config.model), recipe.config, World())
