@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from erclip.batches import make_batch
+from erclip.config import Config
 from erclip.errors import Diverged, UserError
 from erclip.packing import single_rows
 from erclip.records import Grade, Prompt, Sample
@@ -184,3 +185,9 @@ def test_rounding_to_int8_has_127_steps_a_side_in_each_row():
     with pytest.raises(KeyError), rounded_weights(layer, "bfloat16"):
         raise KeyError
     assert torch.equal(layer.weight, kept)
+
+
+def test_weights_that_change_in_between_are_not_rounded():
+    table = {"sampler": {"dtype": "int8"}, "rollout": {"staleness": 1, "overlap": True}}
+    with pytest.raises(ValueError, match="sampler.dtype = 'int8' rounds the weights before"):
+        Config.model_validate(table)
