@@ -189,5 +189,5 @@ def test_rounding_to_int8_has_127_steps_a_side_in_each_row():
 
 def test_weights_that_change_in_between_are_not_rounded():
     table = {"sampler": {"dtype": "int8"}, "rollout": {"staleness": 1, "overlap": True}}
-    with pytest.raises(ValueError, match="sampler.dtype = 'int8' rounds the weights before"):
+    with pytest.raises(ValueError, match=r"sampler\.dtype = 'int8' rounds the weights before"):
         Config.model_validate(table)
