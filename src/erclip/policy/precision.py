@@ -71,14 +71,15 @@ def fixed_order(device: torch.device) -> Generator[None]:
     would cost speed, and attention's backward pass would still add in any order.
     """
     before = torch.are_deterministic_algorithms_enabled()
-    filled = deterministic.fill_uninitialized_memory
+    memory: Any = deterministic
+    filled = memory.fill_uninitialized_memory
     if device.type != "cpu" or before:
         yield
         return
     torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-        deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
