@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart test test-slow test-trackers test-trl test-verl docs bench-op bench-train format clean test-vllm
+.PHONY: setup quickstart test test-slow test-oldest test-newest test-trackers test-trl test-verl docs bench-op bench-train format clean test-vllm
 
 setup: $(VENV)/.ready
 
@@ -15,7 +15,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	nvidia-smi >/dev/null 2>&1 || $(BIN)/python -m pip install -q --no-deps --retries 0 --index-url $(CPU_INDEX) $(TORCH) 2>/dev/null || true
 	$(BIN)/python -m pip install -q -c constraints.txt $(TORCH)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,hub,gym,gguf,ledger]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
 quickstart: setup
@@ -29,6 +29,26 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
+
+# The suite on the lowest versions that pyproject.toml allows (uv resolves them, pip installs them) and on
+# what pip resolves today without constraints; docs/install.md records both.
+test-oldest test-newest: test-%: .venv-%/.ready
+	.venv-$*/bin/python -m pip list
+	.venv-$*/bin/python -m pytest -q --timeout 600
+
+.venv-oldest/.ready: pyproject.toml
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install -q uv
+	.venv-oldest/bin/uv pip compile -q --no-header --no-annotate --resolution lowest-direct --extra dev \
+	  --python .venv-oldest/bin/python pyproject.toml -o .venv-oldest/versions.txt
+	.venv-oldest/bin/python -m pip install -q -r .venv-oldest/versions.txt
+	.venv-oldest/bin/python -m pip install -q --no-deps -e .
+	touch $@
+
+.venv-newest/.ready: pyproject.toml
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install -q --upgrade --upgrade-strategy eager -e '.[dev]'
+	touch $@
 
 # The trackers against their own packages, which pin what the rest does not: an environment of its own.
 test-trackers:
@@ -66,6 +86,7 @@ docs: setup
 	$(BIN)/python docs/metrics.py
 	$(BIN)/python docs/models.py
 	$(BIN)/python docs/results.py
+	$(BIN)/python docs/rules.py
 
 # TRL's adapter on the newest and the oldest TRL that it supports, each in an environment of its own.
 TRL_NEW := 1.16.0
@@ -103,3 +124,16 @@ format: setup
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+
+# Everything that needs a GPU, on a machine without a network: tests, then prices (docs/gpu.md).
+# make gpu-bundle here, bring the tree and .gpu there, make gpu; DEVICE=cpu rehearses it.
+BUNDLE ?= .gpu
+OUT ?= gpu-results
+MINUTES ?= 8
+DEVICE ?= cuda
+.PHONY: gpu gpu-bundle
+gpu-bundle:
+	$(PYTHON) benchmarks/gpu/bundle.py $(BUNDLE)
+
+gpu:
+	$(PYTHON) benchmarks/gpu/run.py --bundle $(BUNDLE) --minutes $(MINUTES) --device $(DEVICE) --out $(OUT)

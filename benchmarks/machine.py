@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -43,7 +44,10 @@ def kind() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out."""
+    """The commit that is checked out, or the one that `make gpu` found."""
+    named = os.environ.get("ERCLIP_GPU_COMMIT")
+    if named:
+        return named
     run = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=Path(__file__).parent,

@@ -34,6 +34,10 @@ PROMPTS = (
     "A train travels 60 km in 45 minutes. How fast is it?",
 )
 BAND = 0.05
+COLUMNS = (
+    *("lr", "trunk", "head", "clipped_float64_frac", "clipped_frac", "wrong_frac"),
+    *("wrong_low_entropy_frac", "low_entropy_tokens"),
+)
 
 
 def bf16_logits(hidden, weight, targets):
@@ -75,19 +79,20 @@ HEADS = {
 def sample(model, tokenizer, new_tokens):
     """One response per prompt: ids [B, T] and the mask of response tokens."""
     tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     texts = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": p}], tokenize=False, add_generation_prompt=True
         )
         for p in PROMPTS
     ]
-    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    batch = tokenizer(texts, return_tensors="pt", padding=True).to(model.device)
     torch.manual_seed(0)
     ids = model.generate(
         **batch, max_new_tokens=new_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0
     )
     grown = ids.shape[1] - batch.input_ids.shape[1]
-    attention = torch.cat([batch.attention_mask, torch.ones(len(ids), grown).long()], 1)
+    attention = torch.cat([batch.attention_mask, batch.attention_mask.new_ones(len(ids), grown)], 1)
     response = torch.zeros_like(ids, dtype=torch.bool)
     ends = (ids[:, -grown:] == tokenizer.eos_token_id).long()
     response[:, -grown:] = (ends.cumsum(1) - ends) == 0
@@ -96,14 +101,14 @@ def sample(model, tokenizer, new_tokens):
 
 def hidden_states(model, ids, attention, response, rows=None, autocast=None):
     """States that score the response tokens, [N, D]; `rows` at a time changes only the batching."""
-    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+    with torch.autocast(ids.device.type, autocast, enabled=autocast is not None):
         return _hidden_states(model, ids, attention, response, rows)
 
 
 def _hidden_states(model, ids, attention, response, rows):
     parts = []
     positions = (attention.cumsum(1) - 1).clamp(min=0)
-    for at in torch.arange(len(ids)).split(rows or len(ids)):
+    for at in torch.arange(len(ids), device=ids.device).split(rows or len(ids)):
         out = model.model(
             input_ids=ids[at], attention_mask=attention[at], position_ids=positions[at]
         )
@@ -121,8 +126,8 @@ def updated(path, grads, lr, dtype):
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64)
     with torch.no_grad():
         for p, g in zip(model.parameters(), grads, strict=True):
-            p -= lr * g.double().sign()
-    return model.to(dtype).eval()
+            p -= lr * g.cpu().double().sign()
+    return model.to(grads[0].device, dtype).eval()
 
 
 def name_of(dtype):
@@ -134,15 +139,18 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--lrs", type=float, nargs="+", default=[1e-6, 1e-5])
+    parser.add_argument("--device", default="cpu", help="cuda, or cpu with one thread")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    if args.device == "cpu":
+        torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    model = model.to(args.device).eval()
     with torch.no_grad():
         ids, attention, response = sample(model, tokenizer, args.new_tokens)
     targets = ids[:, 1:][response[:, 1:]]
-    signs = torch.where(torch.arange(len(targets)) % 2 == 0, 1.0, -1.0)
+    signs = 1.0 - 2.0 * (torch.arange(len(targets), device=args.device) % 2)
     hidden = hidden_states(model, ids, attention, response)
     weight = model.get_output_embeddings().weight
     (-(linear_logprob_entropy(hidden, weight, targets).logprobs * signs).mean()).backward()
@@ -164,8 +172,11 @@ def main() -> None:
         "model": args.model.name,
         "tokens": len(targets),
     }
-    rows = []
-    with torch.no_grad():
+    out = args.out or Path(__file__).parent / "results" / "op_numerics" / f"{kind()}.csv"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad(), out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, (*common, *COLUMNS), lineterminator="\n")
+        writer.writeheader()
         exact = {lr: states(lr, torch.float64) for lr in (0.0, *args.lrs)}
         entropy = {lr: float64(*pair, targets) for lr, pair in exact.items()}
         low = entropy[0.0] < 0.1
@@ -173,20 +184,14 @@ def main() -> None:
         def record(lr, trunk, head, new, old):
             truth, got = outside(entropy[lr], entropy[0.0]), outside(new, old)
             wrong = truth != got
-            rows.append(
-                {
-                    **common,
-                    "lr": lr,
-                    "trunk": trunk,
-                    "head": head,
-                    "clipped_float64_frac": f"{truth.double().mean():.4f}",
-                    "clipped_frac": f"{got.double().mean():.4f}",
-                    "wrong_frac": f"{wrong.double().mean():.4f}",
-                    "wrong_low_entropy_frac": f"{wrong[low].double().mean():.4f}",
-                    "low_entropy_tokens": int(low.sum()),
-                }
+            values = (
+                *(lr, trunk, head),
+                *(f"{flags.double().mean():.4f}" for flags in (truth, got, wrong, wrong[low])),
+                int(low.sum()),
             )
-            print(list(rows[-1].values())[6:], flush=True)
+            writer.writerow({**common, **dict(zip(COLUMNS, values, strict=True))})
+            file.flush()
+            print(values, flush=True)
 
         for lr in args.lrs:
             for name, head in HEADS.items():
@@ -205,12 +210,6 @@ def main() -> None:
                 record(lr, trunk, "erclip", erclip(*states(lr, dtype), targets), start)
             again = erclip(*states(0.0, dtype, rows=3), targets)
             record(0, f"{trunk}, other batching", "erclip", again, start)
-    out = args.out or Path(__file__).parent / "results" / "op_numerics" / f"{kind()}.csv"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

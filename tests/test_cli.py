@@ -68,7 +68,7 @@ def test_a_run_and_its_report(tmp_path, call):
 
 def test_other_packages_say_nothing():
     """What LoRA, 8-bit AdamW and transformers' schedules import, warns on CPUs with bfloat16."""
-    code = "from erclip.foreign import import_quietly as i; i('peft'); i('bitsandbytes')"
+    code = "from erclip.extras import need; need('peft', ''); need('bitsandbytes', '')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
 

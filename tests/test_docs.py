@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import runpy
+import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,9 @@ def blocks(language):
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs", "exec"), {"__name__": "docs"})
+    module = types.ModuleType("docs")
+    monkeypatch.setitem(sys.modules, "docs", module)
+    exec(compile(code, "docs", "exec", dont_inherit=True), module.__dict__)
 
 
 @pytest.mark.parametrize("text", blocks("toml"))
@@ -69,6 +73,14 @@ def test_the_table_of_models_is_that_of_the_rows():
     text = script["PAGE"].read_text()
     assert script["MARKER"].search(text)
     assert script["filled"](text) == text, "run `make docs`"
+
+
+def test_the_page_on_rules_has_every_part_as_its_docstring_says():
+    page = runpy.run_path(str(ROOT / "docs" / "rules.py"))
+    text = page["PAGE"].read_text()
+    assert page["filled"](text) == text, "run `make docs`"
+    for role in page["ROLES"].values():
+        assert all(f"| `{part.__name__}` |" in text for part in page["parts"](role))
 
 
 def test_tables_of_results_are_those_of_the_rows():

@@ -78,8 +78,11 @@ def test_a_file_that_cannot_be_used_is_one_sentence(source):
         ("gone.py:fn", "there is no file 'gone.py'"),
         (source("fn = 3\n"), "defines no function 'fn'"),
         (source("def other(r, g):\n    return 1\n"), "defines no function 'fn'"),
-        (source("import no_such_module\n"), "the file fails with ModuleNotFoundError"),
-        (source("def fn(:\n"), "the file fails with SyntaxError"),
+        (
+            source("import no_such_module\n"),
+            "while the file is loaded: it fails with ModuleNotFoundError",
+        ),
+        (source("def fn(:\n"), "while the file is loaded: it fails with SyntaxError"),
     ):
         with pytest.raises(UserError, match=sentence):
             load_function(where)

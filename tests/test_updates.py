@@ -11,7 +11,6 @@ import torch
 import erclip
 from erclip.batches import make_batch
 from erclip.config import Config
-from erclip.errors import UserError
 from erclip.packing import micro_batches, single_rows
 from erclip.policy import Policy
 from erclip.records import Grade, Sample
@@ -141,8 +140,3 @@ def test_warm_up_is_linear_and_starts_above_zero(policy, samples):
     mini_batch = scored(policy, samples[:4], 10**6)
     rates = [updater.update(mini_batch)["train/learning_rate"] for _ in range(6)]
     assert [rate / TINY for rate in rates] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
-
-
-def test_a_composition_that_cannot_be_is_one_sentence(policy):
-    with pytest.raises(UserError, match=r"loss: dual .* must exceed 1 \+ high = 1\.28, not 1\.1"):
-        Updater(policy, config(surrogate={"kind": "ppo_clip", "dual": 1.1}))

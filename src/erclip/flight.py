@@ -25,7 +25,8 @@ from erclip.errors import UserError
 from erclip.packing import micro_batches
 from erclip.policy import Policy, Scores
 from erclip.records import Grade, Group, Prompt, Response, Sample
-from erclip.updates import ScoredBatch, score_old
+from erclip.seeds import derive_seed
+from erclip.updates import Lots, ScoredBatch, score_old
 
 GROUPS = "rollout.jsonl"
 SCORES = "rollout.safetensors"
@@ -60,6 +61,26 @@ class Flight:
     def samples(self) -> list[Sample]:
         """Everything that was sampled, in the order in which responses are numbered."""
         return [sample for group in self.sampled for sample in group.samples]
+
+    def lots(self, seed: int) -> Lots:
+        """A uniform number for every token that depends on its response and place alone.
+
+        However responses are cut into micro-batches, packed or dealt to processes, a rule that
+        draws by lot draws the same tokens.
+        """
+        numbers = {id(sample): number for number, sample in enumerate(self.samples)}
+
+        def draw(batch: TokenBatch) -> Tensor:
+            lots = torch.zeros(batch.mask.shape)
+            for row, sample in enumerate(batch.samples):
+                if id(sample) in numbers:
+                    length = len(sample.response.token_ids)
+                    own = derive_seed(seed, numbers[id(sample)])
+                    generator = torch.Generator().manual_seed(own)
+                    lots[row, :length] = torch.rand(length, generator=generator)
+            return lots.to(batch.mask.device)
+
+        return draw
 
     def mini_samples(self, mini: int) -> list[Sample]:
         """One mini-batch's samples, those of all processes."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the run stops where a checkpoint can be written, not wherever it is.
+"""Ctrl-C, SIGTERM, SIGHUP (a lost ssh): a run stops where it can be saved, not wherever it is.
 
 A second signal ends the run at once, with the checkpoints that there are.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from erclip.distributed import World
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 25.0  # torchrun kills its processes 30 s after it has told them to stop
 
 
@@ -39,7 +39,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            heard = [n for n in SIGNALS if n != signal.SIGHUP or not _ignored(n)]  # nohup's wish
+            self._before = {number: signal.signal(number, self._receive) for number in heard}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -79,3 +80,7 @@ class Interrupts:
             self._timer = threading.Timer(PATIENCE_S, os._exit, [128 + number])
             self._timer.daemon = True
             self._timer.start()
+
+
+def _ignored(number: int) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN

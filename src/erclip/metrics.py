@@ -7,7 +7,7 @@ micro-batch size never changes a number. Counts are of response tokens inside th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -94,18 +94,35 @@ METRICS: dict[str, Metric] = {
     "truncated_frac": Metric("fraction", "mean", "responses cut at max_tokens"),
 }
 
+CORE_RULES = ("ppo_low", "ppo_high", "dual", "erc_low", "erc_high", "random")
+
 _AT_K = re.compile(r"_at_\d+(_low|_high)?$")
 
 
 def find_metric(name: str) -> Metric | None:
     """The declaration of a name in metrics.jsonl; `eval/<set>/<name>` is declared by <name>.
 
+    `clip/<rule>_frac`, `weight/<rule>` and `loss/<term>` are what parts of the loss report.
+
     >>> find_metric("eval/countdown/avg_at_4_low").unit, find_metric("kind")
     ('fraction', None)
     """
     if name.startswith("eval/"):
         name = _AT_K.sub("_at_k", name.rpartition("/")[2])
-    return METRICS.get(name)
+    return METRICS.get(name) or _of_a_rule(name)
+
+
+def _of_a_rule(name: str) -> Metric | None:
+    """What the parts of a loss report under names of their own."""
+    area, _, own = name.partition("/")
+    if area == "clip" and own.endswith("_frac"):
+        rule = own.removesuffix("_frac")
+        return Metric("fraction", "mean", f"tokens on which the rule {rule} acted")
+    if area == "weight":
+        return Metric("1", "mean", f"share of gradient that {own} leaves a token")
+    if area == "loss":
+        return Metric("1", "mean", f"the cost {own} per token, before its weight")
+    return None
 
 
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -142,19 +159,56 @@ class Pool:
 def token_sums(out: LossOutput, entropies: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """What one micro-batch adds to the pool: sums over its masked tokens."""
     ratio = out.ratio
-    return {
+    sums = {
         "policy/entropy": torch.where(mask, entropies, 0.0).sum(),
         "policy/kl_old": torch.where(mask, ratio - 1 - ratio.log(), 0.0).sum(),
         "ratio/mean": torch.where(mask, ratio, 0.0).sum(),
-        "clip/ppo_frac": (out.ppo_low | out.ppo_high).sum(),
-        "clip/ppo_low_frac": out.ppo_low.sum(),
-        "clip/ppo_high_frac": out.ppo_high.sum(),
-        "clip/dual_frac": out.dual.sum(),
-        "clip/erc_frac": (out.erc_low | out.erc_high).sum(),
-        "clip/erc_low_frac": out.erc_low.sum(),
-        "clip/erc_high_frac": out.erc_high.sum(),
-        "clip/random_frac": out.random.sum(),
     }
+    return sums | _clip_sums(out) | _weight_sums(out, mask) | _term_sums(out)
+
+
+def _clip_sums(out: LossOutput) -> dict[str, Tensor]:
+    """Tokens by the names of the rules that acted on them.
+
+    Rules that are as old as this package are there in every run, so that runs compare.
+    """
+    sums = {}
+    for rule, names in sides((*CORE_RULES, *out.clipped)).items():
+        flags = [out.flags(name) for name in names]
+        if len(flags) > 1:
+            sums[f"clip/{rule}_frac"] = (flags[0] | flags[1]).sum()
+        sums |= {f"clip/{n}_frac": hit.sum() for n, hit in zip(names, flags, strict=True)}
+    return sums
+
+
+def sides(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Rules and the names they report under: `x_low` and `x_high` are two sides of one rule x.
+
+    >>> sides(["erc_low", "erc_high", "low_entropy"])
+    {'erc': ('erc_low', 'erc_high'), 'low_entropy': ('low_entropy',)}
+    """
+    known = dict.fromkeys(names)
+    found = {}
+    for name in known:
+        rule, _, side = name.rpartition("_")
+        pair = (f"{rule}_low", f"{rule}_high")
+        if side in ("low", "high") and all(other in known for other in pair):
+            found[rule] = pair
+        else:
+            found[name] = (name,)
+    return found
+
+
+def _weight_sums(out: LossOutput, mask: Tensor) -> dict[str, Tensor]:
+    return {
+        f"weight/{name}": torch.where(mask, weight, 0.0).sum()
+        for name, weight in out.weights.items()
+    }
+
+
+def _term_sums(out: LossOutput) -> dict[str, Tensor]:
+    known = {"kl_penalty": "policy/kl_ref"}
+    return {known.get(name, f"loss/{name}"): cost.sum() for name, cost in out.terms.items()}
 
 
 def ratio_quantiles(entropy_ratios: Tensor) -> dict[str, float]:

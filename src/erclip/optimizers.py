@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from erclip.config import TrainerConfig
 from erclip.errors import UserError
-from erclip.foreign import import_quietly
+from erclip.extras import need
 
 
 def build_optimizer(
@@ -29,12 +29,7 @@ def build_optimizer(
                 'trainer.optimizer = "adamw_8bit" serves one process: its kernels know no slices '
                 'of weights; several processes share the states of "adamw" anyway.'
             )
-        try:
-            make = import_quietly("bitsandbytes").optim.AdamW8bit
-        except ImportError:
-            raise UserError(
-                "trainer.optimizer = \"adamw_8bit\" needs bitsandbytes: pip install 'erclip[8bit]'."
-            ) from None
+        make = need("bitsandbytes", 'trainer.optimizer = "adamw_8bit"').optim.AdamW8bit
     return make(
         parameters,
         lr=config.learning_rate,
@@ -59,7 +54,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: TrainerConfig) -> L
 def _theirs(optimizer: torch.optim.Optimizer, config: TrainerConfig) -> LambdaLR:
     name = config.schedule.kind
     total = config.rollouts * config.updates_per_rollout * config.epochs + 1
-    schedule = import_quietly("transformers.optimization").get_scheduler(
+    schedule = need("transformers.optimization", f"the schedule {name}").get_scheduler(
         name,
         optimizer,
         num_warmup_steps=config.warmup_updates,

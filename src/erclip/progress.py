@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from erclip.config import Config
+from erclip.console import Console
+from erclip.metrics import sides
 from erclip.report.verdict import noise_warning
 
 
@@ -20,7 +21,7 @@ class ProgressDisplay:
     def __init__(self, config: Config, console: Console | None = None):
         self.console = console or Console()
         self.rollouts = config.trainer.rollouts
-        self.evals: list[tuple[int, dict[str, float]]] = []
+        self.evals: list[tuple[int, Mapping[str, Any]]] = []
         self._updates: list[Mapping[str, Any]] = []  # of the rollout that is under way
         self._warned = False
         self._idle: list[str] = []  # why each rollout that taught nothing did not
@@ -29,7 +30,7 @@ class ProgressDisplay:
             TextColumn("rollout"),
             MofNCompleteColumn(),
             BarColumn(bar_width=16),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self.console,
             disable=not self.console.is_terminal,
@@ -66,9 +67,7 @@ class ProgressDisplay:
         self._progress.update(self._bar, completed=rollout, numbers=numbers)
         plain = not self.console.is_terminal
         if plain and (rollout == 1 or rollout % max(1, self.rollouts // 10) == 0):
-            self.console.print(
-                f"rollout {rollout}/{self.rollouts}  {numbers}", highlight=False, soft_wrap=True
-            )
+            self.console.print(f"rollout {rollout}/{self.rollouts}  {numbers}")
 
     def _warn_of_noise(self, noise: float, clipped: float) -> None:
         """Say once that what ERC clips is rounding, and what helps."""
@@ -79,9 +78,7 @@ class ProgressDisplay:
 
     def warn(self, text: str) -> None:
         """A warning above the bar; any thread may call it."""
-        self._progress.console.print(
-            f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True
-        )
+        self._progress.console.print(f"warning: {text}", style="yellow")
 
     def last_word(self) -> str | None:
         """A sentence if the whole run changed nothing; None if it learned."""
@@ -97,7 +94,8 @@ class ProgressDisplay:
         for heading in ("held-out", "before", "after"):
             table.add_column(heading)
         before, after = self.evals[0][1], self.evals[-1][1]
-        for name in (name for name in before if "/avg_at_" in name and name[-1].isdigit()):
+        both = [name for name in before if _is_accuracy(name) and {name, f"{name}_low"} <= {*after}]
+        for name in both:
             short = name.removeprefix("eval/")
             table.add_row(short, _with_interval(before, name), _with_interval(after, name))
         return table
@@ -127,7 +125,9 @@ def why_nothing_learned(
 def mean_of_updates(updates: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """A rollout's clipped shares, pooled over its updates' tokens, and its mean gradient norm."""
     tokens = [update.get("train/tokens") or 1.0 for update in updates]
-    weights = {"clip/ppo_frac": tokens, "clip/erc_frac": tokens, "grad/norm": [1.0] * len(updates)}
+    first = updates[0] if updates else {}
+    weights = {name: tokens for name in first if name.startswith("clip/")}
+    weights["grad/norm"] = [1.0] * len(updates)
     present = [name for name in weights if updates and all(name in update for update in updates)]
     return {
         name: sum(w * update[name] for w, update in zip(weights[name], updates, strict=True))
@@ -142,18 +142,27 @@ def describe_rollout(m: Mapping[str, Any]) -> str:
     if "policy/entropy" in m:
         parts.append(f"entropy {m['policy/entropy']:.2f}")
     if "clip/ppo_frac" in m:
-        parts.append(
-            f"clipped ppo {_percent(m['clip/ppo_frac'])} erc {_percent(m['clip/erc_frac'])}"
-        )
+        parts.append("clipped " + " ".join(f"{rule} {_percent(m[n])}" for rule, n in _rules(m)))
     if "grad/norm" in m:
         parts.append(f"grad {m['grad/norm']:.2f}")
     return "  ".join(parts)
 
 
+def _rules(m: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The surrogate's range, ERC, and every rule of the loss that is no switch of the two."""
+    own = sides(name.removeprefix("clip/").removesuffix("_frac") for name in m if "clip/" in name)
+    shown = [rule for rule in own if f"clip/{rule}_frac" in m and rule not in ("dual", "random")]
+    return [(rule, f"clip/{rule}_frac") for rule in dict.fromkeys(("ppo", "erc", *shown))]
+
+
 def describe_eval(m: Mapping[str, Any]) -> str:
     """Every avg@k of one evaluation, with its interval."""
-    names = [name for name in m if "/avg_at_" in name and name[-1].isdigit()]
+    names = filter(_is_accuracy, m)
     return ", ".join(f"{name.removeprefix('eval/')} {_with_interval(m, name)}" for name in names)
+
+
+def _is_accuracy(name: str) -> bool:
+    return "/avg_at_" in name and name[-1].isdigit()
 
 
 def _with_interval(m: Mapping[str, Any], name: str) -> str:

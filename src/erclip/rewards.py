@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
+import inspect
 import math
-import sys
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from erclip.config import RewardConfig
 from erclip.errors import UserError
+from erclip.plugins import PluginError, load_attribute
 from erclip.records import Grade, Response
+from erclip.text import shown
+from erclip.usercode import user_code
 
 RewardFunction = Callable[[Response, Grade], float]
+
+LARGEST = 1e15
+"""Of a user's rewards: the variance of a group of them must fit into float32."""
 
 
 def reward(response: Response, grade: Grade, config: RewardConfig) -> float:
@@ -49,47 +52,56 @@ def overlong_punishment(length: int, max_length: int, cache: int) -> float:
     return -1.0 if length > max_length else (free - length) / cache
 
 
-@cache
 def load_function(source: str) -> RewardFunction:
     """The function that "file.py:name" names; the file runs once, as a module of its own."""
-    file, _, name = source.rpartition(":")
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"reward.function = {source!r}: there is no file {file!r}.")
-    module_name = f"erclip_reward_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"reward.function = {source!r}: {file!r} is not a Python file.")
-    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may raise anything; the sentence says what
+        return load_attribute(source)
+    except PluginError as error:
+        raise UserError(f"reward.function = {source!r}: {error}.") from error
+
+
+def check_function(config: RewardConfig) -> None:
+    """Refuse before anything is sampled a function that is not there or cannot be called."""
+    if config.function is None:
+        return
+    function = load_function(config.function)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in callables have none
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
         raise UserError(
-            f"reward.function = {source!r}: the file fails with {_say(error)}."
-        ) from error
-    function: Any = getattr(module, name, None)
-    if not callable(function):
-        raise UserError(f"reward.function = {source!r}: {file!r} defines no function {name!r}.")
-    return function
+            f"reward.function = {config.function!r} cannot be called as fn(response, grade): "
+            f"{error}."
+        ) from None
 
 
 def _checked(source: str, response: Response, grade: Grade) -> float:
-    """The function's value; whatever is no finite number ends the run in one sentence."""
+    """The function's value; whatever is no number, or too large, ends the run in one sentence."""
     function = load_function(source)
     where = f"reward.function = {source!r} on a response to prompt {response.prompt.id}"
-    try:
+    with user_code(where):
         value = function(response, grade)
-    except Exception as error:  # see load_function
-        raise UserError(f"{where}: it fails with {_say(error)}.") from error
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+        number = _number(value)
     if not math.isfinite(number):
-        raise UserError(f"{where}: it returned {value!r}, which is no finite number.")
+        raise UserError(f"{where}: it returned {shown(value)}, which is no finite number.")
+    if abs(number) > LARGEST:
+        raise UserError(
+            f"{where}: it returned {shown(value)}, whose square float32 cannot hold: stay within "
+            f"{LARGEST:g}."
+        )
     return number
 
 
-def _say(error: Exception) -> str:
-    """The error in one line."""
-    return f"{type(error).__name__} ({' '.join(str(error).split())})"
+def _number(value: Any) -> float:
+    """NaN for what is no number; text is none, whatever it says."""
+    if isinstance(value, str | bytes | bytearray):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return math.nan

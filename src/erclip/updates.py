@@ -10,13 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import erclip.losses
 from erclip.batches import TokenBatch
 from erclip.config import Config, LossConfig
-from erclip.config.loss import EntropyRatioClip
 from erclip.distributed import World
 from erclip.errors import UserError
-from erclip.losses import LossOutput, entropy_bonus, kl_penalty, policy_loss, positive_nll
+from erclip.losses import (
+    LossOutput,
+    Term,
+    entropy_bonus,
+    kl_penalty,
+    policy_loss,
+    positive_nll,
+)
+from erclip.losses.parts import needs_of
+from erclip.losses.types import Statistics
 from erclip.metrics import Pool, ratio_quantiles, token_sums
 from erclip.optimizers import build_optimizer, build_schedule
 from erclip.policy import Policy, Scores, load_policy
@@ -32,29 +39,28 @@ class ScoredBatch:
     old: Scores
 
 
+Lots = Callable[[TokenBatch], Tensor]
+"""A uniform number in [0, 1) for every token of a micro-batch [B, T]."""
+
 Watch = Callable[[ScoredBatch, Scores, LossOutput], None]
 """Whoever wants to see the tokens of an update: old scores, new scores, what fired."""
 
 
-def build_loss(config: LossConfig) -> Callable[..., LossOutput]:
-    """The composition that a recipe describes: each `kind` is a factory in `erclip.losses`."""
-    try:
-        surrogate, *constraints = (_build(part) for part in (config.surrogate, *config.constraints))
-        importance = None if config.importance is None else _build(config.importance)
-    except ValueError as error:
-        raise UserError(f"loss: {error}") from None
-    return policy_loss(surrogate, constraints, importance=importance)
-
-
-def _build(part: Any) -> Callable[..., Any]:
-    return getattr(erclip.losses, part.kind)(**part.model_dump(exclude={"kind"}))
-
-
-def needs_slopes(config: LossConfig) -> bool:
-    """Whether a constraint asks in which direction an update moves the entropy."""
-    return any(
-        isinstance(part, EntropyRatioClip) and part.rule == "directional"
-        for part in config.constraints
+def build_loss(config: LossConfig) -> policy_loss:
+    """The composition that a recipe describes."""
+    terms: list[Term] = [term.build() for term in config.terms]
+    if config.positive_nll:
+        terms.append(positive_nll(config.positive_nll))
+    if config.entropy_bonus:
+        terms.append(entropy_bonus(config.entropy_bonus))
+    if config.kl is not None:
+        terms.append(kl_penalty(config.kl.weight, config.kl.estimator))
+    importance = config.importance
+    return policy_loss(
+        config.surrogate.build(),
+        [constraint.build() for constraint in config.constraints],
+        importance=None if importance is None else importance.build(),
+        terms=terms,
     )
 
 
@@ -71,13 +77,18 @@ class Updater:
         self.policy, self.config, self.world = policy, config, world or World()
         trainer = config.trainer
         self.loss_fn = build_loss(config.loss)
-        self.reference = load_reference(policy, config, self.world)
+        self.statistics: Statistics | None = None  # of the last mini-batch
+        needed = "reference_logprobs" in self.loss_fn.needs
+        self.reference = load_reference(policy, config, self.world) if needed else None
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.parameters, trainer, self.world.size)
         self.scheduler = build_schedule(self.optimizer, trainer)
 
     def update(
-        self, mini_batch: Sequence[ScoredBatch], watch: Watch | None = None
+        self,
+        mini_batch: Sequence[ScoredBatch],
+        watch: Watch | None = None,
+        lots: Lots | None = None,
     ) -> dict[str, float]:
         """One optimiser step on the micro-batches of one mini-batch; its metrics.
 
@@ -85,10 +96,12 @@ class Updater:
         loss or gradient that is not finite skips the step and is counted, on every process alike
         because both are sums over all of them. `watch` sees every micro-batch, with slopes.
         """
-        num_tokens, num_correct = self._counts(mini_batch)
+        count = torch.tensor(sum(scored.batch.num_tokens for scored in mini_batch))
+        num_tokens = int(self.world.sum(count))
+        self.statistics = self.measure(mini_batch, lots)
         pool, rhos, losses = Pool(), [], []
         for scored in mini_batch:
-            loss, rho = self._backward(scored, num_tokens, num_correct, pool, watch)
+            loss, rho = self._backward(scored, num_tokens, pool, watch, lots)
             losses.append(loss)
             rhos.append(rho)
         loss = float(self.world.sum(torch.stack(losses).sum()))
@@ -112,71 +125,82 @@ class Updater:
 
     def score(self, batch: TokenBatch, *, slopes: bool = False) -> Scores:
         """The policy's scores, with what this loss asks of them."""
-        terms = self.config.loss
+        needs = self.loss_fn.needs
         return self.policy.score(
             batch,
-            slopes=slopes or needs_slopes(terms),
-            entropy_gradient=terms.entropy_bonus > 0,
+            slopes=slopes or "entropy_slopes" in needs,
+            entropy_gradient="live_entropies" in needs,
         )
 
-    def judge(self, scored: ScoredBatch, new: Scores, num_tokens: int) -> LossOutput:
-        """Loss of a micro-batch, and which of its tokens each rule clips."""
+    @torch.no_grad()
+    def measure(self, mini_batch: Sequence[ScoredBatch], lots: Lots | None) -> Statistics | None:
+        """What the loss's rules have to know of a whole mini-batch; a collective.
+
+        A rule that measures the policy in training costs a forward pass of it.
+        """
+        rules = self.loss_fn.mini_batch_rules
+        if not rules:
+            return None
+        needed = frozenset().union(*(needs_of(rule) for rule in rules))
+        micros = []
+        for scored in mini_batch:
+            new = self.score(scored.batch) if self.loss_fn.measures_current else None
+            asks = "reference_logprobs" in needed
+            reference = self._reference_scores(scored.batch) if asks else None
+            micros.append(self.tensors(scored, new, reference, lots))
+        return self.loss_fn.statistics(micros, self.world.concatenate, self.statistics)
+
+    def tensors(
+        self,
+        scored: ScoredBatch,
+        new: Scores | None,
+        reference: Scores | None = None,
+        lots: Lots | None = None,
+    ) -> dict[str, Any]:
+        """A micro-batch as the loss's arguments."""
         batch, old = scored.batch, scored.old
-        return self.loss_fn(
-            logprobs=new.logprobs,
-            old_logprobs=old.logprobs,
-            advantages=batch.advantages,
-            mask=batch.mask,
-            entropies=new.entropies,
-            old_entropies=old.entropies,
-            entropy_slopes=new.slopes,
-            sampler_logprobs=batch.sampler_logprobs,
-            num_tokens=max(num_tokens, 1),
-        )
-
-    def _counts(self, mini_batch: Sequence[ScoredBatch]) -> tuple[int, int]:
-        """Tokens, and tokens of correct responses, in the whole mini-batch."""
-        counts = [sum(scored.batch.num_tokens for scored in mini_batch), 0]
-        if self.config.loss.positive_nll:  # counting waits for the device
-            counts[1] = sum(int(_correct_tokens(scored.batch).sum()) for scored in mini_batch)
-        num_tokens, num_correct = self.world.sum(torch.tensor(counts)).tolist()
-        return num_tokens, num_correct
+        tensors = {
+            "old_logprobs": old.logprobs,
+            "advantages": batch.advantages,
+            "mask": batch.mask,
+            "old_entropies": old.entropies,
+            "sampler_logprobs": batch.sampler_logprobs,
+            "correct": batch.correct,
+        }
+        if new is not None:
+            own = {"logprobs": new.logprobs, "entropies": new.entropies}
+            tensors |= own | {"entropy_slopes": new.slopes}
+        if reference is not None:
+            tensors["reference_logprobs"] = reference.logprobs
+        if lots is not None:
+            tensors["lots"] = lots(batch)
+        return tensors
 
     def _backward(
         self,
         scored: ScoredBatch,
         num_tokens: int,
-        num_correct: int,
         pool: Pool,
         watch: Watch | None,
+        lots: Lots | None,
     ) -> tuple[Tensor, Tensor]:
-        batch, terms = scored.batch, self.config.loss
+        batch = scored.batch
         reference = self._reference_scores(batch)
         new = self.score(batch, slopes=watch is not None)
-        out = self.judge(scored, new, num_tokens)
-        loss = out.loss
-        if num_correct:
-            nll = positive_nll(new.logprobs, _correct_tokens(batch), num_correct)
-            loss = loss + terms.positive_nll * nll
-        if terms.entropy_bonus:
-            bonus = entropy_bonus(new.entropies, batch.mask, max(num_tokens, 1))
-            loss = loss + terms.entropy_bonus * bonus
-            new = replace(new, entropies=new.entropies.detach())
-        sums = token_sums(out, new.entropies, batch.mask)
-        if terms.kl is not None and reference is not None:
-            estimator, mask = terms.kl.estimator, batch.mask
-            kl = kl_penalty(new.logprobs, reference.logprobs, mask, 1, estimator)  # a sum
-            sums["policy/kl_ref"] = kl
-            if terms.kl.weight:
-                loss = loss + terms.kl.weight * kl / max(num_tokens, 1)
+        out = self.loss_fn(
+            **self.tensors(scored, new, reference, lots),
+            num_tokens=max(num_tokens, 1),
+            statistics=self.statistics,
+        )
+        new = replace(new, entropies=new.entropies.detach())
         if batch.num_tokens or self.world.size > 1:  # sharded layers are gathered by all or none
             with fixed_order(self.policy.device):
-                loss.backward()
-        pool.add(sums, batch.num_tokens)
+                out.loss.backward()
+        pool.add(token_sums(out, new.entropies, batch.mask), batch.num_tokens)
         if watch is not None:
             watch(scored, new, out)
         assert out.entropy_ratio is not None
-        return loss.detach(), out.entropy_ratio[batch.mask]
+        return out.loss.detach(), out.entropy_ratio[batch.mask]
 
     @torch.no_grad()
     def _reference_scores(self, batch: TokenBatch) -> Scores | None:
@@ -188,23 +212,21 @@ class Updater:
         return self.reference.score(batch)
 
 
-def load_reference(policy: Policy, config: Config, world: World) -> Policy | None:
-    """The frozen model of the KL penalty; None without one.
+def load_reference(policy: Policy, config: Config, world: World) -> Policy:
+    """The frozen model that a KL penalty measures from.
 
     It is scored during the updates, so that nothing of it has to be kept in a checkpoint. With
     LoRA it is the policy itself: the weights that the run began with lie under its adapters.
     """
-    kl = config.loss.kl
-    if kl is None:
-        return None
-    if kl.model is None and policy.has_adapters:
+    path = config.loss.kl and config.loss.kl.model
+    if path is None and policy.has_adapters:
         return policy
-    source = {"lora": None} if kl.model is None else {"lora": None, "path": kl.model}
+    source = {"lora": None} if path is None else {"lora": None, "path": path}
     reference = load_policy(config.model.model_copy(update=source), policy.temperature)
     vocabularies = [p.model.config.get_text_config().vocab_size for p in (policy, reference)]
     if vocabularies[0] != vocabularies[1]:
         raise UserError(
-            f"loss.kl.model = {kl.model!r} has a vocabulary of {vocabularies[1]} tokens, the model "
+            f"loss.kl.model = {path!r} has a vocabulary of {vocabularies[1]} tokens, the model "
             f"one of {vocabularies[0]}: a reference must share the model's tokenizer."
         )
     if policy.lengths is not None:
@@ -212,7 +234,3 @@ def load_reference(policy: Policy, config: Config, world: World) -> Policy | Non
     reference.model.requires_grad_(False)
     reference.shard(world)
     return reference
-
-
-def _correct_tokens(batch: TokenBatch) -> Tensor:
-    return batch.mask & batch.correct[:, None]

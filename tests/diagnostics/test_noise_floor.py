@@ -47,8 +47,11 @@ def test_float32_clips_nothing_and_rounded_logits_do(measured):
         if dtype == "float32" or layout == "same":
             assert not floor.erc.any()
             assert not floor.ppo.any()
-    exact, rounded = (floors["bfloat16", head, "sampler"] for head in HEADS)
-    assert rounded.erc.sum() > exact.erc.sum()
+    exact, rounded = (
+        sum(int(f.erc.sum()) for f in measured.floors if (f.dtype, f.head) == ("bfloat16", head))
+        for head in HEADS
+    )
+    assert rounded > exact
     assert floors["bfloat16", "model", "update"].erc.any()
 
 

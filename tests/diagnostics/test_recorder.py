@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from diagnostics.conftest import lines, train
 from erclip.diagnostics import what_if
-from erclip.diagnostics.ledger import FLAGS, read_ledger
+from erclip.diagnostics.ledger import read_ledger
 from erclip.diagnostics.recorder import Recorder
 from erclip.errors import UserError
+from erclip.metrics import CORE_RULES
 from erclip.recipes import load_recipe
 
 
@@ -88,7 +91,7 @@ def test_fired_bits_follow_the_order_of_the_flags(run, ledger):
     here = (ledger.places["rollout"] == row["rollout"]) & (
         ledger.places["response"] == row["number"]
     )
-    for bit, name in enumerate(FLAGS):
+    for bit, name in enumerate(CORE_RULES):
         assert [bool(f >> bit & 1) for f in row["fired"]] == ledger.flags[name][here].tolist()
 
 
@@ -105,7 +108,7 @@ def test_keeping_a_ledger_changes_no_number(run, tmp_path):
 
 
 def test_without_pyarrow_the_run_refuses_to_start(monkeypatch, tmp_path):
-    monkeypatch.setattr("erclip.diagnostics.ledger.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     config = load_recipe("quickstart", ["ledger.every=10"]).config
     with pytest.raises(UserError, match=r"pip install 'erclip\[ledger\]'"):
         Recorder(config, None, tmp_path)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from erclip.diagnostics import what_if
-from erclip.diagnostics.ledger import FLAGS, Ledger
+from erclip.diagnostics.ledger import Ledger
 from erclip.diagnostics.ledger_page import ledger_sheet, numbers, ranges
 from erclip.errors import UserError
+from erclip.metrics import CORE_RULES
 
 # old H, new H, log r, A, slope, token
 ROWS = [
@@ -42,7 +43,7 @@ def ledger():
             "slope": slope,
             "advantage": advantage,
         },
-        flags=dict.fromkeys(FLAGS, none),
+        flags=dict.fromkeys(CORE_RULES, none),
     )
 
 

@@ -14,6 +14,7 @@ from erclip.evaluation.benchmarks import NAMES, SOURCES, load_benchmark, load_da
 from erclip.evaluation.problems import gold_fields
 from erclip.grading import Gold, Grader
 from erclip.tasks.base import Wording
+from erclip.tasks.repeats import problem_of
 from shared_data import shared_data
 
 COUNTS = {
@@ -81,7 +82,25 @@ def test_a_hash_stands_for_texts_and_golds_not_for_the_file(tmp_path):
     assert sha(tmp_path, [{**ROWS[0], "problem": "What is 2 + 4?"}, ROWS[1]]) != usual
     assert sha(tmp_path, [{**ROWS[0], "answer": "6"}, ROWS[1]]) != usual
     assert sha(tmp_path, ROWS[:1]) != usual
-    assert sha(tmp_path, [*ROWS, ROWS[0]]) != usual
+    assert sha(tmp_path, [*ROWS, ROWS[0]]) == usual  # a repeated row is no other problem
+
+
+def test_repeated_rows_are_copies_of_one_problem(tmp_path):
+    found = load_data(write(tmp_path, "own.jsonl", ROWS * 16))
+    assert len(found.prompts) == len({prompt.id for prompt in found.prompts}) == 32
+    assert {problem_of(prompt.id) for prompt in found.prompts} == {
+        prompt.id for prompt in load_data(write(tmp_path, "own.jsonl", ROWS)).prompts
+    }
+    assert found.remarks[0].startswith(
+        "32 rows are 2 different problems: responses to copies count"
+    )
+    assert len(found.limited(1).prompts) == 16
+
+
+def test_one_problem_with_two_golds_is_said(tmp_path):
+    rows = [*ROWS, {**ROWS[0], "answer": "6"}]
+    remark = load_data(write(tmp_path, "own.jsonl", rows)).remarks[0]
+    assert remark.startswith("3 rows are 2 different problems, 1 of them with different golds")
 
 
 def test_the_wording_is_asked_but_not_hashed(tmp_path):
@@ -150,8 +169,7 @@ def test_the_hub_is_asked_for_the_pinned_revision(hub):
     assert hub == [("math-ai/amc23", None, "test", source.revision)]
     assert found.source == f"math-ai/amc23@{source.revision}"
     assert found.prompts[0].gold == Gold(("27",))
-    with pytest.raises(UserError, match="openai/gsm8k:main row 1"):
-        load_benchmark("gsm8k")
+    assert "1 problems, not the usual 1319" in load_benchmark("gsm8k").remarks
     assert hub[1][:3] == ("openai/gsm8k", "main", "test")
 
 

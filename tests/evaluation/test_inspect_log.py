@@ -50,5 +50,5 @@ def test_what_is_no_evaluation(tmp_path):
 
 def test_without_inspect_there_is_one_sentence(finished, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "inspect_ai.log", None)
-    with pytest.raises(UserError, match="pip install inspect-ai"):
+    with pytest.raises(UserError, match=r"pip install 'erclip\[inspect\]'"):
         write_inspect_logs(finished[0])

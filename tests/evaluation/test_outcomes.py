@@ -41,6 +41,13 @@ def test_k_copies_of_a_response_are_no_more_evidence_than_one():
     assert once["avg_at_k"] == often["avg_at_k"]
 
 
+def test_a_problem_may_have_more_responses_than_another():
+    uneven = summarise([[RIGHT, WRONG, RIGHT, RIGHT], [WRONG, RIGHT]])
+    assert (uneven["problems"], uneven["k"]) == (2, 2)
+    assert uneven["avg_at_k"] == mean_interval([0.75, 0.5])._asdict()
+    assert uneven["pass_at"] == pytest.approx({"1": 0.625, "2": 1.0})
+
+
 def test_without_entropies_there_is_no_mean_of_them():
     assert summarise([[Outcome(True, "1", "correct", False, 3)]])["entropy"] is None
 
@@ -53,9 +60,15 @@ def test_without_entropies_there_is_no_mean_of_them():
         (r"\$18", "18", True),
         ("1/2", "0.5", True),
         ("x + 1", "x+1", True),
+        (r"\dfrac{x}{2}", r"\frac x2", True),
         ("1{,}000", "1000", True),
         ("18", "19", False),
         ("(1,2)", "(12)", False),
+        ("1,2", "12", False),
+        ("0.5", r"\frac12", True),
+        ("1/2 3", "1/23", False),
+        ("5 cm", "5", True),
+        ("Yes", r"\text{yes}", False),
         ("1/0", "0", False),
         ("9" * 200, "9" * 201, False),
         ("1e999999999", "0", False),

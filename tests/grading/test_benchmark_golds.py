@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 # 1965 is a sentence ("f(x)=ax+b, where b is an arbitrary integer, ..."), 2045 lost its "\\in" and
 # reads "t(0,4]". Only a response that spells them the same can be graded correct.
-UNVERIFIABLE = {"olympiadbench": {"1965": "parse_error", "2045": "parse_error"}}
+UNVERIFIABLE = {"olympiadbench": {"1965": "wrong", "2045": "parse_error"}}
 
 
 def _olympiad(row):

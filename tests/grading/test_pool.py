@@ -18,11 +18,11 @@ from erclip.grading.pool import Pool
 # Passes every guard and keeps sympy busy for minutes.
 POISON = r"\int_0^1 \sin(x^{x}) \cos(e^{x^{%d}}) dx"
 PAIRS = [
-    (r"\boxed{\arctan 1}", r"\frac{\pi}{4}", "correct"),
-    (r"\boxed{\arctan 1}", r"\frac{\pi}{3}", "wrong"),
-    (r"\boxed{|x|^2}", "x^2", "correct"),
-    (r"\boxed{2i+3}", "3+2i", "correct"),
-    (r"\boxed{|\sin x|}", r"\sin x", "wrong"),
+    (r"\boxed{\gcd(12,18)}", "6", "correct"),
+    (r"\boxed{\gcd(12,18)}", "7", "wrong"),
+    (r"\boxed{\sum_{k=1}^{4} k}", "10", "correct"),
+    (r"\boxed{\max(3,5)}", "5", "correct"),
+    (r"\boxed{\int_0^1 x^2 dx}", r"\frac{1}{2}", "wrong"),
     (r"\boxed{9^{9^9}}", "3", "guarded"),
     (r"\boxed{4}", "4", "correct"),
 ]
@@ -53,7 +53,7 @@ def test_a_stuck_worker_is_killed_in_time_and_replaced(grader):
 def test_nothing_is_lost_around_poison(grader):
     pairs = []
     for i in range(30):
-        pairs.append((rf"\boxed{{|{i + 2}x|}}", rf"{i + 2}|x|", "correct"))
+        pairs.append((rf"\boxed{{\max({i},{i + 2})}}", rf"{i + 2}", "correct"))
         if i % 15 == 7:
             pairs.append((rf"\boxed{{{POISON % (i + 2)}}}", "1", "timeout"))
     assert verdicts(grader, pairs) == [expected for _, _, expected in pairs]
@@ -75,7 +75,7 @@ def test_equal_questions_are_asked_once(grader, monkeypatch):
     asked = []
     run = Pool.run
     monkeypatch.setattr(Pool, "run", lambda self, tasks: asked.extend(tasks) or run(self, tasks))
-    pair = (r"\boxed{|5x|}", "5|x|")
+    pair = (r"\boxed{\gcd(10,15)}", "5")
     assert [grade.correct for grade in grader.grade_batch([pair] * 8)] == [True] * 8
     assert grader.grade(*pair).correct
     assert len(asked) == 1
@@ -124,7 +124,7 @@ import os, signal
 from erclip.grading import Grader
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 grader = Grader(workers=int(sys.argv[2]), time_limit_s=20.0)
-grader.grade(r"\\boxed{2|x|}", "|2x|")
+grader.grade(r"\\boxed{\\gcd(4,6)}", "2")
 print("ready", flush=True)
 if sys.argv[1] == "interrupt":
     pairs = [(r"\\boxed{\\int_0^1 \\sin(x^{x}) \\cos(e^{x^{%d}}) dx}" % i, "1") for i in range(4)]
@@ -137,9 +137,9 @@ elif sys.argv[1] == "fork":
     pid = os.fork()
     if pid == 0:
         with grader:
-            fine = grader.grade(r"\\boxed{3|x|}", "|3x|").correct
+            fine = grader.grade(r"\\boxed{\\gcd(6,9)}", "3").correct
         os._exit(0 if fine else 1)
-    print(os.waitpid(pid, 0)[1], grader.grade(r"\\boxed{5|x|}", "|5x|").correct)
+    print(os.waitpid(pid, 0)[1], grader.grade(r"\\boxed{\\gcd(10,15)}", "5").correct)
 """
 
 
@@ -182,7 +182,9 @@ def test_importing_is_cheap_and_workers_do_not_load_torch():
 def test_grade_works_outside_the_main_thread(grader, monkeypatch):
     monkeypatch.setattr(sys.modules["erclip.grading.grader"], "_default", [grader])
     found = []
-    thread = threading.Thread(target=lambda: found.append(grade(r"\boxed{7|x|}", "|7x|").correct))
+    thread = threading.Thread(
+        target=lambda: found.append(grade(r"\boxed{\gcd(14,21)}", "7").correct)
+    )
     thread.start()
     thread.join()
     assert found == [True]

@@ -209,3 +209,83 @@ ERC_ROWS = [
     erc("|ΔH| below min_entropy_change", "min_change", 0.0016, 0.001, 1.0, 0.5, True),
     erc("|ΔH| above min_entropy_change", "min_change", 0.016, 0.01, 1.0, 0.5, False, "erc_high"),
 ]
+
+
+def rules(factories):
+    """The constraints that the rows below name, each under the anchor that it is worked for."""
+    sequence = factories.sequence_mask
+    return {
+        "dppo": factories.dppo_tv(low=0.1, high=0.2),
+        "dppo_old": factories.dppo_tv(low=0.1, high=0.2, anchor="old"),
+        "geometric": sequence("geometric", low=0.1, high=0.2),
+        "geometric_old": sequence("geometric", low=0.1, high=0.2, anchor="old"),
+        "k2_max": sequence("k2_max", high=0.02),
+        "k3_mean": sequence("k3_mean", high=0.02),
+        "top": factories.top_entropy(fraction=0.5),
+        "top_current": factories.top_entropy(fraction=0.5, of="current"),
+    }
+
+
+RULES = rules(erclip)
+
+
+class RuleRow(NamedTuple):
+    """One response: π of its tokens now and in the past, and which of them lose their gradient.
+
+    Past is the sampler's where the rule's anchor is the sampler (π_old is then 0.5 throughout), and
+    the old policy's otherwise (the sampler's is then 0.5). Entropies are 1, 2, …: the old policy's
+    in this order, the current one's in reverse.
+    """
+
+    why: str
+    rule: str
+    now: tuple[float, ...]
+    past: tuple[float, ...]
+    advantage: float
+    dropped: tuple[bool, ...]
+    name: str = ""
+
+
+T, F = True, False
+LOW, HIGH = "dppo_low", "dppo_high"
+RULE_ROWS = [
+    # DPPO-TV: π − μ in [−0.1, 0.2] or moving back
+    RuleRow("within, A > 0", "dppo", (0.65,), (0.5,), 1.0, (F,)),
+    RuleRow("above, A > 0: would move on", "dppo", (0.75,), (0.5,), 1.0, (T,), HIGH),
+    RuleRow("above, A < 0: moves back", "dppo", (0.75,), (0.5,), -1.0, (F,)),
+    RuleRow("below, A < 0: would move on", "dppo", (0.35,), (0.5,), -1.0, (T,), LOW),
+    RuleRow("below, A > 0: moves back", "dppo", (0.35,), (0.5,), 1.0, (F,)),
+    RuleRow("within, A < 0", "dppo", (0.45,), (0.5,), -1.0, (F,)),
+    RuleRow("A = 0 counts as falling", "dppo", (0.35,), (0.5,), 0.0, (T,), LOW),
+    RuleRow("A = 0, above: kept", "dppo", (0.75,), (0.5,), 0.0, (F,)),
+    RuleRow("a ratio of 30 that is no distance", "dppo", (0.03,), (0.001,), 1.0, (F,)),
+    RuleRow("a ratio of 1.3 that is one", "dppo", (0.95,), (0.73,), 1.0, (T,), HIGH),
+    RuleRow("against the sampler", "dppo", (0.65,), (0.4,), 1.0, (T,), HIGH),
+    RuleRow("against the old policy", "dppo_old", (0.75,), (0.5,), 1.0, (T,), HIGH),
+    RuleRow("only against that", "dppo_old", (0.75,), (0.7,), 1.0, (F,)),
+    # geometric mean of r in [0.9, 1.2]
+    RuleRow("one token out, √(1.44 · 1) = 1.2", "geometric", (0.719, 0.5), (0.5, 0.5), 1, (F, F)),
+    RuleRow("√(1.07 · 1): against the sampler", "geometric", (0.8, 0.5), (0.75, 0.5), 1, (F, F)),
+    RuleRow("√(1.6 · 1) = 1.26", "geometric", (0.8, 0.5), (0.5, 0.5), 1, (T, T), "sequence_high"),
+    RuleRow("√(2 · 0.6) = 1.095: both out, s in", "geometric", (0.8, 0.3), (0.4, 0.5), 1, (F, F)),
+    RuleRow("√(0.8 · 1) = 0.894", "geometric", (0.4, 0.5), (0.5, 0.5), 1, (T, T), "sequence_low"),
+    RuleRow("whatever A", "geometric", (0.4, 0.5), (0.5, 0.5), -1, (T, T), "sequence_low"),
+    RuleRow("old", "geometric_old", (0.8, 0.5), (0.5, 0.5), 1, (T, T), "sequence_high"),
+    RuleRow("old, in", "geometric_old", (0.8, 0.5), (0.75, 0.5), 1, (F, F)),
+    # max x²/2 ≤ 0.02: |log r| ≤ 0.2
+    RuleRow("|log 1.21| = 0.19", "k2_max", (0.605, 0.5), (0.5, 0.5), 1, (F, F)),
+    RuleRow("|log 1.23| = 0.207", "k2_max", (0.615, 0.5), (0.5, 0.5), 1, (T, T), "sequence_high"),
+    RuleRow("|log 0.81| = 0.211", "k2_max", (0.405, 0.5), (0.5, 0.5), 1, (T, T), "sequence_high"),
+    # mean of r − 1 − log r ≤ 0.02
+    RuleRow("(1.25 − 1 − log 1.25)/2 = 0.0134", "k3_mean", (0.625, 0.5), (0.5, 0.5), 1, (F, F)),
+    RuleRow("(1.35 − 1 − log 1.35)/2 = 0.0249", "k3_mean", (0.675, 0.5), (0.5, 0.5), 1, (T, T),
+            "sequence_high"),
+    RuleRow("(0.76 − 1 − log 0.76)/2 = 0.0172", "k3_mean", (0.38, 0.5), (0.5, 0.5), 1, (F, F)),
+    RuleRow("(0.7 − 1 − log 0.7)/2 = 0.0283", "k3_mean", (0.35, 0.5), (0.5, 0.5), 1, (T, T),
+            "sequence_high"),
+    # the higher half by entropy: 1, 2, 3 (old) and 3, 2, 1 (current); ⌈1.5⌉ = 2 are kept
+    RuleRow("lowest old entropy", "top", (0.5,) * 3, (0.5,) * 3, 1, (T, F, F), "low_entropy"),
+    RuleRow("⌈0.5⌉ = 1", "top", (0.5,), (0.5,), 1, (F,)),
+    RuleRow("lowest of all four", "top", (0.5,) * 4, (0.5,) * 4, 1, (T, T, F, F), "low_entropy"),
+    RuleRow("lowest now", "top_current", (0.5,) * 3, (0.5,) * 3, 1, (F, F, T), "low_entropy"),
+]  # fmt: skip

@@ -14,10 +14,10 @@ from losses.branches import (
     IMPORTANCE_ROWS,
     IMPORTANCES,
     ROWS,
+    RULE_ROWS,
+    RULES,
     SURROGATES,
 )
-
-FLAGS = ("ppo_low", "ppo_high", "dual", "erc_low", "erc_high", "random")
 
 
 def one(value):
@@ -34,7 +34,9 @@ def run(loss_fn, logprob, advantage, **entropies):
         **{name: one(value) for name, value in entropies.items()},
     )
     out.loss.backward()
-    fired = {name for name in FLAGS if getattr(out, name).item()}
+    fired = {name for name, flags in out.clipped.items() if flags.item()}
+    for name in ("ppo_low", "ppo_high", "dual", "erc_low", "erc_high", "random"):
+        assert getattr(out, name).item() == (name in fired)
     return -out.loss.item(), -logprobs.grad.item(), fired
 
 
@@ -77,6 +79,33 @@ def test_importance(row):
     assert gradient == pytest.approx(row.gradient, abs=1e-12)
 
 
+@pytest.mark.parametrize("row", RULE_ROWS, ids=lambda row: f"{row.rule}: {row.why}")
+def test_rules(row):
+    """REINFORCE under one constraint: the value stays A log π, a dropped token has no gradient."""
+    rule, count = RULES[row.rule], len(row.now)
+    past = torch.tensor([row.past], dtype=torch.float64).log()
+    half = torch.full_like(past, 0.5).log()
+    old, sampler = (past, half) if getattr(rule, "anchor", "") == "old" else (half, past)
+    entropies = torch.arange(1.0, count + 1, dtype=torch.float64)[None]
+    logprobs = torch.tensor([row.now], dtype=torch.float64).log().requires_grad_()
+    out = erclip.policy_loss(erclip.reinforce(), [rule])(
+        logprobs=logprobs,
+        old_logprobs=old,
+        sampler_logprobs=sampler,
+        advantages=torch.tensor([row.advantage], dtype=torch.float64),
+        mask=torch.ones(1, count, dtype=torch.bool),
+        entropies=entropies.flip(-1),
+        old_entropies=entropies,
+    )
+    out.loss.backward()
+    expected = [0.0 if dropped else row.advantage / count for dropped in row.dropped]
+    value = row.advantage * sum(map(math.log, row.now)) / count
+    assert -out.loss.item() == pytest.approx(value, abs=1e-12)
+    assert (-logprobs.grad[0]).tolist() == pytest.approx(expected, abs=1e-12)
+    fired = {name: flags[0].tolist() for name, flags in out.clipped.items() if flags.any()}
+    assert fired == ({row.name: list(row.dropped)} if row.name else {})
+
+
 def test_importance_acts_with_a_constraint_and_needs_the_samplers_logprobs():
     """A token that ERC clips keeps its weighted value and loses its gradient."""
     loss_fn = erclip.policy_loss(
@@ -85,7 +114,7 @@ def test_importance_acts_with_a_constraint_and_needs_the_samplers_logprobs():
     entropies = {"entropies": 1.6, "old_entropies": 1.0}
     value, gradient, fired = run(loss_fn, 0.0, 1.0, sampler_logprobs=-math.log(1.5), **entropies)
     assert (value, gradient, fired) == (pytest.approx(1.5), 0.0, {"erc_high"})
-    with pytest.raises(ValueError, match="need `sampler_logprobs`"):
+    with pytest.raises(ValueError, match="needs `sampler_logprobs`"):
         run(loss_fn, 0.0, 1.0, **entropies)
 
 
@@ -123,10 +152,15 @@ def test_random_mask_takes_its_rate():
     assert out.random.double().mean().item() == pytest.approx(0.3, abs=0.015)
 
 
-def test_positive_nll_is_a_mean_over_correct_tokens_with_a_global_count():
+def test_positive_nll_is_a_mean_over_the_correct_tokens_of_the_mini_batch():
+    """Two correct tokens here and two elsewhere, of eight in all."""
+    loss_fn = erclip.policy_loss(erclip.reinforce(), terms=[erclip.positive_nll(weight=2.0)])
+    zero = torch.zeros(2, 2)
+    rest = {"old_logprobs": zero, "advantages": zero, "mask": torch.ones(2, 2, dtype=torch.bool)}
+    micros = [{**rest, "correct": torch.tensor([True, False])}] * 2
     logprobs = torch.tensor([[-1.0, -2.0], [-4.0, -8.0]], requires_grad=True)
-    mask = torch.tensor([[True, True], [False, False]])
-    loss = erclip.positive_nll(logprobs, mask, num_tokens=4)
-    loss.backward()
-    assert loss.item() == 0.75
-    assert logprobs.grad.tolist() == [[-0.25, -0.25], [0.0, 0.0]]
+    statistics = loss_fn.statistics(micros)
+    out = loss_fn(logprobs=logprobs, **micros[0], num_tokens=8, statistics=statistics)
+    out.loss.backward()
+    assert out.loss.item() == 2 * 0.75
+    assert logprobs.grad.tolist() == [[-0.5, -0.5], [0.0, 0.0]]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from erclip.losses import entropy_bonus, kl_penalty
+from erclip.losses import entropy_bonus, kl_estimate, kl_penalty, policy_loss, reinforce
 
 E = math.e
 
@@ -35,10 +35,19 @@ def test_kl_penalty_row_by_row(estimator, gap, value, gradient):
     reference = torch.tensor([[-2.0, -1.0, math.nan]], dtype=torch.float64)
     logprobs = (reference + gap).requires_grad_()
     mask = torch.tensor([[True, True, False]])
-    loss = kl_penalty(logprobs, reference, mask, 4, estimator)
-    loss.backward()
-    assert loss.item() == pytest.approx(2 * value / 4, rel=1e-14, abs=1e-15)
-    assert logprobs.grad[mask].tolist() == pytest.approx([gradient / 4] * 2, rel=1e-14, abs=1e-15)
+    out = policy_loss(reinforce(), terms=[kl_penalty(0.5, estimator)])(
+        logprobs=logprobs,
+        old_logprobs=reference,
+        advantages=torch.zeros(1, dtype=torch.float64),
+        mask=mask,
+        reference_logprobs=reference,
+        num_tokens=4,
+    )
+    out.loss.backward()
+    close = {"rel": 1e-14, "abs": 1e-15}
+    assert out.loss.item() == pytest.approx(0.5 * 2 * value / 4, **close)
+    assert out.terms["kl_penalty"].tolist()[0] == pytest.approx([value, value, 0.0], **close)
+    assert logprobs.grad[mask].tolist() == pytest.approx([0.5 * gradient / 4] * 2, **close)
     assert logprobs.grad[~mask].tolist() == [0.0]
 
 
@@ -58,19 +67,56 @@ def test_k1_and_k2_have_the_gradient_of_kl_and_k3_that_of_the_reverse():
     for estimator, expected in exact.items():
         total = torch.zeros(5, dtype=torch.float64)
         for token in range(5):
-            one = torch.ones(1, 1, dtype=torch.bool)
-            loss = kl_penalty(
-                log_p[token].view(1, 1), reference[token].view(1, 1), one, 1, estimator
-            )
+            loss = kl_estimate(log_p[token], reference[token], estimator)
             total += (
                 log_p[token].exp().detach() * torch.autograd.grad(loss, z, retain_graph=True)[0]
             )
         assert torch.allclose(total, expected, atol=1e-14, rtol=0), estimator
 
 
+def bonus(entropies, logprobs):
+    return policy_loss(reinforce(), terms=[entropy_bonus(weight=0.5)])(
+        logprobs=logprobs,
+        old_logprobs=logprobs,
+        advantages=torch.zeros(1),
+        mask=torch.tensor([[True, True, False]]),
+        entropies=entropies,
+        num_tokens=8,
+    )
+
+
 def test_entropy_bonus_counts_masked_tokens_only():
     entropies = torch.tensor([[0.5, 1.5, math.nan]], requires_grad=True)
-    loss = entropy_bonus(entropies, torch.tensor([[True, True, False]]), 8)
-    loss.backward()
-    assert loss.item() == -0.25
-    assert entropies.grad.tolist() == [[-0.125, -0.125, 0.0]]
+    out = bonus(entropies, torch.zeros(1, 3, requires_grad=True))
+    out.loss.backward()
+    assert out.loss.item() == -0.125
+    assert entropies.grad.tolist() == [[-0.0625, -0.0625, 0.0]]
+
+
+def test_entropy_bonus_refuses_entropies_that_teach_nothing():
+    entropies = torch.tensor([[0.5, 1.5, 0.0]])
+    with pytest.raises(ValueError, match=r"entropy_bonus needs .*`entropies` .* carry gradient"):
+        bonus(entropies, torch.zeros(1, 3, requires_grad=True))
+    assert bonus(entropies, torch.zeros(1, 3)).loss.item() == -0.125  # nobody differentiates
+
+
+def test_weight_zero_is_measured_and_adds_nothing():
+    logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    inputs = {
+        "logprobs": logprobs,
+        "old_logprobs": logprobs.detach(),
+        "advantages": torch.ones(1),
+        "mask": torch.ones(1, 2, dtype=torch.bool),
+    }
+    free = policy_loss(reinforce())(**inputs)
+    out = policy_loss(reinforce(), terms=[kl_penalty(0.0)])(
+        **inputs, reference_logprobs=torch.zeros(1, 2)
+    )
+    assert torch.equal(out.loss, free.loss)
+    assert out.terms["kl_penalty"].sum() > 0
+
+
+@pytest.mark.parametrize("make", [lambda: kl_penalty(-1.0), lambda: kl_penalty(1.0, "k4")])
+def test_bad_settings_are_refused(make):
+    with pytest.raises(ValueError, match="must be"):
+        make()

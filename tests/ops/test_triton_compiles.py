@@ -47,5 +47,10 @@ def compiled(kernel, types, constants, gpu):
 )
 def test_compiles(gpu, kernel, types, option, constants):
     constants = {**constants, option: constants["softcap"] is not None}
-    code = compiled(kernel, types, constants, gpu)
+    try:
+        code = compiled(kernel, types, constants, gpu)
+    except Exception as error:  # older releases of triton bring none
+        if "linker" not in str(error):
+            raise
+        pytest.skip("triton finds no linker for AMD's GPUs")
     assert len(code["cubin" if gpu[0] == "cuda" else "hsaco"]) > 1000

@@ -3,22 +3,18 @@
 `python lives.py` reads one JSON task per line from standard input and answers each with a line. A
 life is a fork of this process, which has imported everything but used none of it: it costs what the
 training costs. A moment is one call of a function that changes something on the disk or in the
-weights; killing before the n-th call leaves whatever the calls before it left.
+weights; killing before the n-th call leaves whatever the calls before it left, inside it half of
+what it writes.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
 
-import safetensors.torch
-
-import erclip.checkpoints.training_state
-import erclip.policy.adapters
 from erclip.checkpoints.resuming import resumed_recipe
 from erclip.errors import UserError
 from erclip.interrupts import Stopped
@@ -26,6 +22,9 @@ from erclip.recipes import load_recipe
 from erclip.run_dir import RunDir
 from erclip.trainer import Trainer
 from erclip.updates import Updater
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from faults import Faults  # ty: ignore[unresolved-import]
 
 TINY = [
     "rollout.prompts=6", "rollout.responses=4", "sampler.max_tokens=10", "trainer.rollouts=3",
@@ -37,37 +36,17 @@ TINY = [
 ]  # fmt: skip
 
 
-class Moments:
-    """Counts what happens, and ends the process at one of them."""
+class Moments(Faults):
+    """File operations, and what changes the weights or the record of a run."""
 
-    def __init__(self, last: int | None, by: int = signal.SIGKILL):
-        self.seen: list[str] = []
-        self.last, self.by = last, by
-        for owner, name in (
-            (os, "fsync"),
-            (Path, "rename"),
-            (Path, "replace"),
-            (safetensors.torch, "save_file"),
-            (erclip.checkpoints.training_state, "save_file"),
-            (erclip.policy.adapters, "save_file"),
-            (Updater, "update"),
-            (RunDir, "log"),
-            (RunDir, "log_samples"),
-        ):
-            setattr(owner, name, self._watched(getattr(owner, name), name))
-
-    def _watched(self, function, name):
-        def watched(*args, **kwargs):
-            self.seen.append(name)
-            if len(self.seen) == self.last:
-                os.kill(os.getpid(), self.by)
-            return function(*args, **kwargs)
-
-        return watched
+    def __init__(self, task: dict):
+        super().__init__(task.get("moment"), task.get("inside", False), task.get("signal", 9))
+        for owner, name in ((Updater, "update"), (RunDir, "log"), (RunDir, "log_samples")):
+            setattr(owner, name, self.watched(getattr(owner, name), name))
 
 
 def live(task: dict) -> None:
-    moments = Moments(task.get("moment"), task.get("signal", signal.SIGKILL))
+    moments = Moments(task)
     out = Path(task["run"])
     resume = (out / "config.json").exists()
     overrides = task.get("overrides", [])

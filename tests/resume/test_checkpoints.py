@@ -92,8 +92,9 @@ def test_without_any_checkpoint_the_run_starts_again(copy, run):
     shutil.rmtree(copy / "checkpoints")
     said = []
     Trainer(resumed_recipe(copy), copy, resume=True, say=said.append).train()
-    assert said == ["There is no checkpoint to go on from: the run starts again."]
-    assert metrics(copy) == metrics(run)
+    assert said[0] == "There is no checkpoint to go on from: the run starts again."
+    assert said[1:] == [f"What the run had written before is in {copy / 'before-resume-1'}."]
+    assert metrics(copy) == metrics(copy / "before-resume-1") == metrics(run)
 
 
 def test_more_rollouts_and_other_checkpoints_may_be_asked_for(copy, run, tmp_path):
@@ -178,7 +179,8 @@ def test_the_final_model_is_saved_elsewhere_if_the_disk_is_full(copy, tmp_path, 
     monkeypatch.setattr("erclip.checkpoints.run_state.save_optimizer", full(errno.ENOSPC))
     with pytest.raises(UserError, match="the trained model is in"):
         trainer.train()
-    rescued = AutoModelForCausalLM.from_pretrained(tmp_path / "erclip-rollout_00004").state_dict()
+    (folder,) = tmp_path.glob("erclip-copy-rollout_00004-*")
+    rescued = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     for name, value in trainer.policy.model.state_dict().items():
         assert torch.equal(rescued[name], value), name
 

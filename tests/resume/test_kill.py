@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,7 +94,7 @@ def test_one_kill_of_each_kind(life, whole, tmp_path):
         assert_same(tmp_path / name, run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_followed_by_a_checkpoint(number, life, whole, tmp_path):
     """In the middle of an update, where nothing may be broken off."""
     run, kinds = whole
@@ -136,8 +138,38 @@ def test_a_run_that_is_killed_again_and_again(life, whole, tmp_path):
     run, _ = whole
     rng = random.Random(1)
     deaths = 0
-    while life(tmp_path / "run", moment=rng.randrange(20, 90)) == KILLED:
+    while life(tmp_path / "run", moment=rng.randrange(60, 300)) == KILLED:
         deaths += 1
         assert deaths < 60
     assert deaths > 3
     assert_same(tmp_path / "run", run)
+
+
+WRITES = ("write", "append", "save_file")
+
+
+@pytest.mark.slow
+def test_every_file_operation_of_a_checkpoint(life, tmp_path):
+    """Before each, and in the middle of each write, from the log before it to the pruning after."""
+    overrides = [
+        "trainer.rollouts=2", "trainer.updates_per_rollout=2", "trainer.epochs=1",
+        "checkpoint.every_updates=1", "checkpoint.keep_last=1", "rollout.prompts=4",
+    ]  # fmt: skip
+    report = tmp_path / "report.json"
+    assert life(tmp_path / "whole", report=str(report), overrides=overrides) == 0
+    kinds = json.loads(report.read_text())["moments"]
+    logs = [i for i, kind in enumerate(kinds) if kind == "log"]
+    saves = [(a, b) for a, b in itertools.pairwise(logs) if "save_file" in kinds[a:b]]
+    start, end = saves[len(saves) // 2]  # in the middle of a rollout, with one before and after
+    moments = [
+        (number + 1, inside)
+        for number in range(start, end + 1)
+        for inside in ((False, True) if kinds[number] in WRITES else (False,))
+    ]
+    assert len(moments) > 30
+    for moment, inside in moments:
+        out = tmp_path / "run"
+        assert life(out, moment=moment, inside=inside, overrides=overrides) == KILLED
+        assert life(out) == 0, (moment, inside)
+        assert_same(out, tmp_path / "whole")
+        shutil.rmtree(out)

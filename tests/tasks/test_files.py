@@ -1,5 +1,6 @@
 """Data rows: every format, every complaint with its place, and the two split rules."""
 
+import gzip
 import json
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from erclip.config import DataConfig
 from erclip.errors import UserError
 from erclip.grading import Gold
 from erclip.records import Prompt, Response
@@ -34,6 +36,46 @@ FORMATS: dict[str, tuple[dict[str, Any], Gold]] = {
     "GSM8K, thousands": (
         {"question": ASK["content"], "answer": "#### 1\n#### 1,800"},
         Gold(("1800",)),
+    ),
+    "TRL": ({"prompt": ASK["content"], "solution": "18"}, Gold(("18",))),
+    "TRL, ground_truth": ({"prompt": ASK["content"], "ground_truth": 18}, Gold(("18",))),
+    "DAPO-Processed": (
+        {"prompt": ASK["content"], "solution": "34", "reward_model": {"ground_truth": "34"}},
+        Gold(("34",)),
+    ),
+    "DeepMath": (
+        {"question": ASK["content"], "final_answer": r"\pi", "topic": "x"},
+        Gold((r"\pi",)),
+    ),
+    "LIMO": ({"question": ASK["content"], "answer": "18", "solution": "so 18"}, Gold(("18",))),
+    "hendrycks_math": (
+        {"problem": ASK["content"], "solution": "First $1$.\nHence $\\boxed{\\frac{1}{2}}$."},
+        Gold((r"\frac{1}{2}",)),
+    ),
+    "one sentence with a box": (
+        {"problem": ASK["content"], "solution": r"It is \boxed{18}."},
+        Gold(("18",)),
+    ),
+    "expected_answer": ({"problem": ASK["content"], "expected_answer": 1.5}, Gold(("1.5",))),
+    "open-r1": (
+        {"messages": [ASK, {"role": "assistant", "content": "18"}], "answer": "18"},
+        Gold(("18",)),
+    ),
+    "content in parts": (
+        {
+            "messages": [{"role": "user", "content": [{"type": "text", "text": ASK["content"]}]}],
+            "answer": "18",
+        },
+        Gold(("18",)),
+    ),
+    "Skywork": (
+        {"prompt": [ASK], "reward_model": {"ground_truth": '["50\\\\%"]'}},
+        Gold((r"50\%",)),
+    ),
+    "capital names": ({"Problem": ASK["content"], "Answer": 204}, Gold(("204",))),
+    "a whole number of many digits": (
+        {"problem": ASK["content"], "answer": 10**40},
+        Gold((str(10**40),)),
     ),
     "OlympiadBench": (
         {
@@ -66,11 +108,19 @@ def test_each_format(row: dict[str, Any], gold: Gold) -> None:
 
 
 BAD_ROWS = [
-    ({"text": "x", "label": 1}, r"needs the fields .*question and answer; it has label, text"),
+    (
+        {"text": "x", "label": 1},
+        r"needs a field prompt, .* or query; it has label, text: name it, data\.columns",
+    ),
+    (
+        {"question": "x", "label": 1},
+        r"needs a field reward_model\.ground_truth, .* or gold; it has",
+    ),
     ({}, "it has none"),
     ([1], "must be a JSON object, not list"),
-    ({"question": "q", "answer": "18"}, "answer must end in"),
-    ({"question": " ", "answer": "#### 18"}, "non-empty string, not ' '"),
+    ({"question": "q", "answer": "one line\nand another"}, "must be an answer, or a solution that"),
+    ({"question": "q", "answer": "word " * 120}, "must be an answer, or a solution that ends in"),
+    ({"question": " ", "answer": "#### 18"}, "question must be a non-empty string .* not ' '"),
     ({"question": "q", "answer": "#### "}, "non-empty"),
     ({"problem": "p", "answer": None}, "it has answer, problem"),
     ({"problem": "p", "answer": {"x": 1}}, r"not \{'x': 1\}"),
@@ -78,11 +128,12 @@ BAD_ROWS = [
     ({"problem": "p", "answer": float("nan")}, "finite"),
     ({"question": "q", "final_answer": []}, "non-empty list"),
     ({"question": "q", "final_answer": ["1"], "error": "small"}, "error must be a number"),
-    ({"prompt": [ASK], "reward_model": {"style": "rule"}}, "must hold ground_truth"),
-    ({"prompt": "text", "reward_model": {"ground_truth": "1"}}, "prompt must be a non-empty list"),
+    ({"prompt": [ASK], "reward_model": {"style": "rule"}}, "it has prompt, reward_model"),
+    ({"prompt": 7, "reward_model": {"ground_truth": "1"}}, "prompt must be a non-empty string or"),
     ({"prompt": [{"role": "user"}], "reward_model": {"ground_truth": "1"}}, "role and content"),
-    ({"messages": [ASK, {"role": "assistant", "content": "x"}], "answer": "1"}, "user message"),
-    ({"messages": [{"role": "user", "content": ["x"]}], "answer": "1"}, "must hold text"),
+    ({"messages": [SYSTEM], "answer": "1"}, "end with a user message, not 'system'"),
+    ({"messages": [{"role": "assistant", "content": "x"}], "answer": "1"}, "not nothing"),
+    ({"messages": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}, "hold text"),
 ]
 
 
@@ -108,7 +159,7 @@ def problem(number: int) -> dict[str, Any]:
 
 def test_line_numbers_count_blank_lines(write: Callable[..., str]) -> None:
     path = write(problem(1), "", {"text": "x"})
-    with pytest.raises(UserError, match=r"rows\.jsonl:3: needs the fields"):
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: needs a field"):
         load_task(path)
 
 
@@ -128,12 +179,13 @@ def test_hash_split_is_disjoint_and_stable_under_reordering(write: Callable[...,
     assert {prompt.id for prompt in again.test} == test
 
 
-def test_copies_of_a_problem_stay_together_and_keep_distinct_ids(
-    write: Callable[..., str],
-) -> None:
+def test_copies_of_a_problem_stay_together_and_are_said(write: Callable[..., str]) -> None:
     task = load_task(write(*[problem(n % 50) for n in range(100)]), test_fraction=0.5)
     assert not {p.extra["asked"] for p in task.train} & {p.extra["asked"] for p in task.test}
-    assert len({p.id for p in [*task.train, *task.test]}) == 100
+    assert len({p.id for p in task.train}) == len(task.train) == 2 * (50 - len(task.test))
+    (remark,) = task.remarks
+    assert f"{len(task.train)} rows are {len(task.train) // 2} different problems" in remark
+    assert not load_task(write(*[problem(n) for n in range(9)])).remarks
 
 
 def test_a_named_test_set_takes_no_row_from_training(write: Callable[..., str]) -> None:
@@ -164,6 +216,97 @@ def test_a_second_system_message_is_refused(write: Callable[..., str]) -> None:
     path = write({"messages": [SYSTEM, ASK], "answer": "18"})
     with pytest.raises(UserError, match=r"rows\.jsonl:1: there is a system message already"):
         load_task(path, system_prompt="Think.")
+
+
+def test_columns_that_the_user_names(write: Callable[..., str]) -> None:
+    rows = [{"q": "What is 1 + 1?", "meta": {"key": 2}, "answer": "wrong"}]
+    named = {"prompt": "q", "answer": "meta.key"}
+    task = load_task(write(*rows), test_fraction=0, columns=named)
+    assert task.train[0].messages == ({"role": "user", "content": "What is 1 + 1?"},)
+    assert task.train[0].gold == Gold(("2",))
+    with pytest.raises(
+        UserError, match=r"rows\.jsonl:1: there is no 'a' \(data\.columns\); it has"
+    ):
+        load_task(write(*rows), columns={"prompt": "q", "answer": "a"})
+    config = DataConfig.model_validate({"path": "x.jsonl", "columns": named})
+    assert config.columns == named
+    with pytest.raises(ValueError, match="columns"):
+        DataConfig.model_validate({"columns": {"question": "q"}})
+    with pytest.raises(UserError, match=r"data\.columns has no effect on countdown"):
+        load_task("countdown", columns=named)
+
+
+def test_the_formats_of_answers_are_a_setting(write: Callable[..., str]) -> None:
+    prompt = problem(17)
+
+    def reason(**settings: Any) -> str:
+        task = load_task(write(prompt), test_fraction=0, **settings)
+        response = Response(task.train[0], (1,), (2,), "So\nAnswer: 18", False, (0.0,))
+        return task.grade([response])[0].reason
+
+    assert reason() == "correct"
+    assert reason(answer_formats=("boxed",)) == "no_answer"
+    assert DataConfig.model_validate({"answer_formats": ["dapo"]}).answer_formats == ("dapo",)
+    with pytest.raises(ValueError, match="answer_formats"):
+        DataConfig.model_validate({"answer_formats": ["box"]})
+    with pytest.raises(UserError, match=r"data\.answer_formats has no effect on countdown"):
+        load_task("countdown", answer_formats=("boxed",))
+
+
+COMMA = 'problem,answer\r\n"What is 1, or\none, + 1?",2\r\nWhat is 2 + 1?,3\r\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.csv", COMMA),
+        ("rows.csv", "\ufeff" + COMMA),
+        ("rows.csv.gz", COMMA),
+        ("rows.tsv", 'problem\tanswer\n"What is 1, or\none, + 1?"\t2\nWhat is 2 + 1?\t3\n'),
+        (
+            "rows.jsonl.gz",
+            '{"problem": "What is 1, or\\none, + 1?", "answer": 2}\n'
+            '{"problem": "What is 2 + 1?", "answer": 3}\n',
+        ),
+        (
+            "rows.jsonl",
+            '\ufeff{"problem": "What is 1, or\\none, + 1?", "answer": 2}\n'
+            '{"problem": "What is 2 + 1?", "answer": 3}\n',
+        ),
+    ],
+)
+def test_tables_and_compressed_files(tmp_path: Path, name: str, content: str) -> None:
+    encoded = content.encode()
+    (tmp_path / name).write_bytes(gzip.compress(encoded) if name.endswith(".gz") else encoded)
+    task = load_task(str(tmp_path / name), test_fraction=0)
+    asked = [prompt.messages[0]["content"].replace("\r", "") for prompt in task.train]
+    assert asked == ["What is 1, or\none, + 1?", "What is 2 + 1?"]
+    assert [prompt.gold.answers for prompt in task.train] == [("2",), ("3",)]
+    assert task.name == "rows"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("rows.csv", b"problem,answer\n1,2,3\n", r"rows\.csv:2: has other columns"),
+        ("rows.csv", b"problem,answer\n1\n", r"rows\.csv:2: has other columns"),
+        ("rows.csv", b'problem,answer\n"1,2\n', "not a readable"),
+        ("rows.jsonl.gz", b"no gzip", "cannot be read"),
+        (
+            "rows.jsonl.gz",
+            gzip.compress(b'{"problem": "p", "answer": 1}\n' * 99)[:-9],
+            "cannot be read",
+        ),
+        ("rows.jsonl", b'{"problem": "p", "answer": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        ("rows.jsonl", b"[" * 99_999, "not valid JSON"),
+    ],
+)
+def test_damaged_files_are_one_sentence(
+    tmp_path: Path, name: str, content: bytes, complaint: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=complaint):
+        load_task(str(tmp_path / name))
 
 
 def test_json_list_and_parquet(write: Callable[..., str], tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_cells_are_bounded_and_printable():
 
 
 def test_a_missing_package_is_refused_before_the_run(monkeypatch):
-    monkeypatch.setattr("erclip.trackers.kinds.find_spec", lambda name: None)
+    monkeypatch.setattr("erclip.extras.find_spec", lambda name: None)
     for config in Config.model_validate(
         {"trackers": ["trackio", "wandb", "tensorboard", "mlflow"]}
     ).trackers:

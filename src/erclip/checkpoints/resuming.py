@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from erclip.config import Config
 from erclip.errors import UserError
+from erclip.files import read_json
 from erclip.recipes import Recipe, override
+from erclip.text import HIDDEN, shown
 
 CHANGEABLE = (
     "trainer.rollouts",
@@ -21,6 +23,7 @@ CHANGEABLE = (
     "model.device",
     "model.gradient_checkpointing",
     "sampler.batch_size",
+    "sampler.url",
     "eval.every",
     "checkpoint",
     "ledger",
@@ -43,13 +46,14 @@ def resumed_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
                 f"{key} cannot change in a run that is resumed: what was trained rests on it; "
                 f"start a new run (changeable: {', '.join(CHANGEABLE)})"
             )
+    _refuse_hidden(after)
     try:
         config = Config.model_validate_json(json.dumps(after))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{key} = {first['input']!r} in {run / 'config.json'}: {first['msg']}"
+            f"{key} = {shown(first['input'])} in {run / 'config.json'}: {first['msg']}"
         ) from None
     return Recipe(str(described.get("recipe", run.name)), config)
 
@@ -62,13 +66,17 @@ def settings_digest(config: Config) -> str:
 
 
 def _read(run: Path) -> dict[str, Any]:
-    file = run / "config.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{run} is not a run to resume: it has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}); without it no run resumes") from None
+    if not (run / "config.json").is_file():
+        raise UserError(f"{run} is not a run to resume: it has no config.json")
+    return read_json(run / "config.json", "without it no run resumes")
+
+
+def _refuse_hidden(settings: Any) -> None:
+    for key, value in _flat(settings).items():
+        if f":{HIDDEN}@" in str(value) or f"={HIDDEN}" in str(value):
+            raise UserError(
+                f"{key} was written to config.json without its password; give it again with --set"
+            )
 
 
 def _changeable(key: str) -> bool:

@@ -6,13 +6,16 @@ the seed and the counters, so there is no generator to save.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from erclip.checkpoints.folders import STATE, Checkpoints, save_elsewhere, write_json
+from safetensors import SafetensorError
+
+from erclip.checkpoints.folders import STATE, Checkpoints, checkpoint_name, fill_folder
 from erclip.checkpoints.resuming import settings_digest
 from erclip.checkpoints.training_state import (
     load_optimizer,
@@ -22,7 +25,8 @@ from erclip.checkpoints.training_state import (
 )
 from erclip.config import Config
 from erclip.distributed import World
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
+from erclip.files import write_json
 from erclip.flight import Flight, load_flight, old_scores, save_flight
 from erclip.policy import Policy
 from erclip.rollouts import PromptStream
@@ -59,8 +63,8 @@ class RunState:
     @property
     def name(self) -> str:
         """Finished rollouts, and updates if the next rollout is in flight; sorts as time goes."""
-        name = f"rollout_{self.counters.rollouts:05d}"
-        return name if self.flight is None else f"{name}_update_{self.counters.updates:06d}"
+        updates = None if self.flight is None else self.counters.updates
+        return checkpoint_name(self.counters.rollouts, updates)
 
     def save(self, checkpoints: Checkpoints, run: RunDir | None) -> Path:
         """A checkpoint of this moment; a collective, written by the first process.
@@ -84,10 +88,12 @@ class RunState:
             write_json(folder / STATE, {**self._numbers(run), "flight": in_flight})
 
         def write() -> Path:
+            assert run is not None
             try:
                 path = checkpoints.write(self.name, fill)
             except UserError as error:
-                raise UserError(f"{error}{self._rescue(save_model)}") from error
+                saved = self._rescue(run, {"whole": fill, "model": save_model}, checkpoints.folder)
+                raise UserError(f"{error}{saved}") from error
             checkpoints.prune(self.config.checkpoint.keep_last, self.config.checkpoint.keep_best)
             return path
 
@@ -95,6 +101,12 @@ class RunState:
 
     def restore(self, state: Mapping[str, Any], folder: Path) -> None:
         """Everything but the weights, which the policy was loaded with; a collective."""
+        with as_user_error(
+            f"Checkpoint {folder} cannot be restored", "remove it to use an older one"
+        ):
+            self._restore(state, folder)
+
+    def _restore(self, state: Mapping[str, Any], folder: Path) -> None:
         self.counters = Counters(**state["counters"])
         if self.counters.rollouts > self.config.trainer.rollouts:
             raise UserError(
@@ -102,6 +114,7 @@ class RunState:
                 f"has finished {self.counters.rollouts}; ask for more"
             )
         self.lines = state["lines"]
+        self.updater.statistics = state.get("statistics")
         load_optimizer(self.updater, folder, self.world)
         if state["flight"] is not None:
             self.stream.position = state["flight"]["first_prompt"]
@@ -114,30 +127,55 @@ class RunState:
     def _numbers(self, run: RunDir) -> dict[str, Any]:
         fresh = self.flight is None and self.counters.evaluated == self.counters.rollouts
         return {
+            "run": run.id,
+            "name": self.name,
             "counters": asdict(self.counters),
             "score": self.counters.score if fresh else None,
             "prompts": self.stream.position,
             "settings": settings_digest(self.config),
             "files": run.sizes(),
+            "unwritten": run.unwritten,
             "updates": self.counters.updates,
             "time_s": run.time_s,
             "lines": self.lines,
+            "statistics": self.updater.statistics,
         }
 
-    def _rescue(self, save_model: Callable[[Path], None]) -> str:
-        """After the last rollout, a model that cannot be written here is written elsewhere."""
+    def _rescue(
+        self, run: RunDir, fills: Mapping[str, Callable[[Path], None]], checkpoints: Path
+    ) -> str:
+        """What cannot be written here is written elsewhere: all of it, or a trained model alone."""
+        found = _save_elsewhere(fills["whole"], f"{run.path.name}-{self.name}")
+        if found is not None:
+            return (
+                f"; this one is in {found}: make room, move it to {checkpoints / self.name} and go "
+                f"on with: erclip train --resume {run.path}"
+            )
         if self.counters.rollouts < self.config.trainer.rollouts:
             return ""
-        folder = Path(tempfile.gettempdir()) / f"erclip-{self.name}"
-        found = save_elsewhere(save_model, folder)
+        found = _save_elsewhere(fills["model"], f"{run.path.name}-{self.name}")
         return (
             "; the trained model is lost" if found is None else f"; the trained model is in {found}"
         )
 
 
+def _save_elsewhere(fill: Callable[[Path], None], name: str) -> Path | None:
+    """A folder of its own among the temporary ones, with `name` in its name; None if that fails."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"erclip-{name[-80:]}-"))
+    except OSError:
+        return None
+    try:
+        fill_folder(folder, fill)
+    except (OSError, SafetensorError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return folder
+
+
 def check_settings(state: Mapping[str, Any], config: Config, folder: Path) -> None:
     """Refuse a checkpoint of other settings: somebody edited config.json."""
-    if state["settings"] != settings_digest(config):
+    if state.get("settings") != settings_digest(config):
         raise UserError(
             f"{folder} was written with other settings than config.json has now; put them back"
         )

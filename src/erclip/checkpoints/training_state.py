@@ -5,12 +5,10 @@ Tensors are whole, whatever the number of processes was, so any number of proces
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
@@ -21,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from erclip.distributed import World
+from erclip.files import read_json, write_json
 from erclip.updates import Updater
 
 OPTIMIZER = "optimizer.safetensors"
@@ -65,7 +64,7 @@ def save_optimizer(state: dict[str, Any], updater: Updater, folder: Path) -> Non
         "numbers": numbers,
         "scheduler": updater.scheduler.state_dict(),
     }
-    (folder / NUMBERS).write_text(json.dumps(rest) + "\n", encoding="utf-8")
+    write_json(folder / NUMBERS, rest)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -78,7 +77,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def load_optimizer(updater: Updater, folder: Path, world: World) -> None:
     """Put back what `save_optimizer` wrote; a collective."""
-    rest = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
+    rest = read_json(folder / NUMBERS)
     updater.scheduler.load_state_dict(rest["scheduler"])
     state: dict[str, Any] = {}
     values: dict[str, Any] = dict(rest["numbers"])
@@ -99,14 +98,3 @@ def load_optimizer(updater: Updater, folder: Path, world: World) -> None:
         {"state": state, "param_groups": rest["groups"]},
         options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=world.size > 1),
     )
-
-
-def weights_are_finite(model: Any, world: World) -> bool:
-    """Whether every weight of every process is a number."""
-    own = all(bool(torch.isfinite(_local(p)).all()) for p in model.parameters())
-    return all(world.gather(lambda: own))
-
-
-def _local(parameter: Any) -> Tensor:
-    to_local = getattr(parameter.detach(), "to_local", None)
-    return parameter.detach() if to_local is None else to_local()

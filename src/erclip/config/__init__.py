@@ -1,4 +1,4 @@
-"""The settings of a run: every key of a recipe, with its bounds. Torch-free.
+"""The settings of a run: every key of a recipe, with its bounds. Torch is loaded for rules alone.
 
 People write TOML, machines write JSON. Unknown keys and wrong types are refused; alternatives are
 tables with a `kind`, and `loss.surrogate = "gppo_clip"` is short for `{kind = "gppo_clip"}`.
@@ -7,6 +7,10 @@ tables with a `kind`, and `loss.surrogate = "gppo_clip"` is short for `{kind = "
 from __future__ import annotations
 
 from typing import Annotated
+
+from erclip.extras import stand_on
+
+stand_on("train", "erclip.config")
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -39,7 +43,7 @@ class Config(Section):
     sampler: SamplerConfig = TransformersSampler()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
-    loss: LossConfig = LossConfig()
+    loss: LossConfig = Field(default_factory=LossConfig)
     trainer: TrainerConfig = TrainerConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from erclip.config.section import Count, Section
+from erclip.config.section import Count, Section, to_tuple
+from erclip.grading.extract import DEFAULT_FORMATS
+
+AnswerFormats = Annotated[
+    tuple[Literal["boxed", "tag", "gsm8k", "minerva", "dapo", "prose"], ...],
+    Field(min_length=1),
+    BeforeValidator(to_tuple),
+]
+Columns = dict[Annotated[str, Field(pattern="^(prompt|answer)$")], str]
 
 
 class DataConfig(Section):
@@ -14,7 +22,7 @@ class DataConfig(Section):
 
     path: str = Field(
         "countdown",
-        description='"countdown", a local JSONL or Parquet file, a hub data set id '
+        description='"countdown", a local JSONL, JSON, CSV, TSV or Parquet file, a hub data set id '
         '(owner/name[:config]), "reasoning-gym:TASK", or a task that a package installed',
     )
     test_path: str | None = Field(None, description="held-out rows; None splits `path` by hash")
@@ -28,6 +36,15 @@ class DataConfig(Section):
     after_think: bool = Field(False, description="grade only the text after the last </think>")
     last_number: bool = Field(
         False, description="without a boxed answer, read the last number of the response"
+    )
+    answer_formats: AnswerFormats = Field(
+        DEFAULT_FORMATS,
+        description="how an answer may be announced, in the order tried: boxed, tag (<answer>), "
+        "gsm8k (####), minerva, dapo (a line Answer: …), prose (the answer is …)",
+    )
+    columns: Columns = Field(
+        default_factory=dict,
+        description='fields of a row, { prompt = "…", answer = "…" }; without, by known names',
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="settings of the embedded or reasoning-gym task"

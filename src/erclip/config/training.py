@@ -78,6 +78,10 @@ class CheckpointConfig(Section):
     """
 
     every: CountOrZero = Field(0, description="in rollouts; 0 = only after the last")
+    every_minutes: NonNegative = Field(
+        30.0,
+        description="longest time without one, within a rollout too; 0 = however long it takes",
+    )
     every_updates: CountOrZero = Field(
         0, description="in updates, within a rollout too; 0 = none. For rollouts that take hours"
     )

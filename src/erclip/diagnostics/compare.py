@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,16 +169,28 @@ def _accuracy_table(methods: Sequence[Method], sets: Sequence[tuple[str, int]]) 
 
 
 def _steadiness_table(methods: Sequence[Method]) -> Table:
+    measures = (*_STEADINESS, *_other_rules(methods))
     rows = []
     for method in methods:
         cells = []
-        for _, value in _STEADINESS:
+        for _, value in measures:
             values = [v for run in method.runs.values() if np.isfinite(v := value(run))]
             cells.append(_with_half(estimate(values)) if values else "–")
         rows.append((method.label, *cells))
-    headings = ("method", *(name for name, _ in _STEADINESS))
+    headings = ("method", *(name for name, _ in measures))
     caption = "Means over seeds; ±: half of the 95 % interval. KL is KL(old‖new) per token."
     return Table("How training went", headings, rows, caption)
+
+
+def _other_rules(methods: Sequence[Method]) -> list[tuple[str, Callable[[Run], float]]]:
+    """The share clipped by each rule beside ERC and the range that acted in some run."""
+    runs = [run for method in methods for run in method.runs.values()]
+    metrics = {rule: found[0] for run in runs for rule, found in series.rules(run).items()}
+    return [
+        (f"clipped by {words.rule(rule)} (%)", lambda run, name=name: 100 * series.share(run, name))
+        for rule, name in metrics.items()
+        if rule not in ("erc", "ppo") and any(series.share(run, name) > 0 for run in runs)
+    ]
 
 
 def _settings(methods: Sequence[Method]) -> Table:

@@ -6,10 +6,8 @@ written under another name and then renamed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +17,30 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from erclip.errors import UserError
+from erclip.extras import need
+from erclip.files import whole_file
+from erclip.metrics import CORE_RULES
 
 FOLDER = "ledger"
-FLAGS = ("ppo_low", "ppo_high", "dual", "erc_low", "erc_high", "random")
 MEASURES = ("old_logprob", "new_logprob", "old_entropy", "new_entropy", "slope", "advantage")
 PLACES = ("update", "rollout", "update_in_rollout", "response", "position", "token_id")
-REMEDY = "install it with pip install 'erclip[ledger]'"
+WEIGHT = "weight_"  # before the name of a weight in its column
 
 
 @dataclass(frozen=True)
 class Ledger:
     """Columns of [N] tokens. Log-probs and entropies in nats; `slope` is ⟨∇ log π(a), ∇H⟩.
 
-    `flags` are the rules that fired during training, by the names of `LossOutput`; `places` say
-    where a token stands: `response` counts the rollout's sampled responses, dropped ones included.
-    `texts` are those of the token ids that occur.
+    `flags` are the rules that fired during training and `weights` the shares of gradient that they
+    left, by the names of `LossOutput`; `places` say where a token stands: `response` counts the
+    rollout's sampled responses, dropped ones included. `texts` are those of the token ids.
     """
 
     places: Mapping[str, Tensor]
     texts: Mapping[int, str]
     measures: Mapping[str, Float[Tensor, " N"]]
     flags: Mapping[str, Bool[Tensor, " N"]]
+    weights: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.places["token_id"])
@@ -47,8 +48,7 @@ class Ledger:
 
 def check_pyarrow() -> None:
     """Refuse before anything is sampled, not at the first write."""
-    if find_spec("pyarrow") is None:
-        raise UserError(f"the ledger needs pyarrow; {REMEDY}, or set ledger.every = 0")
+    need("pyarrow", "the ledger", ", or set ledger.every = 0")
 
 
 def write_update(
@@ -62,13 +62,18 @@ def write_update(
     index = {token_id: place for place, token_id in enumerate(ids)}
     texts = pa.array([tokens[token_id].encode("utf-8", "replace").decode() for token_id in ids])
     indices = pa.array([index[i] for i in columns["token_id"].tolist()], type=pa.int32())
+    clash = {*PLACES, *MEASURES, "token"} & {n for n, v in columns.items() if v.dtype == bool}
+    if clash:
+        raise UserError(
+            f"a rule of the loss reports under the name {min(clash)!r}, which is a column of the "
+            "ledger; give it another name, or set ledger.every = 0"
+        )
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
     table = table.append_column("token", pa.DictionaryArray.from_arrays(indices, texts))
     folder.mkdir(exist_ok=True)
     target = folder / f"update_{update:06d}.parquet"
-    partial = target.with_suffix(".partial")
-    parquet.write_table(table, partial, compression="zstd")
-    os.replace(partial, target)
+    with whole_file(target) as scratch:
+        parquet.write_table(table, scratch, compression="zstd")
     return target
 
 
@@ -91,17 +96,28 @@ def read_ledger(run: Path) -> Ledger:
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{file} cannot be read ({error}); remove it and try again") from None
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    missing = {*PLACES, *MEASURES, *FLAGS, "token"} - set(table.column_names)
+    missing = {*PLACES, *MEASURES, "token"} - set(table.column_names)
     if missing:
         raise UserError(f"{run / FOLDER} lacks the columns {', '.join(sorted(missing))}")
 
     def column(name: str) -> Tensor:
-        return torch.from_numpy(table[name].to_numpy(zero_copy_only=False).copy())
+        values = table[name]
+        if values.null_count:  # an update whose loss did not have this rule
+            values = values.fill_null(1.0 if name.startswith(WEIGHT) else False)
+        return torch.from_numpy(values.to_numpy(zero_copy_only=False).copy())
 
     ids, firsts = np.unique(table["token_id"].to_numpy(), return_index=True)
+    fields = {field.name: field.type for field in table.schema}
+    none = torch.zeros(len(table), dtype=torch.bool)
+    flags = {name: column(name) for name, kind in fields.items() if pa.types.is_boolean(kind)}
     return Ledger(
         places={name: column(name) for name in PLACES},
         texts=dict(zip(ids.tolist(), table["token"].take(firsts).to_pylist(), strict=True)),
-        measures={name: column(name) for name in MEASURES},
-        flags={name: column(name) for name in FLAGS},
+        measures={
+            name: column(name)
+            for name, kind in fields.items()
+            if pa.types.is_floating(kind) and not name.startswith(WEIGHT)
+        },
+        flags={**dict.fromkeys(CORE_RULES, none), **flags},
+        weights={n.removeprefix(WEIGHT): column(n) for n in fields if n.startswith(WEIGHT)},
     )

@@ -15,6 +15,7 @@ from erclip.diagnostics import ledger_plots, what_if
 from erclip.diagnostics.ledger import Ledger, read_ledger
 from erclip.diagnostics.what_if import Decision
 from erclip.errors import UserError
+from erclip.files import read_json
 from erclip.report.sheet import Sheet, Table, percent
 
 DEFAULT_BANDS = (0.02, 0.05, 0.1, 0.2)
@@ -60,7 +61,7 @@ def ledger_sheet(
             ledger_plots.quadrants(ledger, rules.erc, rules.ppo),
         ],
         tables=[
-            _rules_table(ledger, [*what_if.as_trained(ledger), *decisions], rules),
+            _rules_table(ledger, [*_trained(ledger), *decisions], rules),
             _entropy_table(ledger, rules),
             _quadrant_table(ledger, rules),
             _words_table(ledger, rules),
@@ -95,14 +96,15 @@ def ranges(text: str, option: str) -> tuple[tuple[float, float], ...]:
 
 def _loss_settings(run: Path) -> Mapping[str, Any]:
     try:
-        return json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["loss"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(run / "config.json")["config"]["loss"]
+    except (UserError, KeyError, TypeError):
         return {}
 
 
 def _run_rules(ledger: Ledger, loss: Mapping[str, Any]) -> Rules:
     """The run's own ERC and clip range; a run without one gets the paper's, as a question."""
-    erc, ppo = what_if.as_trained(ledger)
+    trained_rules = what_if.as_trained(ledger)
+    erc, ppo = trained_rules["erc"], trained_rules["ppo"]
     own = [c for c in loss.get("constraints", ()) if c.get("kind") == "entropy_ratio_clip"]
     surrogate = loss.get("surrogate", {})
     has_range = "ppo" in surrogate.get("kind", "")
@@ -113,6 +115,13 @@ def _run_rules(ledger: Ledger, loss: Mapping[str, Any]) -> Rules:
     missing = [name for name, has in (("ERC", own), ("clip range", has_range)) if not has]
     trained = f"The run had no {' and no '.join(missing)}: what is shown would have been clipped."
     return Rules(erc, ppo, band, clip, trained if missing else "")
+
+
+def _trained(ledger: Ledger) -> list[Decision]:
+    """What the run's rules did; dual clip and random mask only if they did anything."""
+    found = what_if.as_trained(ledger)
+    quiet = [rule for rule in ("dual", "random") if not found[rule].clipped.any()]
+    return [decision for rule, decision in found.items() if rule not in quiet]
 
 
 def _decisions(
@@ -156,10 +165,12 @@ def _rules_table(ledger: Ledger, decisions: Sequence[Decision], rules: Rules) ->
     rows = []
     for decision in decisions:
         hit = decision.clipped
-        shares = [float(f.double().mean()) for f in (hit, decision.low, decision.high)]
+        shown = (hit, decision.low, decision.high) if decision.two_sided else (hit,)
+        shares = [percent(float(flags.double().mean())) for flags in shown]
+        shares += ["–"] * (3 - len(shares))
         among = float((hit & rules.ppo.clipped).sum()) / max(int(rules.ppo.clipped.sum()), 1)
         median = f"{float(entropy[hit].median()):.2g}" if hit.any() else "–"
-        rows.append((decision.label, *map(percent, shares), percent(among, 1), median))
+        rows.append((decision.label, *shares, percent(among, 1), median))
     return Table(
         "What each rule clips",
         ("rule", "clipped", "low side", "high side", "of range's", "median H"),

@@ -28,6 +28,7 @@ from erclip.policy import Policy, load_policy
 from erclip.records import Response
 from erclip.sampling import SamplingSettings, TransformersSampler
 from erclip.seeds import prompt_seeds
+from erclip.tasks import load_task
 
 NUDGE = 1e-3  # relative change of the weights by `update`, as a standard deviation
 SUPPORTED_GAP = 0.05  # nats in float32: a layout that is off by more is not supported by the model
@@ -124,10 +125,8 @@ def measure(
 @torch.no_grad()
 def sample(path: str, data: DataConfig, plan: Plan) -> list[Response]:
     """Responses at temperature 1, from the model in the first dtype."""
-    from erclip.trainer import task_from
-
     policy = _load(path, plan.dtypes[0])
-    prompts = list(task_from(data).train[: plan.prompts])
+    prompts = list(load_task(**data.model_dump()).train[: plan.prompts])
     sampler = TransformersSampler(policy.model, policy.tokenizer)
     limit = Config().sampler.max_prompt_tokens
     settings = SamplingSettings(plan.responses, plan.max_tokens, max_prompt_tokens=limit)

@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from erclip.config import Config
-from erclip.diagnostics.ledger import FLAGS, FOLDER, check_pyarrow, write_update
+from erclip.diagnostics.ledger import FOLDER, WEIGHT, check_pyarrow, write_update
 from erclip.diagnostics.pieces import Pieces
 from erclip.distributed import World
+from erclip.files import append
 from erclip.flight import Flight
 from erclip.losses import LossOutput
+from erclip.metrics import CORE_RULES
 from erclip.policy import Scores
 from erclip.records import Sample
 from erclip.run_dir import sample_line
@@ -77,8 +80,8 @@ class Recorder:
     def end(self) -> None:
         """Write what the report will show of this rollout."""
         if self.lines and self._world.first:
-            with (self._run / "tokens.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in self.lines)
+            lines = "".join(json.dumps(line) + "\n" for line in self.lines)
+            append(self._run / "tokens.jsonl", lines)
         self.lines = []
 
     @property
@@ -170,12 +173,19 @@ def token_columns(scored: ScoredBatch, new: Scores, out: LossOutput) -> dict[str
         "new_entropy": new.entropies,
         "slope": slopes,
         "advantage": advantages,
-        **{name: getattr(out, name) for name in FLAGS},
+        "sampler_logprob": batch.sampler_logprobs,
+        **rule_flags(out),
+        **{WEIGHT + name: weight for name, weight in out.weights.items()},
     }
     columns = {name: values[mask].cpu().numpy() for name, values in measures.items()}
     columns["position"] = mask.nonzero()[:, 1].int().cpu().numpy()
     columns["token_id"] = batch.targets.int().cpu().numpy()
     return columns
+
+
+def rule_flags(out: LossOutput) -> dict[str, Tensor]:
+    """What fired, by name: the oldest rules first, in every run, then those of this loss."""
+    return {name: out.flags(name) for name in dict.fromkeys((*CORE_RULES, *out.clipped))}
 
 
 def detached(scores: Scores) -> Scores:
@@ -201,8 +211,11 @@ def _token_values(
         values[f"{age}_logprobs"] = _rounded(score.logprobs[row, :length])
         values[f"{age}_entropies"] = _rounded(score.entropies[row, :length])
     if out is not None:
-        fired = [getattr(out, name)[row, :length].int() << bit for bit, name in enumerate(FLAGS)]
+        flags = rule_flags(out)
+        fired = [flag[row, :length].long() << bit for bit, flag in enumerate(flags.values())]
         values["fired"] = torch.stack(fired).sum(0).tolist()
+        if len(flags) > len(CORE_RULES):
+            values["rules"] = list(flags)
     return values
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from erclip.diagnostics.layouts import nudged_embeddings
+from erclip.losses import MiniBatchRule, policy_loss, reinforce
 from erclip.metrics import Pool
 from erclip.updates import ScoredBatch, Updater
 
@@ -32,9 +33,11 @@ def due(rollout: int) -> bool:
 @torch.no_grad()
 def rounding_share(updater: Updater, mini_batch: Sequence[ScoredBatch]) -> float:
     """Σ clipped / Σ tokens of a mini-batch at the weights that scored it; a collective."""
+    token_rules = [c for c in updater.loss_fn.constraints if not isinstance(c, MiniBatchRule)]
+    rules = policy_loss(reinforce(), token_rules)
     pool = Pool()
     with nudged_embeddings(updater.policy.model):
         for scored in mini_batch:
-            out = updater.judge(scored, updater.score(scored.batch), scored.batch.num_tokens)
+            out = rules(**updater.tensors(scored, updater.score(scored.batch)))
             pool.add({"clipped": (out.erc_low | out.erc_high).sum()}, scored.batch.num_tokens)
     return pool.means(updater.world)["clipped"]

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from erclip.diagnostics.ledger import Ledger
 from erclip.losses import entropy_ratio, entropy_ratio_clip, policy_loss, ppo_clip
+from erclip.metrics import sides
+from erclip.report import words
 
 # nats: from the tokens that are certain to those that are wide open
 ENTROPY_EDGES = (0.0, 1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, float("inf"))
@@ -21,11 +23,12 @@ ENTROPY_EDGES = (0.0, 1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, float("inf"))
 
 @dataclass(frozen=True)
 class Decision:
-    """The tokens that one rule clips, on its low and on its high side."""
+    """The tokens that one rule clips, on its low and on its high side (or all, on its only one)."""
 
     label: str
     low: Bool[Tensor, " N"]
     high: Bool[Tensor, " N"]
+    two_sided: bool = True
 
     @property
     def clipped(self) -> Bool[Tensor, " N"]:
@@ -87,13 +90,16 @@ def ppo_decision(ledger: Ledger, low: float, high: float) -> Decision:
     return Decision(f"clip range −{low:g}/+{high:g}", out.ppo_low[0], out.ppo_high[0])
 
 
-def as_trained(ledger: Ledger) -> tuple[Decision, Decision]:
-    """What ERC and the surrogate did clip during the run."""
-    flags = ledger.flags
-    return (
-        Decision("ERC, as trained", flags["erc_low"], flags["erc_high"]),
-        Decision("surrogate, as trained", flags["ppo_low"], flags["ppo_high"]),
-    )
+def as_trained(ledger: Ledger) -> dict[str, Decision]:
+    """What each rule did clip during the run, by its name; ERC and the surrogate's range first."""
+    labels = {"erc": "ERC", "ppo": "surrogate"}
+    rules = sides(ledger.flags)
+    found = {}
+    for rule in sorted(rules, key=lambda rule: (*labels, rule).index(rule)):
+        flags = [ledger.flags[name] for name in rules[rule]]
+        label = f"{labels.get(rule, words.rule(rule))}, as trained"
+        found[rule] = Decision(label, flags[0], flags[-1], len(flags) > 1)
+    return found
 
 
 def by_entropy(old_entropy: Float[Tensor, " N"], *clipped: Bool[Tensor, " N"]) -> list[Level]:

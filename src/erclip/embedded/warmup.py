@@ -24,10 +24,12 @@ from erclip.embedded.architecture import SHAPES, build_model, build_tokenizer
 from erclip.embedded.demonstrators import Demonstrate, find_demonstrator
 from erclip.embedded.measure import sampled_accuracy
 from erclip.errors import UserError
+from erclip.files import new_folder, refuse_taken
 from erclip.records import Prompt
 from erclip.tasks import load_task
 
 IGNORED = -100
+MADE = "the warmed-up model"
 GENERATED = 20_000  # questions of a reasoning-gym task
 
 
@@ -78,8 +80,7 @@ def warm_up(
     Deterministic: the same seed gives the same weights, bit for bit, on the same machine. `report`
     hears of the accuracy every `check_every` updates.
     """
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise UserError(f"{out_dir} is not empty: name a new folder for the warmed-up model")
+    refuse_taken(out_dir, MADE)
     if size not in SHAPES:
         raise UserError(f"No size {size!r}: there are {', '.join(SHAPES)} (million parameters).")
     shown = find_demonstrator(task)
@@ -99,7 +100,7 @@ def warm_up(
         problems.train, tokenizer, shown.demonstrate, shares, batch_size, draw
     )
     result = WarmUp(0, 0.0)
-    with one_thread():
+    with new_folder(out_dir, MADE, "erclip warmup") as folder, one_thread():
         for step, batch in enumerate(batches, start=1):
             imitate(model, optimizer, batch)
             schedule.step()
@@ -110,8 +111,8 @@ def warm_up(
                 result = WarmUp(step, accuracy)
                 if report is not None:
                     report(result)
-    model.save_pretrained(out_dir)
-    tokenizer.save_pretrained(out_dir)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return result
 
 

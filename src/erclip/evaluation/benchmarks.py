@@ -7,23 +7,23 @@ texts and golds, which is in every result; `sha256` below is that of the text th
 from __future__ import annotations
 
 import difflib
-import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from erclip.errors import UserError
 from erclip.evaluation.problems import fold, text_hash
+from erclip.extras import need
 from erclip.grading import Grader
+from erclip.grading.extract import DEFAULT_FORMATS
 from erclip.records import Prompt
 from erclip.tasks import load_task
 from erclip.tasks.base import GradeFn, Wording
 from erclip.tasks.load import math_grader
+from erclip.tasks.repeats import Identifier, first_of_each, problem_of, repeats_remark
 from erclip.tasks.rows import read_row
-from erclip.tasks.sources import SUFFIXES, Located, read_rows
+from erclip.tasks.sources import COMPRESSED, SUFFIXES, Located, name_of, read_rows
 
 
 class Source(NamedTuple):
@@ -34,7 +34,6 @@ class Source(NamedTuple):
     revision: str
     problems: int
     sha256: str
-    rename: Mapping[str, str] = MappingProxyType({})  # the hub's field → that of a known format
 
 
 PLAIN = Wording()  # the problem alone
@@ -52,8 +51,9 @@ class Benchmark:
     remarks: tuple[str, ...] = ()  # what a reader of the result should know
 
     def limited(self, limit: int | None) -> Benchmark:
-        """The first `limit` problems; the hash stays that of the whole set."""
-        return replace(self, prompts=self.prompts[: limit or None])
+        """The first `limit` problems with their copies; the hash stays that of the whole set."""
+        kept = {problem_of(p.id) for p in first_of_each(self.prompts)[: limit or None]}
+        return replace(self, prompts=[p for p in self.prompts if problem_of(p.id) in kept])
 
 
 SOURCES: Mapping[str, Source] = {
@@ -84,7 +84,6 @@ SOURCES: Mapping[str, Source] = {
         "80815d37005feb82cd7f8fbc6901d5d3eff43057",
         40,
         "1b8329fdb6565547be9bb3c7dd4cf5693601c53e5dceaac7f763b6ec71508e5b",
-        {"question": "problem"},
     ),
     "math500": Source(
         "HuggingFaceH4/MATH-500",
@@ -118,6 +117,7 @@ def load_benchmark(
     wording: Wording = PLAIN,
     after_think: bool = False,
     last_number: bool = False,
+    formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> Benchmark:
     """One set by name, from the folder `data_dir` or the hub; `countdown` is made here."""
     check_names([name])
@@ -130,7 +130,8 @@ def load_benchmark(
         rows, origin = read_rows(str(file), ""), file.name
     else:
         rows, origin = _hub_rows(source), f"{source.hub_id}@{source.revision}"
-    return _benchmark(name, rows, origin, source, wording, math_grader(after_think, last_number))
+    grade = math_grader(after_think, last_number, formats)
+    return _benchmark(name, rows, origin, source, wording, grade)
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -149,17 +150,20 @@ def load_data(
     wording: Wording = PLAIN,
     after_think: bool = False,
     last_number: bool = False,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    columns: Mapping[str, str] | None = None,
 ) -> Benchmark:
     """All rows of a file of one's own, in the formats that training reads."""
     rows = read_rows(path, "test")
-    grade = math_grader(after_think, last_number)
-    return _benchmark(Path(path).stem, rows, Path(path).name, None, wording, grade)
+    grade = math_grader(after_think, last_number, formats)
+    return _benchmark(name_of(path), rows, Path(path).name, None, wording, grade, columns)
 
 
 def find_file(name: str, folder: Path) -> Path:
     """`folder`/NAME or NAME_test with one of the suffixes that training reads."""
     stems = (name, f"{name}_test")
-    for file in (folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES):
+    suffixes = [*SUFFIXES, *(suffix + COMPRESSED for suffix in SUFFIXES)]
+    for file in (folder / f"{stem}{suffix}" for stem in stems for suffix in suffixes):
         if file.is_file():
             return file
     raise UserError(
@@ -175,39 +179,36 @@ def _benchmark(
     known: Source | None,
     wording: Wording,
     grade: GradeFn,
+    columns: Mapping[str, str] | None = None,
 ) -> Benchmark:
-    seen: Counter[str] = Counter()
+    identify = Identifier(name)
     prompts = []
     for row, where in rows:
-        item = read_row(_renamed(row, known), where)
+        item = read_row(row, where, columns)
         asked = fold("\n".join(message["content"] for message in item.messages))
-        digest = hashlib.sha256(asked.encode()).hexdigest()[:12]
-        seen[digest] += 1
-        copy = f"-{seen[digest]}" if seen[digest] > 1 else ""
         messages = wording.dress(item.messages, where)
-        prompts.append(Prompt(f"{name}/{digest}{copy}", messages, item.gold, {"asked": asked}))
+        prompts.append(Prompt(identify(asked), messages, item.gold, {"asked": asked}))
     if not prompts:
         raise UserError(f"{origin} holds no problems: give a file with at least one.")
-    sha256 = text_hash(prompts)
-    remarks = [*_unlike(known, len(prompts), sha256), *_unverifiable(prompts)]
+    problems = first_of_each(prompts)
+    sha256 = text_hash(problems)
+    repeated = repeats_remark(prompts)
+    remarks = [
+        *(
+            [f"{repeated}: responses to copies count as responses to one problem"]
+            if repeated
+            else ()
+        ),
+        *_unlike(known, len(problems), sha256),
+        *_unverifiable(problems),
+    ]
     return Benchmark(name, prompts, grade, origin, sha256, tuple(remarks))
-
-
-def _renamed(row: Any, known: Source | None) -> Any:
-    if known is None or not isinstance(row, Mapping):
-        return row
-    return {known.rename.get(key, key): value for key, value in row.items()}
 
 
 def _hub_rows(source: Source) -> Iterator[Located]:
     """Rows at the pinned revision, which needs no network once it is in the cache."""
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(
-            f"Loading {source.hub_id} from the hub needs the datasets library: "
-            "pip install 'erclip[hub]', or give a folder of files with --data-dir."
-        ) from None
+    asking = f"Loading {source.hub_id} from the hub"
+    datasets = need("datasets", asking, ", or give a folder of files with --data-dir")
     name, _, config = source.hub_id.partition(":")
     try:
         rows = datasets.load_dataset(

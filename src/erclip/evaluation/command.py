@@ -7,16 +7,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from erclip.console import Console
 from erclip.errors import UserError
 from erclip.evaluation import folder
 from erclip.evaluation.benchmarks import check_names
 from erclip.evaluation.compare import compare_evaluations
 from erclip.evaluation.settings import check_settings
 from erclip.evaluation.tables import comparison_json, comparison_sheet, result_sheet
+from erclip.locks import Lock, lock_new_folder
 from erclip.report.sheet import Sheet, markdown, print_sheet, write_sheet
+from erclip.text import printable
 
 FORMATS = ("text", "markdown", "json")
 
@@ -27,14 +29,16 @@ def evaluate(
     """Run or continue an evaluation with a bar, then print its table."""
     settings = check_settings(**values)
     check_names(settings.benchmarks)
-    path = out or default_path(settings.model)
-    folder.claim(path, settings.model_dump(mode="json"))
+    if out is not None:
+        folder.claim(out, settings.model_dump(mode="json"))
 
-    from erclip.evaluation.run import run_evaluation  # torch and transformers take seconds
+    from erclip.evaluation.run import COMMAND, run_evaluation  # torch and transformers: seconds
 
-    console.print(f"writing to {path}", soft_wrap=True, highlight=False, markup=False)
+    lock = Lock(out, COMMAND) if out is not None else new_lock(settings.model, COMMAND)
+    path = lock.folder
+    console.print(f"writing to {path}")
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         MofNCompleteColumn(),
         BarColumn(bar_width=16),
         TimeRemainingColumn(compact=True),
@@ -44,17 +48,18 @@ def evaluate(
 
         def on_chunk(name: str, done: int, total: int) -> None:
             if name not in bars:
-                bars[name] = progress.add_task(name, total=total)
+                bars[name] = progress.add_task(printable(name), total=total)
             progress.update(bars[name], completed=done)
 
-        result = run_evaluation(settings, path, data_dir, on_chunk)
+        result = run_evaluation(settings, path, data_dir, on_chunk, lock)
     about = folder.read_about(path)
     print_sheet(result_sheet(result, about["remarks"], settings.model), console)
 
 
-def default_path(model: str) -> Path:
-    """evals/<model>-<date>-<time>."""
-    return Path("evals") / f"{Path(model).name}-{datetime.now():%Y%m%d-%H%M%S}"
+def new_lock(model: str, command: str) -> Lock:
+    """A lock on evals/<model>-<date>-<time>, a folder that is this process's alone."""
+    name = f"{Path(model).name[-80:]}-{datetime.now():%Y%m%d-%H%M%S}"
+    return lock_new_folder(Path("evals"), name, command)
 
 
 def compare_folders(folders: Sequence[Path], form: str, out: Path | None, console: Console) -> None:
@@ -80,7 +85,7 @@ def compare_folders(folders: Sequence[Path], form: str, out: Path | None, consol
     if page is not None:
         written = write_sheet(sheet, page)
         if form == "text":
-            console.print(f"page: {written}", soft_wrap=True, markup=False, highlight=False)
+            console.print(f"page: {written}")
 
 
 def _runs_sheet(folders: Sequence[Path]) -> Sheet:

@@ -14,9 +14,13 @@ from typing import Any
 from erclip.errors import UserError
 from erclip.evaluation import folder
 from erclip.evaluation.statistics import Interval, difference_interval, difference_of_sets
+from erclip.tasks.repeats import problem_of
 
 # Settings that are part of what a number means; the others are how it was computed.
-MEANING = ("temperature", "top_p", "instruction", "system_prompt", "after_think", "last_number")
+MEANING = (
+    *("temperature", "top_p", "instruction", "system_prompt"),
+    *("after_think", "last_number", "answer_formats"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def read_evaluation(path: Path) -> Evaluation:
     for name in about["texts"]:
         verdicts: dict[str, list[bool]] = {}
         for line in folder.read_responses(path, name):
-            verdicts.setdefault(line["prompt_id"], []).append(line["correct"])
+            verdicts.setdefault(problem_of(line["prompt_id"]), []).append(line["correct"])
         sets[name] = {prompt_id: fmean(row) for prompt_id, row in verdicts.items()}
     return Evaluation(path.name, about, sets)
 

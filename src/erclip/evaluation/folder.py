@@ -12,15 +12,22 @@ files of a continued evaluation are those of an uninterrupted one.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from erclip.errors import UserError
+from erclip.evaluation.outcomes import Outcome
+from erclip.files import append as append_text
+from erclip.files import leftovers, parsed, read_json, write_json
+from erclip.locks import LOCK
 
 ABOUT, RESULT, TIMES = "evaluation.json", "result.json", "times.jsonl"
 
 Line = dict[str, Any]
+
+_KEYS = {"prompt_id", "index", *Outcome.__dataclass_fields__}
 
 _WORDS = {
     "weights_sha256": "model (its weights differ)",
@@ -45,7 +52,7 @@ def claim(path: Path, settings: Mapping[str, Any]) -> None:
         raise UserError(f"{path} is a file; --out must name a folder for the evaluation.")
     if is_evaluation(path):
         _refuse_difference(path, read_about(path)["settings"], settings)
-    elif path.is_dir() and any(path.iterdir()):
+    elif _foreign(path):
         raise UserError(f"{path} holds other files; give --out a new folder.")
 
 
@@ -59,21 +66,15 @@ def begin(path: Path, about: Mapping[str, Any]) -> None:
                     f"{path} holds an evaluation with another {words}; give --out a new folder."
                 )
         return
-    try:
-        (path / "responses").mkdir(parents=True, exist_ok=True)
-        write_json(path / ABOUT, about)
-    except OSError as error:
-        raise UserError(f"Cannot write to {path}: {error.strerror}.") from None
+    for scratch in leftovers(path):
+        scratch.unlink()
+    write_json(path / ABOUT, about)
 
 
 def read_about(path: Path) -> dict[str, Any]:
     """evaluation.json, or one sentence on what is wrong with it."""
-    try:
-        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / ABOUT} cannot be read: {error}.") from None
-    needed = {"settings", *_WORDS}
-    if not isinstance(about, dict) or not needed <= about.keys():
+    about = read_json(path / ABOUT, "put it back, or give --out a new folder")
+    if not {"settings", *_WORDS} <= about.keys() or not isinstance(about["settings"], dict):
         raise UserError(f"{path / ABOUT} is not the description of an evaluation.")
     return about
 
@@ -83,12 +84,12 @@ def read_responses(path: Path, name: str) -> list[Line]:
     file = response_file(path, name)
     if not file.exists():
         return []
-    lines = []
-    for line in file.read_bytes().split(b"\n")[:-1]:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
+    lines: list[Line] = []
+    for text in file.read_bytes().split(b"\n")[:-1]:
+        line = parsed(text)
+        if not isinstance(line, dict) or not line.keys() >= _KEYS:
             break
+        lines.append(line)
     return lines
 
 
@@ -116,24 +117,26 @@ def keep_whole_chunks(path: Path, name: str, chunks: Sequence[Sequence[tuple[str
 
 def append(path: Path, name: str, lines: Iterable[Line]) -> None:
     """Add one chunk, in one write."""
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    with response_file(path, name).open("a", encoding="utf-8") as file:
-        file.write(text)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file at once or not at all."""
-    scratch = path.with_suffix(".partial")
-    scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    file = response_file(path, name)
+    file.parent.mkdir(exist_ok=True)
+    append_text(file, "".join(json.dumps(line) + "\n" for line in lines), durable=True)
 
 
 def _cut(file: Path, lines: int) -> None:
+    """Keep the first lines; a file only ever gets shorter here, so a kill leaves whole chunks."""
     if file.exists():
-        content = file.read_bytes()
-        kept = b"".join(content.splitlines(keepends=True)[:lines])
-        if kept != content:
-            file.write_bytes(kept)
+        kept = file.read_bytes().split(b"\n")[:lines]
+        size = sum(len(line) + 1 for line in kept)
+        if size < file.stat().st_size:
+            os.truncate(file, size)
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a folder holds what no evaluation has left there."""
+    if not path.is_dir():
+        return False
+    own = {LOCK, *(scratch.name for scratch in leftovers(path))}
+    return any(entry.name not in own for entry in path.iterdir())
 
 
 def _refuse_difference(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -5,42 +5,42 @@ Written against inspect_ai 0.3.285. Nothing is computed here: numbers and verdic
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from erclip.errors import UserError
 from erclip.evaluation import folder
+from erclip.extras import need
+from erclip.files import read_json, whole_file
 
 SCORER = "erclip"
+ASKING = "an inspect log"
 
 
 def write_inspect_logs(path: Path, out: Path | None = None) -> list[Path]:
     """Write `<set>.eval` for every set of the evaluation in `path`; `inspect view` opens them."""
-    try:
-        write_eval_log = import_module("inspect_ai.log").write_eval_log
-    except ImportError:
-        raise UserError("Writing inspect logs needs inspect_ai: pip install inspect-ai.") from None
+    write_eval_log = need("inspect_ai.log", ASKING).write_eval_log
     if not folder.is_evaluation(path):
         raise UserError(f"{path} is not the folder of an evaluation: it has no {folder.ABOUT}.")
     about = folder.read_about(path)
     if not (path / folder.RESULT).is_file():
         raise UserError(f"{path} is not finished: give its `erclip eval` command again.")
-    result = json.loads((path / folder.RESULT).read_text(encoding="utf-8"))
+    result = read_json(path / folder.RESULT, "remove it and give the `erclip eval` command again")
     target = out or path / "inspect"
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for name, numbers in result["sets"].items():
         file = target / f"{name}.eval"
-        write_eval_log(_log(name, numbers, about, folder.read_responses(path, name)), str(file))
+        log = _log(name, numbers, about, folder.read_responses(path, name))
+        with whole_file(file) as scratch:
+            write_eval_log(log, str(scratch), format="eval")
         written.append(file)
     return written
 
 
 def _log(name: str, numbers: Mapping[str, Any], about: Mapping[str, Any], lines: list) -> Any:
-    api = import_module("inspect_ai.log")
+    api = need("inspect_ai.log", ASKING)
     values = {**numbers["avg_at_k"], "maj_at_k": numbers["maj_at_k"]}
     values |= {f"pass_at_{k}": value for k, value in numbers["pass_at"].items()}
     metrics = {key: api.EvalMetric(name=key, value=value) for key, value in values.items()}
@@ -67,7 +67,7 @@ def _log(name: str, numbers: Mapping[str, Any], about: Mapping[str, Any], lines:
 
 def _sample(line: folder.Line, model: str) -> Any:
     log, model_api, scorer = (
-        import_module(f"inspect_ai.{part}") for part in ("log", "model", "scorer")
+        need(f"inspect_ai.{part}", ASKING) for part in ("log", "model", "scorer")
     )
     gold = line["gold"]
     stop = "max_tokens" if line["truncated"] else "stop"

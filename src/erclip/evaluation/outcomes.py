@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
 from erclip.evaluation.statistics import majority, mean_interval, pass_at
+from erclip.grading.compare import spelling_key
 from erclip.records import Grade, Response
 
 
@@ -38,21 +38,20 @@ class Outcome:
 
 
 def summarise(problems: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
-    """Every number of one set: P problems with k outcomes each.
+    """Every number of one set: P problems with k outcomes each, or more where a set repeats some.
 
-    pass@j for j = 1, 2, 4, … and k; the entropy is a mean over tokens, all other numbers are means
-    over problems or responses.
+    k is the smallest number of outcomes; pass@j for j = 1, 2, 4, … and k. The entropy is a mean
+    over tokens, all other numbers are means over problems or responses.
     """
     flat = [outcome for outcomes in problems for outcome in outcomes]
-    k = len(problems[0])
-    assert all(len(outcomes) == k for outcomes in problems)
-    correct = [sum(outcome.correct for outcome in outcomes) for outcomes in problems]
+    k = min(map(len, problems))
+    counts = [(sum(o.correct for o in outcomes), len(outcomes)) for outcomes in problems]
     sizes = sorted({2**i for i in range(k.bit_length())} & set(range(1, k)) | {k})
     return {
         "problems": len(problems),
         "k": k,
-        "avg_at_k": mean_interval([c / k for c in correct])._asdict(),
-        "pass_at": {str(j): fmean(pass_at(c, k, j) for c in correct) for j in sizes},
+        "avg_at_k": mean_interval([c / n for c, n in counts])._asdict(),
+        "pass_at": {str(j): fmean(pass_at(c, n, j) for c, n in counts) for j in sizes},
         "maj_at_k": fmean(
             majority((answer_key(o.answer), o.correct) for o in outcomes) for outcomes in problems
         ),
@@ -65,22 +64,15 @@ def summarise(problems: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
 
 
 def answer_key(answer: str | None) -> Hashable | None:
-    r"""What two answers share when they count as one vote: the exact number, or the bare text.
+    r"""What two answers share when they count as one vote: the exact number, or the spelling.
 
-    Cheap on purpose: `\frac{1}{2}` and `0.5` are two votes, `18`, `18.0` and `$1{,}018`-like
-    spellings of one integer are one.
+    Cheap on purpose: `2\sqrt2` and `\sqrt8` are two votes; `18`, `18.0` and `\$18` are one, `1,2`
+    and `12` are not.
 
     >>> answer_key("1,200") == answer_key("1200.0"), answer_key("x + 1") == answer_key("x+1")
     (True, True)
     """
-    if not answer:
-        return None
-    bare = "".join(answer.split()).replace("\\$", "").strip("$")
-    digits = bare.replace("{,}", "").replace(",", "")
-    try:
-        return Fraction(digits) if len(digits) < 100 and "e" not in digits.lower() else bare
-    except (ValueError, ZeroDivisionError):
-        return bare
+    return spelling_key(answer) if answer else None
 
 
 def _token_mean(outcomes: Iterable[Outcome]) -> float | None:

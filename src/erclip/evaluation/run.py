@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from erclip.batches import make_batch
+from erclip.circumstances import circumstances
 from erclip.config import ModelConfig
 from erclip.errors import UserError
 from erclip.evaluation import folder
@@ -22,14 +23,17 @@ from erclip.evaluation.outcomes import Outcome, summarise
 from erclip.evaluation.problems import gold_fields
 from erclip.evaluation.settings import EvaluationSettings
 from erclip.evaluation.statistics import mean_of_sets
+from erclip.files import append, write_json
+from erclip.locks import Lock
 from erclip.packing import micro_batches
 from erclip.policy import Policy, load_policy
 from erclip.records import Grade, Response, Sample
-from erclip.run_dir import circumstances
 from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
 from erclip.seeds import derive_seed
 from erclip.tasks.base import Wording
+from erclip.tasks.repeats import problem_of
 
+COMMAND = "erclip eval"
 MAX_TOKENS = 4096
 TOKEN_BUDGET = 16_384
 
@@ -41,8 +45,19 @@ def run_evaluation(
     out: Path,
     data_dir: Path | None = None,
     observer: Observer = lambda *_: None,
+    lock: Lock | None = None,
 ) -> dict[str, Any]:
-    """Evaluate, or continue an evaluation that was stopped; the content of result.json."""
+    """Evaluate, or continue an evaluation that was stopped; the content of result.json.
+
+    The folder is locked meanwhile: by the `lock` that the caller has on it, or by one of its own.
+    """
+    with lock or Lock(out, COMMAND):
+        return _run(settings, out, data_dir, observer)
+
+
+def _run(
+    settings: EvaluationSettings, out: Path, data_dir: Path | None, observer: Observer
+) -> dict[str, Any]:
     asked = settings.model_dump(mode="json")
     folder.claim(out, asked)
     benchmarks = load_sets(settings, data_dir)
@@ -66,17 +81,17 @@ def run_evaluation(
     for benchmark in benchmarks:
         runner.finish(benchmark)
     result = read_result(out, [benchmark.name for benchmark in benchmarks])
-    folder.write_json(out / folder.RESULT, result)
+    write_json(out / folder.RESULT, result)
     return result
 
 
 def load_sets(settings: EvaluationSettings, data_dir: Path | None) -> list[Benchmark]:
     """Every set that the settings name, cut to the limit."""
     wording = Wording(settings.instruction, settings.system_prompt)
-    reading = (settings.after_think, settings.last_number)
+    reading = (settings.after_think, settings.last_number, settings.answer_formats)
     sets = [load_benchmark(name, data_dir, wording, *reading) for name in settings.benchmarks]
     if settings.data is not None:
-        sets.append(load_data(settings.data, wording, *reading))
+        sets.append(load_data(settings.data, wording, *reading, settings.columns))
     names = [benchmark.name for benchmark in sets]
     if len(set(names)) < len(names):
         raise UserError(f"--data {settings.data} has the name of a set: rename the file.")
@@ -117,7 +132,7 @@ def read_result(out: Path, names: Sequence[str]) -> dict[str, Any]:
         problems: dict[str, list[Outcome]] = {}
         for line in folder.read_responses(out, name):
             fields = {key: line[key] for key in Outcome.__dataclass_fields__}
-            problems.setdefault(line["prompt_id"], []).append(Outcome(**fields))
+            problems.setdefault(problem_of(line["prompt_id"]), []).append(Outcome(**fields))
         sets[name] = summarise(list(problems.values()))
         means.append([sum(o.correct for o in row) / len(row) for row in problems.values()])
     average = mean_of_sets(means)._asdict() if len(names) > 1 else None
@@ -191,8 +206,7 @@ class _Runner:
             "responses": responses,
             "seconds": round(seconds, 3),
         }
-        with (self.out / folder.TIMES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append(self.out / folder.TIMES, json.dumps(line) + "\n")
 
 
 def response_line(

@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from erclip.config.data import AnswerFormats, Columns
 from erclip.config.section import Count, Positive, Section
 from erclip.errors import UserError
+from erclip.grading.extract import DEFAULT_FORMATS
 
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
 
@@ -29,6 +31,8 @@ class EvaluationSettings(Section):
     system_prompt: str = ""
     after_think: bool = False
     last_number: bool = False
+    answer_formats: AnswerFormats = DEFAULT_FORMATS
+    columns: Columns = Field(default_factory=dict)
     entropy: bool = True
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"
@@ -53,6 +57,6 @@ def check_settings(**values: Any) -> EvaluationSettings:
 
 
 def _refuse_useless(values: dict[str, Any]) -> None:
-    for key in ("instruction", "system_prompt", "after_think", "last_number"):
+    for key in ("instruction", "system_prompt", "after_think", "last_number", "answer_formats"):
         if values.get(key):
             raise UserError(f"--{key.replace('_', '-')} has no effect on countdown: leave it out.")

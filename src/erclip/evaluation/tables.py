@@ -88,7 +88,31 @@ def audit_sheet(audit: Audit, title: str, rows: int = 50) -> Sheet:
         *([f"{count - rows} more disagreements are not shown"] if count > rows else ()),
     ]
     tables = [Table(title, headings, disagreements, labels=5)] if disagreements else []
-    return Sheet(title, sentences, [], tables)
+    return Sheet(title, sentences, [], [*tables, kinds_table(audit)] if audit.responses else [])
+
+
+def kinds_table(audit: Audit) -> Table:
+    """Both kinds of disagreement by kind of answer; with labels, both graders' errors."""
+    columns = {
+        "responses": "responses",
+        "only erclip": "only_ours",
+        "only math-verify": "only_theirs",
+    }
+    if audit.is_labelled:
+        columns |= {
+            "erclip: false +": "our_false_positives",
+            "false −": "our_false_negatives",
+            "math-verify: false +": "their_false_positives",
+            "false − ": "their_false_negatives",
+        }
+    rows = [
+        (kind, *(str(getattr(count, field)) for field in columns.values()))
+        for kind, count in sorted(audit.kinds.items())
+    ]
+    total = [sum(getattr(c, field) for c in audit.kinds.values()) for field in columns.values()]
+    caption = "only erclip: correct for erclip alone; math-verify 0.9 as its documentation shows it"
+    rows.append(("all", *map(str, total)))
+    return Table("By kind of answer", ("kind", *columns), rows, caption)
 
 
 def comparison_json(comparison: Comparison) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from erclip.extras import stand_on
+
+stand_on("grading", "erclip.grading")
+
 from erclip.grading.gold import Gold
 from erclip.grading.grader import Grader, grade
 

@@ -7,20 +7,20 @@ says None, a worker runs the same `meets` with sympy behind it, so both see one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
 
 from erclip.grading.exact import parse_number
 from erclip.grading.gold import Gold
-from erclip.grading.latex import clean, squash
-from erclip.grading.structure import Answer, Items, Scalar, take_apart
-from erclip.grading.units import split_unit
-from erclip.grading.words import is_words
+from erclip.grading.guards import is_fair
+from erclip.grading.scalars import ScalarRule, Verdict, quantity, sides
+from erclip.grading.structure import Answer, Items, Reading, Scalar, read
+from erclip.grading.typography import bare_spelling, canonical, same_spelling
 
-Verdict = bool | None
-ScalarRule = Callable[[str, str, Gold], Verdict]
-"""(gold text, answer text, gold record) → equal, different, or undecided."""
-
+MAX_UNSORTED = 12
+MAX_WORDS = 3
 _ORDERED = ("(", "[", "matrix", "row")
 # Opening bracket of the gold → those an answer may use: a tuple may come bare, a bare list may come
 # in parentheses, but a set is not a tuple.
@@ -33,27 +33,139 @@ _ACCEPTED = {
     "matrix": ("matrix",),
     "row": ("row",),
 }
+_CHOICE = re.compile(
+    r'(?:"(?:option|choice|answer|statement|select|选|选项|选择|答案|答|故选|the|is|correct)":? ?)*'
+    r"(?P<open>[(\[])?(?P<letter>[A-Ja-j])(?(open)[)\]])"
+    r"(?P<content>[.:)] ?.*|\(.*\)|(?<=[)\]]).*|)",
+    re.IGNORECASE,
+)
+_SEVERAL = re.compile(
+    r'"(?:and|or|not|nor|both|neither|either|wrong|incorrect|except|but|no)"|(?<![a-zA-Z])[A-J]\)'
+    r"|[,;] ?\(?[A-J]\)?$|(?<![a-zA-Z\\])[A-J][.:]",
+    re.IGNORECASE,
+)
+_POINT = re.compile(r"[A-Z]'?(\(.*,.*\))")
+_CHAIN = re.compile(r"([^<\\]+)(<|\\le )[a-zA-Z](<|\\le )([^<\\]+)")
+_LISTED = re.compile(r",|;|and|or|pm|quad|[^\x00-\x7f]")
+_SET_LIKE = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|mathbb|infty)(?![a-zA-Z])|^\]|\[$")
 
 
 def meets(gold: Gold, answer: str, scalar: ScalarRule) -> Verdict:
     """Whether the answer's text meets the gold; None where `scalar` could not tell."""
     if gold.is_multiple:
         wanted = _all_answers(gold.answers)
-        given = take_apart(answer, is_list=isinstance(wanted, Items))
+        given = read(answer, is_list=isinstance(wanted, Items)).answer
         return _match(wanted, given, scalar, gold)
-    return _any(_match(_gold_parts(g), take_apart(answer), scalar, gold) for g in gold.answers)
+    return _any(_meets_one(text, answer, scalar, gold) for text in gold.answers)
+
+
+def is_list(gold: Gold) -> bool:
+    """Whether several boxes in a row may stand for the gold: it is one bare list."""
+    if len(gold.answers) != 1 or not _LISTED.search(gold.answers[0]):
+        return False
+    answer = read(gold.answers[0]).answer if is_fair(gold.answers[0]) else None
+    return isinstance(answer, Items) and answer.open == ""
+
+
+def is_readable(answer: str) -> bool:
+    """Whether there is a number, a letter or a short phrase to compare; a sentence is none."""
+    text = canonical(answer)
+    words = text.count('"') // 2
+    return bool(re.search(r"\w", text)) and (words <= MAX_WORDS or bool(re.search(r"\d", text)))
 
 
 def same_text(gold: Gold, answer: str) -> bool:
-    """Whether the answer is one of the golds up to spacing and LaTeX dressing."""
-    text = squash(clean(answer))
+    """Whether the answer is one of the golds up to typography."""
     golds = [", ".join(gold.answers)] if gold.is_multiple else gold.answers
-    return bool(text) and any(text == squash(clean(g)) for g in golds)
+    text = canonical(answer)
+    return bool(text) and any(same_spelling(canonical(g), text) for g in golds)
 
 
-@lru_cache(maxsize=4096)
-def _gold_parts(text: str) -> Answer:
-    return take_apart(text)
+def _meets_one(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> Verdict:
+    verdict = _choices(gold, answer, scalar, record)
+    return _meets_content(gold, answer, scalar, record) if verdict is None else verdict
+
+
+def _meets_content(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> Verdict:
+    wanted, given = read(gold), read(answer)
+    if not _same_conditions(wanted, given, scalar, record):
+        return False
+    if (verdict := _sets(wanted.text, given.text)) is not None:
+        return verdict
+    wanted_items, given_items = _aligned(wanted.answer, given.answer)
+    return _match(wanted_items, given_items, scalar, record)
+
+
+def _choices(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> Verdict:
+    """`(B)` is met by its letter, in any dress, with any content but another choice."""
+    wanted, given = _CHOICE.fullmatch(canonical(gold)), _CHOICE.fullmatch(canonical(answer))
+    if not wanted or not (wanted["open"] or wanted["letter"].isupper()):
+        return None
+    content = wanted["content"].lstrip(".:) ")
+    if not given:
+        if content:
+            return _meets_content(content, answer, scalar, record)
+        return False if wanted["open"] else None
+    if wanted["letter"].upper() != given["letter"].upper() or _SEVERAL.search(given["content"]):
+        return False
+    stated = given["content"].lstrip(".:) ").removeprefix("(").removesuffix(")")
+    if content and stated:
+        return _meets_content(content, stated, scalar, record)
+    return True
+
+
+def _same_conditions(wanted: Reading, given: Reading, scalar: ScalarRule, record: Gold) -> bool:
+    """A condition may be left out or added, but two must not contradict each other."""
+    if not wanted.condition or not given.condition:
+        return True
+    if same_spelling(wanted.condition, given.condition):
+        return True
+    sets = _sets(wanted.condition, given.condition)
+    return sets if sets is not None else bool(scalar(wanted.condition, given.condition, record))
+
+
+def _sets(gold: str, answer: str) -> Verdict:
+    """Equality as sets of reals, if one of the two is written as nothing else."""
+    if not (_SET_LIKE.search(gold) or _SET_LIKE.search(answer)):
+        return None
+    from erclip.grading.sets import equal_sets, real_set  # mpmath: only if needed
+
+    wanted, given = real_set(gold), real_set(answer)
+    if wanted is None or given is None:
+        return None
+    names = [set(re.findall(r"(?<![a-zA-Z\\])[a-zA-Z]", text)) for text in (gold, answer)]
+    if names[0] and names[1] and names[0] != names[1] and "{" not in gold + answer:
+        return False
+    return equal_sets(wanted, given)
+
+
+def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
+    """What stands beside a tuple or interval, as one: `P(3, 4)`, `y = 4, x = 3`, `a < x < b`."""
+    for one, other in ((gold, answer), (answer, gold)):
+        if (
+            isinstance(one, Items)
+            and one.open in ("(", "[")
+            and (chain := _CHAIN.fullmatch(other.text))
+        ):
+            ends = "[("[chain[2] == "<"], "])"[chain[3] == "<"]
+            interval = Items(*ends, (Scalar(chain[1]), Scalar(chain[4])), other.text)
+            return (gold, interval) if other is answer else (interval, answer)
+        if isinstance(one, Items) and one.open == "(" and (point := _POINT.fullmatch(other.text)):
+            pair = read(point[1]).answer
+            return (gold, pair) if other is answer else (pair, answer)
+        if (
+            isinstance(one, Items)
+            and isinstance(other, Items)
+            and one.open in ("(", "[")
+            and not other.open
+        ):
+            pairs = [sides(item.text) for item in other.items if isinstance(item, Scalar)]
+            names = [pair[0] for pair in pairs if len(pair) == 2]
+            if len(names) == len(other.items) and all(re.fullmatch("[a-zA-Z]", n) for n in names):
+                values = [Scalar(value) for _, value in sorted(pairs)]
+                ordered = Items("(", ")", tuple(values), other.text)
+                return (gold, ordered) if other is answer else (ordered, answer)
+    return gold, answer
 
 
 @lru_cache(maxsize=4096)
@@ -61,12 +173,12 @@ def _all_answers(answers: tuple[str, ...]) -> Answer:
     """The answers and the items of those that are lists, as one list."""
     flat: list[Answer] = []
     for answer in answers:
-        parts = take_apart(answer, is_list=True)
+        parts = read(answer, is_list=True).answer
         if isinstance(parts, Items) and parts.open in ("", r"\{"):
             flat.extend(parts.items)
         else:
             flat.append(parts)
-    return flat[0] if len(flat) == 1 else Items("", "", tuple(flat), clean(", ".join(answers)))
+    return flat[0] if len(flat) == 1 else Items("", "", tuple(flat), canonical(", ".join(answers)))
 
 
 def _match(gold: Answer, answer: Answer, scalar: ScalarRule, record: Gold) -> Verdict:
@@ -74,10 +186,11 @@ def _match(gold: Answer, answer: Answer, scalar: ScalarRule, record: Gold) -> Ve
         return scalar(gold.text, answer.text, record)
     if isinstance(gold, Items) and isinstance(answer, Items):
         return _match_items(gold, answer, scalar, record)
-    single = gold if isinstance(gold, Scalar) else answer
-    if parse_number(split_unit(single.text).value) or is_words(single.text):
-        return False
-    return scalar(gold.text, answer.text, record)
+    items, single = (gold, answer) if isinstance(gold, Items) else (answer, gold)
+    brackets = items.open if isinstance(items, Items) else ""
+    if brackets in ("(", "[", r"\cup") and _SET_LIKE.search(single.text):
+        return scalar(gold.text, answer.text, record)
+    return False
 
 
 def _match_items(gold: Items, answer: Items, scalar: ScalarRule, record: Gold) -> Verdict:
@@ -89,7 +202,7 @@ def _match_items(gold: Items, answer: Items, scalar: ScalarRule, record: Gold) -
         return False
     if len(gold.items) == 2 and not _same_ends(gold, answer):
         return False
-    if gold.open in _ORDERED:
+    if gold.open in _ORDERED or r"\ldots" in gold.text:
         pairs = zip(gold.items, answer.items, strict=True)
         return _all(_match(g, a, scalar, record) for g, a in pairs)
     return _match_unordered(gold.items, answer.items, scalar, record)
@@ -104,22 +217,56 @@ def _same_ends(gold: Items, answer: Items) -> bool:
 
 
 def _match_unordered(
-    golds: tuple[Answer, ...], answers: tuple[Answer, ...], scalar: ScalarRule, record: Gold
+    golds: Sequence[Answer], answers: Sequence[Answer], scalar: ScalarRule, record: Gold
 ) -> Verdict:
-    """Pair every gold with an answer of its own."""
-    left, undecided = list(answers), False
+    """Pair every gold with an answer of its own: equal numbers and spellings first, in one pass."""
+    waiting: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for position, answer in enumerate(answers):
+        waiting[_key(answer)].append(position)
+    left, rest = set(range(len(answers))), []
     for gold in golds:
-        verdicts: list[Verdict] = []
-        for position, answer in enumerate(left):
-            verdicts.append(_match(gold, answer, scalar, record))
-            if verdicts[-1]:
-                del left[position]
-                break
-        if not (verdicts and verdicts[-1]):
-            if None not in verdicts:
-                return False
+        same = waiting[_key(gold)]
+        if same and _match(gold, answers[same[-1]], scalar, record):
+            left.discard(same.pop())
+        else:
+            rest.append(gold)
+    if record.tolerance is None and all(map(_is_integer, (*rest, *(answers[i] for i in left)))):
+        return not rest
+    if len(rest) > MAX_UNSORTED:
+        return None
+    undecided = False
+    for gold in rest:
+        verdicts = {i: _match(gold, answers[i], scalar, record) for i in sorted(left)}
+        if (met := next((i for i, verdict in verdicts.items() if verdict), None)) is not None:
+            left.discard(met)
+        elif None not in verdicts.values():
+            return False
+        else:
             undecided = True
     return None if undecided else True
+
+
+def _key(item: Answer) -> Hashable:
+    """What items share that are most likely equal: a number without its name, or the spelling."""
+    if isinstance(item, Items):
+        return tuple(map(_key, item.items))
+    number = parse_number(quantity(sides(item.text)[-1]).value)
+    return number.value if number else bare_spelling(item.text)
+
+
+def _is_integer(item: Answer) -> bool:
+    number = parse_number(item.text)
+    return bool(number and number.value.denominator == 1)
+
+
+def spelling_key(answer: str) -> Hashable:
+    """Equal for answers that are surely the same: one number, or one spelling."""
+    if not is_fair(answer):
+        return answer
+    reading = read(answer).answer
+    if isinstance(reading, Items):
+        return bare_spelling(reading.text)
+    return _key(reading)
 
 
 def _any(verdicts: Iterable[Verdict]) -> Verdict:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_DIGITS = 1_000
@@ -16,15 +17,19 @@ FLOAT_NOISE = Fraction(1, 10**12)
 
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"
 _DECIMAL = re.compile(
-    rf"(?P<sign>[-+]?)(?P<digits>{_PLAIN})"
-    r"(?:(?:\\times|\\cdot|\*)10\^(?:\{(?P<power>[-+]?\d+)\}|(?P<digit>\d))|[eE](?P<exp>[-+]?\d+))?"
+    rf"(?P<sign>[-+]*)(?P<digits>{_PLAIN})"
+    r"(?:\\cdot ?10(?:\^\{(?P<power>[-+]?\d+)\})?|[eE](?P<exp>[-+]?\d+))?"
 )
+_POWER_OF_TEN = re.compile(r"([-+]*)(10\^\{[-+]?\d+\})")
 _FRACTION = re.compile(
-    r"(?P<sign>[-+]?)(?P<whole>\d*)\\frac(?:\{(?P<n1>[-+]?[\d.]+)\}|(?P<n2>\d))"
-    r"(?:\{(?P<d1>[-+]?[\d.]+)\}|(?P<d2>\d))"
+    r"(?P<sign>[-+]*)(?:(?P<whole>\d+)(?: |(?=\\frac)))?"
+    r"(?:\\frac\{(?P<n1>[-+]?[\d.,]+)\}\{(?P<d1>[-+]?[\d.,]+)\}|(?P<n2>\d+)/(?P<d2>\d+))"
 )
-_RATIO = re.compile(r"(?P<sign>[-+]?)(?P<whole>)(?P<n1>\d+)(?P<n2>)/(?P<d1>\d+)(?P<d2>)")
-_SPACED_MIXED = re.compile(r"([-+]?\d+) +(\d+/\d+)")
+_REPEATING = re.compile(
+    r"(?P<sign>[-+]?)(?P<head>\d*\.\d*?)(?:\\overline\{(?P<bar>\d+)\}|\((?P<round>\d+)\)"
+    r"|\\dot\{(?P<first>\d)\}(?:(?P<middle>\d*)\\dot\{(?P<last>\d)\})?"
+    r"|(?P<seen>\d{1,9}?)(?P=seen){2,}\\ldots ?|(?P<long>\d{3,9})(?P=long)\\ldots ?)"
+)
 
 
 class Number(NamedTuple):
@@ -34,52 +39,66 @@ class Number(NamedTuple):
     places: int | None
 
 
+@lru_cache(maxsize=16_384)
 def parse_number(text: str) -> Number | None:
-    r"""The exact value of a cleaned literal, or None if it is anything but one number.
+    r"""The exact value of a canonical literal, or None if it is anything but one number.
 
     >>> parse_number(r"-\frac{3}{4}").value, parse_number("1,234.50")
     (Fraction(-3, 4), Number(value=Fraction(2469, 2), places=2))
+    >>> parse_number("1 1/2").value, parse_number("1/2 3"), parse_number(r"0.1\overline{6}").value
+    (Fraction(3, 2), None, Fraction(1, 6))
     """
     if len(text) > MAX_DIGITS:
         return None
-    if mixed := _SPACED_MIXED.fullmatch(text):
-        text = rf"{mixed[1]}\frac{{{mixed[2].replace('/', '}{')}}}"
-    elif re.search(r"\d +[\d.]", text):
-        return None
-    text = text.replace(" ", "")
-    while text.startswith("{") and text.endswith("}") and "}" not in text[1:-1]:
-        text = text[1:-1]
+    if ten := _POWER_OF_TEN.fullmatch(text):
+        text = f"{ten[1]}1\\cdot {ten[2]}"
     if match := _DECIMAL.fullmatch(text):
         return _decimal(match)
-    if match := _FRACTION.fullmatch(text) or _RATIO.fullmatch(text):
+    if match := _FRACTION.fullmatch(text):
         return _fraction(match)
+    if match := _REPEATING.fullmatch(text):
+        return _repeating(match)
     return None
+
+
+def _signed(value: Fraction, sign: str) -> Fraction:
+    return -value if sign.count("-") % 2 else value
 
 
 def _decimal(match: re.Match[str]) -> Number | None:
     digits = match["digits"].replace(",", "")
-    power = int((match["power"] or match["digit"] or match["exp"] or "0")[:6])
+    times_ten = r"\cdot" in match[0] and match["power"] is None
+    power = int((match["power"] or match["exp"] or str(int(times_ten)))[:6])
     if abs(power) > MAX_POWER_OF_TEN:
         return None
     value = Fraction(digits.rstrip(".")) * Fraction(10) ** power
     places = max(len(digits.partition(".")[2]) - power, 0) if "." in digits else None
-    return Number(-value if match["sign"] == "-" else value, places)
+    return Number(_signed(value, match["sign"]), places)
 
 
 def _fraction(match: re.Match[str]) -> Number | None:
     try:
-        numerator = Fraction(match["n1"] or match["n2"])
-        denominator = Fraction(match["d1"] or match["d2"])
-    except ValueError:
+        above, below = (
+            Fraction((match[f"{part}1"] or match[f"{part}2"]).replace(",", "")) for part in "nd"
+        )
+        value = above / below
+    except (ValueError, ZeroDivisionError):
         return None
-    if denominator == 0:
-        return None
-    value = numerator / denominator
     if match["whole"]:
         if not 0 < value < 1:
             return None
         value += int(match["whole"])
-    return Number(-value if match["sign"] == "-" else value, None)
+    return Number(_signed(value, match["sign"]), None)
+
+
+def _repeating(match: re.Match[str]) -> Number:
+    """Exact: the period over as many nines as it has digits."""
+    period = match["bar"] or match["round"] or match["seen"] or match["long"]
+    period = period or match["first"] + (match["middle"] or "") + (match["last"] or "")
+    places = len(match["head"].partition(".")[2])
+    tail = Fraction(int(period), (10 ** len(period) - 1) * 10**places)
+    head = Fraction(match["head"].rstrip(".") or 0)
+    return Number(_signed(head + tail, match["sign"]), None)
 
 
 def numbers_equal(gold: Number, answer: Number, tolerance: float | None = None) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +45,19 @@ class Gold:
 
     @staticmethod
     def of(gold: str | Gold) -> Gold:
-        """A plain string is a single answer without unit or tolerance."""
-        return gold if isinstance(gold, Gold) else Gold((gold,))
+        r"""A plain string is a single answer, a JSON list of strings (Skywork) are alternatives.
+
+        >>> Gold.of(r'["50\\\\%"]').answers, Gold.of("[1,2]").answers
+        (('50\\\\%',), ('[1,2]',))
+        """
+        if isinstance(gold, Gold):
+            return gold
+        if gold.lstrip().startswith('["'):
+            with suppress(ValueError, RecursionError):
+                answers = json.loads(gold)
+                if answers and all(isinstance(a, str) and a.strip() for a in answers):
+                    return Gold(tuple(answers))
+        return Gold((gold,))
 
     @staticmethod
     def from_fields(fields: Mapping[str, Any]) -> Gold:

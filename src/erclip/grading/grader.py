@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Self
+from typing import Any, Self
 
 from erclip.grading import guards
-from erclip.grading.compare import meets, same_text
-from erclip.grading.extract import extract_answer
+from erclip.grading.compare import is_list, is_readable, meets, same_text
+from erclip.grading.extract import DEFAULT_FORMATS, check_formats, extract_answer
 from erclip.grading.gold import Gold
 from erclip.grading.pool import Pool
 from erclip.grading.scalars import plain_scalar, value_scalar
 from erclip.records import Grade, Reason
 
 CACHE_SIZE = 65_536
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 
 
 class Grader:
@@ -44,6 +46,7 @@ class Grader:
         response: str,
         gold: str | Gold,
         *,
+        formats: Sequence[str] = DEFAULT_FORMATS,
         after_think: bool = False,
         last_number: bool = False,
         truncated: bool = False,
@@ -51,6 +54,7 @@ class Grader:
         """The verdict on one response; see `grade_batch`."""
         return self.grade_batch(
             [(response, gold)],
+            formats=formats,
             after_think=after_think,
             last_number=last_number,
             truncated=[truncated],
@@ -60,11 +64,13 @@ class Grader:
         self,
         pairs: Sequence[tuple[str, str | Gold]],
         *,
+        formats: Sequence[str] = DEFAULT_FORMATS,
         after_think: bool = False,
         last_number: bool = False,
         truncated: Sequence[bool] | None = None,
     ) -> list[Grade]:
-        """Verdicts on (response, gold) pairs, in their order."""
+        """Verdicts on (response, gold) pairs, in their order; `extract_answer` has the options."""
+        check_formats(formats)
         flags = [False] * len(pairs) if truncated is None else truncated
         grades: list[Grade | None] = []
         waiting: dict[tuple[Gold, str], list[int]] = {}
@@ -72,9 +78,10 @@ class Grader:
             gold = Gold.of(gold)
             answer = extract_answer(
                 response,
+                formats=formats,
                 after_think=after_think,
                 last_number=last_number,
-                all_boxes=gold.is_multiple,
+                all_boxes=gold.is_multiple or is_list(gold),
             )
             reason = quick_reason(gold, answer, cut) or self._cache.get((gold, answer or ""))
             if reason is None:
@@ -87,21 +94,25 @@ class Grader:
 
     def ask(self, tasks: Sequence[Mapping[str, object]]) -> list[Reason]:
         """Run tasks of `erclip.grading.tasks` in the workers; the verdicts in their order."""
+        return [reply["verdict"] for reply in self._run(tasks)]
+
+    def _run(self, tasks: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
         if not tasks:
             return []
         if self._pool.is_foreign:  # after a fork; the parent keeps its workers
             self._pool = Pool(self._workers, self._time_limit_s)
-        return [reply["verdict"] for reply in self._pool.run([dict(task) for task in tasks])]
+        return self._pool.run([dict(task) for task in tasks])
 
     def _decide(self, keys: list[tuple[Gold, str]]) -> dict[tuple[Gold, str], Reason]:
-        reasons = self.ask(
+        """The workers' verdicts; what a clock or a kill decided is not remembered."""
+        replies = self._run(
             [{"kind": "ours", "gold": asdict(gold), "answer": answer} for gold, answer in keys]
         )
-        verdicts = dict(zip(keys, reasons, strict=True))
-        if len(self._cache) + len(verdicts) > CACHE_SIZE:
+        pairs = list(zip(keys, replies, strict=True))
+        if len(self._cache) + len(pairs) > CACHE_SIZE:
             self._cache.clear()
-        self._cache.update(verdicts)
-        return verdicts
+        self._cache.update({key: r["verdict"] for key, r in pairs if not r.get("stopped")})
+        return {key: reply["verdict"] for key, reply in pairs}
 
     def check_golds(self, golds: Mapping[str, str | Gold]) -> dict[str, Reason]:
         r"""The ids of golds that do not verify against themselves, with the reason.
@@ -117,11 +128,9 @@ class Grader:
         tasks: list[dict[str, object]] = []
         for name, gold in ((name, Gold.of(gold)) for name, gold in golds.items()):
             for answer in [", ".join(gold.answers)] if gold.is_multiple else gold.answers:
-                try:
-                    guards.check(answer)
-                except guards.Guarded:
+                if not guards.is_fair(answer):
                     failures[name] = "guarded"
-                    continue
+                    break
                 if not meets(gold, answer, value_scalar):
                     asked.append(name)
                     tasks.append({"kind": "self", "gold": asdict(gold), "answer": answer})
@@ -144,13 +153,25 @@ def quick_reason(gold: Gold, answer: str | None, truncated: bool = False) -> Rea
     """The verdict that needs no algebra, or None."""
     if not answer:
         return "truncated" if truncated else "no_answer"
-    try:
-        guards.check(answer)
-    except guards.Guarded:
-        return "guarded"
-    if same_text(gold, answer):
+    if answer in gold.answers and not gold.is_multiple:
         return "correct"
-    verdict = meets(gold, answer, plain_scalar)
+    if (
+        len(gold.answers) == 1
+        and _INTEGER.fullmatch(answer)
+        and _INTEGER.fullmatch(gold.answers[0])
+    ):
+        if int(answer) == int(gold.answers[0]):
+            return "correct"
+        if gold.tolerance is None and gold.unit is None and not gold.is_multiple:
+            return "wrong"
+    if not all(map(guards.is_fair, (answer, *gold.answers))):
+        return "guarded"
+    try:
+        verdict = same_text(gold, answer) or meets(gold, answer, plain_scalar)
+    except RecursionError:  # the caller's own stack is nearly full
+        return "guarded"
+    if verdict is False and not is_readable(answer):
+        return "parse_error"
     return None if verdict is None else "correct" if verdict else "wrong"
 
 
@@ -174,14 +195,17 @@ def grade(
     response: str,
     gold: str | Gold,
     *,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     after_think: bool = False,
     last_number: bool = False,
     truncated: bool = False,
 ) -> Grade:
     r"""Grade one response with a shared `Grader` of two workers.
 
+    formats: how an answer may be announced, names of `erclip.grading.extract.FORMATS` in the order
+        in which they are tried.
     after_think: grade only the text after the last `</think>`; without one there is no answer.
-    last_number: if there is neither a box nor a `####` line, take the last number in the text.
+    last_number: if nothing is announced, take the last number in the text.
     truncated: the response hit its length limit; without an answer the reason is then `truncated`.
 
     >>> grade(r"The sum is \boxed{\frac{3}{6}}.", "1/2")
@@ -192,6 +216,7 @@ def grade(
     return _default_grader().grade(
         response,
         gold,
+        formats=formats,
         after_think=after_think,
         last_number=last_number,
         truncated=truncated,

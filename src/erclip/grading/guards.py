@@ -43,6 +43,15 @@ def check(text: str) -> None:
         raise Guarded(f"more than {MAX_POWERS_CHAINED} powers inside powers")
 
 
+def is_fair(text: str) -> bool:
+    """Whether `check` lets the text through."""
+    try:
+        check(text)
+    except Guarded:
+        return False
+    return True
+
+
 def nesting(text: str) -> tuple[int, int]:
     r"""Deepest bracket, and how many powers stand inside one another's exponents.
 

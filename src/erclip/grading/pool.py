@@ -21,10 +21,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from erclip.errors import UserError
+
 MEMORY_BYTES = 2 << 30
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 1.0
-CPU_SHARE = 0.5
+CPU_SHARE = 0.25
+TRIES = 5
 
 Message = dict[str, Any]
 
@@ -39,6 +42,14 @@ main()
 """
 
 
+class _ChildKilled(Exception):
+    """Somebody killed the process that did the work; its supervisor has another one ready."""
+
+
+class _KilledAtStart(EOFError):
+    """Somebody killed the worker before it was ready."""
+
+
 class Slot:
     """One worker process, started when first used and replaced when it is killed."""
 
@@ -51,23 +62,30 @@ class Slot:
     def run(self, task: Message, stop: threading.Event | None = None) -> Message:
         """The worker's reply, or the verdict `timeout` or `guarded` if the task killed it.
 
-        A worker that somebody else killed costs a second try (unless `stop` is set), not a verdict.
+        A worker that somebody else killed (SIGKILL: an operator, or the kernel short of memory)
+        costs another try (unless `stop` is set), not a verdict. `stopped` marks what a clock or a
+        kill decided: another machine, or another minute, may decide it otherwise.
         """
-        tried = False
-        while True:
+        for tries_left in reversed(range(TRIES)):
             try:
                 return self._exchange(task)
             except TimeoutError:
                 self.close()
-                return {"verdict": "timeout"}
-            except (EOFError, BrokenPipeError):
-                self.close()
-                if tried or (stop and stop.is_set()):
-                    return {"verdict": "timeout"}
-                tried = True
+                break
+            except (EOFError, BrokenPipeError, _ChildKilled) as error:
+                if not isinstance(error, _ChildKilled):
+                    self.close()
+                if stop and stop.is_set():
+                    break
+                if isinstance(error, _KilledAtStart) and not tries_left:
+                    raise UserError(
+                        f"Grading workers were killed {TRIES} times while starting, most likely "
+                        "for want of memory: free some, or use fewer workers."
+                    ) from error
             except BaseException:
                 self.close()
                 raise
+        return {"verdict": "timeout", "stopped": True}
 
     def _exchange(self, task: Message) -> Message:
         process = self._started()
@@ -79,9 +97,11 @@ class Slot:
         while True:
             reply = self._read(process, deadline)
             if reply.get("died") == -signal.SIGPROF:
-                return {"verdict": "timeout"}
+                return {"verdict": "timeout", "stopped": True}
+            if reply.get("died") == -signal.SIGKILL:
+                raise _ChildKilled
             if "died" in reply:
-                return {"verdict": "guarded"}
+                return {"verdict": "guarded", "stopped": True}
             if reply.get("id") == self._sent:
                 return reply
 
@@ -101,15 +121,27 @@ class Slot:
             env={**os.environ, "PYTHONHASHSEED": "0"},
         )
         self._buffer = b""
-        try:
-            hello = self._read(process, time.monotonic() + START_LIMIT_S)
-        except (TimeoutError, EOFError) as error:
-            self.close()
-            raise RuntimeError(f"a grading worker ({sys.executable}) did not start") from error
+        hello = self._greeting(process)
         if "failed" in hello:
             self.close()
-            raise RuntimeError(f"a grading worker did not start: {hello['failed']}")
+            raise UserError(f"a grading worker did not start: {hello['failed']}")
         return process
+
+    def _greeting(self, process: subprocess.Popen[bytes]) -> Message:
+        """What a new worker says first; one that is killed before is an EOF, worth another try."""
+        try:
+            return self._read(process, time.monotonic() + START_LIMIT_S)
+        except TimeoutError as error:
+            self.close()
+            raise UserError(f"a grading worker ({sys.executable}) did not start") from error
+        except EOFError as error:
+            code = process.wait()
+            self.close()
+            if code == -signal.SIGKILL:
+                raise _KilledAtStart from error
+            raise UserError(
+                f"a grading worker ({sys.executable}) ended with {code} while starting"
+            ) from error
 
     @staticmethod
     def _readable(process: subprocess.Popen[bytes], timeout_s: float) -> bool:

@@ -1,74 +1,81 @@
-r"""Decides whether two scalars are equal: by spelling, as exact numbers, as words, or by value.
+r"""Decides whether two single things are equal, each by the rule of its kind.
 
-None of this needs sympy, all of it has a bounded cost, so it runs in the calling process. A verdict
-of None means "cannot tell without algebra".
+The kinds of `erclip.grading.kinds` come first, then quantities (a number or an expression with a
+unit), equations and inequalities. None of this needs sympy and all of it has a bounded cost, so it
+runs in the calling process. None means "cannot tell without algebra". Text that no rule reads is
+equal only to the same text.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
-from erclip.grading.compare import Verdict
 from erclip.grading.exact import Number, numbers_equal, parse_number
 from erclip.grading.gold import Gold
-from erclip.grading.latex import squash
-from erclip.grading.structure import split_top
-from erclip.grading.units import Quantity, canonical_unit, split_unit, units_conflict
-from erclip.grading.words import compare_based, compare_words
+from erclip.grading.kinds import KINDS
+from erclip.grading.structure import split_top, without_label
+from erclip.grading.typography import canonical, same_spelling
+from erclip.grading.units import Unit, is_angle, ratio, read_unit
 
-_NAME = re.compile(r"\\?[a-zA-Z][\w\\{}' ]*(?:\([a-zA-Z0-9, ]*\))?")
-_RELATION = re.compile(r"[<>]|!=|\\(?:neq?|leq?|geq?|lt|gt|approx|equiv|sim|cong)(?![a-zA-Z])")
-_INFINITY = re.compile(r"([-+]?) ?\\infty")
-_CALL = re.compile(r"([a-zA-Z]) ?\(([a-zA-Z])\)")
+Verdict = bool | None
+ScalarRule = Callable[[str, str, Gold], Verdict]
+"""(gold text, answer text, gold record) → equal, different, or undecided."""
+
+_NAME = re.compile(
+    r"(?!\\(?:sqrt|frac|pi|binom|infty)(?![a-zA-Z]))\\?[a-zA-Z][\w\\{}' ]*(?:\([\w, ]*\))?"
+    r"|\([a-z](?:, ?[a-z])*\)"
+)
+_SIGNS = re.compile(r"<|>|\\le |\\ge |\\ne ")
+_RELATION = re.compile(r"[<>]|\\(?:ne|le|ge|sim|in|subset|subseteq)(?![a-zA-Z])")
+_INFINITY = re.compile(r"([-+]?)\\infty ?")
+_CALL = re.compile(r"([a-zA-Z])\(([a-zA-Z])\)")
+_MONEY = re.compile(
+    r'(-?)(?:"?(?:US|A|C|NZ|HK)?"?(\\\$|[€£¥₹₩₽])|"(USD|EUR|GBP|CNY|RMB|INR|JPY|Rs|rs)")'
+    r"[ .]?(-?[\d.(\\].*)"
+)
+_UNIT_STARTS = re.compile(r'(?:\\frac\{|\[)?\(?"|%|\\Omega|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢]')
+_CALLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis|ln|log|exp)(?![a-zA-Z])")
+_COMPOUND = re.compile(r"(\d[\d.]*)((?:\"[^\"]+\"|\^\{\\circ\}|'{1,2}))")
+_MINUTES = {"'": r"\frac{1}{60}", "''": r"\frac{1}{3600}"}
+_UNREAD = re.compile(
+    r'"|\\ldots|[^\x00-\x7f]|\\\$|\d \d|\\quad|[#@?]|\\(?:cancel|not)|\d_\{|(?<![a-zA-Z}\'])\''
+)
+
+
+class Quantity(NamedTuple):
+    """A value as text, and the unit after it."""
+
+    value: str
+    unit: Unit | None
 
 
 def plain_scalar(gold: str, answer: str, record: Gold) -> Verdict:
     """The rule of the calling process: equal spelling, or what `value_scalar` can tell."""
-    return True if squash(gold) == squash(answer) else value_scalar(gold, answer, record)
+    return True if same_spelling(gold, answer) else value_scalar(gold, answer, record)
 
 
 def value_scalar(gold: str, answer: str, record: Gold) -> Verdict:
-    """Units, exact numbers, bases, words, values; never equality of spelling alone."""
-    (gold, gold_unit), (answer, answer_unit) = operands(gold, answer)
-    if record.unit:
-        gold_unit = gold_unit or canonical_unit(record.unit)
-    if units_conflict(gold_unit, answer_unit):
-        return False
-    gold_number, answer_number = parse_number(gold), parse_number(answer)
-    if gold_number and answer_number:
-        return _equal_up_to_percent(
-            gold_number, answer_number, (gold_unit, answer_unit), record.tolerance
-        )
-    for rule in (_compare_infinite, compare_based, compare_words):
+    """Equality by kind; never by spelling alone."""
+    for rule in KINDS:
         if (verdict := rule(gold, answer)) is not None:
             return verdict
-    return _compare_values(gold, answer, record.tolerance)
-
-
-def _compare_infinite(gold: str, answer: str) -> Verdict:
-    """The ends of unbounded intervals: infinities equal each other by sign, and no number."""
-    left, right = _INFINITY.fullmatch(gold), _INFINITY.fullmatch(answer)
-    if left and right:
-        return (left[1] == "-") == (right[1] == "-")
-    if (left and parse_number(answer)) or (right and parse_number(gold)):
+    (gold, gold_unit), (answer, answer_unit) = operands(gold, answer)
+    if record.unit:
+        gold_unit = gold_unit or field_unit(record.unit)
+    verdict = _quantities(Quantity(gold, gold_unit), Quantity(answer, answer_unit), record)
+    if verdict is not None:
+        return verdict
+    if is_unread(gold) or is_unread(answer):
         return False
-    return None
+    return _values(gold, answer, record.tolerance)
 
 
-def _compare_values(gold: str, answer: str, tolerance: float | None) -> Verdict:
-    """Equality by value; a difference is believed only where no rounding is allowed for."""
-    from erclip.grading.values import (
-        equal_equations,
-        equal_values,
-    )  # imports mpmath: only if needed
-
-    sides = _sides(gold), _sides(answer)
-    if all(len(side) == 2 for side in sides):
-        return equal_equations((sides[0][0], sides[0][1]), (sides[1][0], sides[1][1]))
-    same = equal_values(gold, answer)
-    if same is False and (tolerance is not None or "." in gold + answer):
-        return None
-    return same
+def is_unread(text: str) -> bool:
+    """Whether a text holds something that is no mathematics: it equals only the same text."""
+    return bool(_UNREAD.search(text))
 
 
 def operands(gold: str, answer: str) -> tuple[Quantity, Quantity]:
@@ -77,22 +84,56 @@ def operands(gold: str, answer: str) -> tuple[Quantity, Quantity]:
     A gold without `=` is met by the right-hand side of an answer (`x+y = 3+4 = 7`); `f(x)=x+1` and
     `f(t)=t+1` are the same function.
     """
-    if len(_sides(gold)) == 1:
-        return split_unit(gold), split_unit(_sides(answer)[-1])
-    gold_name, gold_value = _assignment(gold)
-    answer_name, answer_value = _assignment(answer)
+    gold, answer = _settled(gold), _settled(answer)
+    gold_sides, answer_sides = sides(gold), sides(answer)
+    if len(gold_sides) == 1:
+        swapped = (
+            len(answer_sides) == 2
+            and _NAME.fullmatch(answer_sides[1])
+            and parse_number(answer_sides[0])
+        )
+        return quantity(gold), quantity(answer_sides[0 if swapped else -1])
+    gold_name, gold_value = _assignment(gold_sides, gold)
+    answer_name, answer_value = _assignment(answer_sides, answer)
     if gold_name is None:
-        return split_unit(gold), split_unit(answer)
+        return quantity(gold), quantity(answer)
     if answer_name is None:
-        return split_unit(gold if _is_relation(answer) else gold_value), split_unit(answer)
+        related = _RELATION.search(answer) or len(answer_sides) > 1
+        return quantity(gold if related else gold_value), quantity(answer)
     if renamed := _renamed(gold_name, answer_name, answer_value):
-        return split_unit(gold_value), split_unit(renamed)
-    return split_unit(gold), split_unit(answer)
+        return quantity(gold_value), quantity(renamed)
+    return Quantity(gold, None), Quantity(answer, None)
+
+
+def _settled(text: str) -> str:
+    r"""`\equiv` without a modulus is `=`, so is `\approx` after a name; else its left counts."""
+    text = text.replace(r"\equiv ", "=") if r"\mod" not in text else text
+    left, approximate, right = text.partition(r"\approx ")
+    if not approximate:
+        return text
+    return f"{left}={right}" if _NAME.fullmatch(left.strip()) else left
+
+
+def sides(text: str) -> list[str]:
+    """What stands between the `=` signs outside brackets; one side if it is no single equation."""
+    if "=" not in text or _RELATION.search(text) or len(split_top(text)) > 1:
+        return [text]
+    parts = split_top(text, "=")
+    return parts if all(parts) else [text]
+
+
+def _assignment(parts: list[str], text: str) -> tuple[str | None, str]:
+    """The name before the first `=` and the value after the last, if it is a name."""
+    if len(parts) == 2 and not _NAME.fullmatch(parts[0]) and _NAME.fullmatch(parts[1]):
+        parts = parts[::-1] if parse_number(parts[0]) else parts
+    if len(parts) > 1 and _NAME.fullmatch(parts[0]):
+        return parts[0], parts[-1]
+    return None, text
 
 
 def _renamed(gold_name: str, answer_name: str, answer_value: str) -> str | None:
     """The answer's value in the gold's variable, or None if the two name different things."""
-    if squash(gold_name) == squash(answer_name):
+    if same_spelling(gold_name, answer_name):
         return answer_value
     gold_call, answer_call = _CALL.fullmatch(gold_name), _CALL.fullmatch(answer_name)
     if not (gold_call and answer_call and gold_call[1] == answer_call[1]):
@@ -102,39 +143,141 @@ def _renamed(gold_name: str, answer_name: str, answer_value: str) -> str | None:
     return None if clashes else variable.sub(gold_call[2], answer_value)
 
 
-def _assignment(text: str) -> tuple[str | None, str]:
-    """The name before the first `=` and the value after the last, if it is a name."""
-    sides = _sides(text)
-    if len(sides) > 1 and _NAME.fullmatch(sides[0]):
-        return sides[0], sides[-1]
-    return None, text
+@lru_cache(maxsize=8192)
+def quantity(text: str) -> Quantity:
+    r"""The value and the unit that a canonical text says; without a unit where none is read.
+
+    >>> quantity('15"cm"').value, quantity('3"million"').value, quantity('3"or""more"').value
+    ('15', '(3)\\cdot 1000000', '3"or""more"')
+    """
+    text = without_label(text.strip()).removeprefix("#").removeprefix("\\#")
+    if money := _MONEY.fullmatch(text):
+        unit = read_unit(money[2] or f'"{money[3]}"')
+        value, scale = _measured(money[4])
+        if scale is None or not scale.powers or scale.powers == getattr(unit, "powers", None):
+            return Quantity(money[1] + value, unit)
+    return _measured(text)
 
 
-def _sides(text: str) -> list[str]:
-    """What stands between the `=` signs outside brackets; one side if it is no single equation."""
-    if "=" not in text or _RELATION.search(text) or len(split_top(text)) > 1:
-        return [text]
-    sides = split_top(text, "=")
-    return sides if all(sides) else [text]
+def _measured(text: str) -> Quantity:
+    """The value, and the unit behind it."""
+    for start in _UNIT_STARTS.finditer(text):
+        value, said = (
+            text[: start.start()].removesuffix(r"\quad ").rstrip(" ,"),
+            text[start.start() :],
+        )
+        if value and re.search(r"[\w)}\]!]$", value) and not is_unread(value):
+            unit = None if said.startswith("^") and _CALLED.search(value) else read_unit(said)
+            if unit is not None:
+                scaled = f"({value})\\cdot {unit.scale}" if unit.scale != 1 else value
+                return Quantity(
+                    scaled, unit._replace(scale=1) if unit.powers or unit.things else None
+                )
+        break
+    return _compound(text) or Quantity(text, None)
 
 
-def _is_relation(text: str) -> bool:
-    return bool(_RELATION.search(text)) or len(_sides(text)) > 1
+def _compound(text: str) -> Quantity | None:
+    """`5 feet 6 inches` and `30°15'` as one quantity in the first unit."""
+    parts = _COMPOUND.findall(text)
+    if len(parts) < 2 or "".join(number + unit for number, unit in parts) != text:
+        return None
+    first = read_unit(parts[0][1])
+    terms = []
+    for number, said in parts:
+        unit = read_unit(said)
+        share = _MINUTES.get(said) if said in _MINUTES else ratio(first, unit) if unit else None
+        if first is None or share is None or (unit and not unit.powers):
+            return None
+        terms.append(f"{number}\\cdot {share}")
+    return Quantity("+".join(terms), first)
+
+
+@lru_cache(maxsize=1024)
+def field_unit(text: str) -> Unit | None:
+    """The unit that a benchmark states in a field of its own."""
+    return quantity(canonical(rf"1\text{{{text}}}" if text[0].isalpha() else f"1{text}")).unit
+
+
+def _quantities(gold: Quantity, answer: Quantity, record: Gold) -> Verdict:
+    """Numbers with their units; None where one is not a number and the units agree."""
+    if (share := ratio(gold.unit, answer.unit)) is None:
+        return False
+    left, right = parse_number(gold.value), parse_number(answer.value)
+    if left and right and share == "1":
+        return _equal_up_to_percent(left, right, gold, answer, record.tolerance)
+    if (verdict := _infinite(gold.value, answer.value)) is not None:
+        return verdict
+    if is_angle(gold.unit) and answer.unit is None and r"\pi" in answer.value:
+        share = r"\frac{180}{\pi }"
+    if share == "1":
+        return None
+    return bool(_values(gold.value, f"({answer.value})\\cdot {share}", record.tolerance))
+
+
+def _infinite(gold: str, answer: str) -> Verdict:
+    """The ends of unbounded intervals: infinities equal each other by sign, and no number."""
+    left, right = _INFINITY.fullmatch(gold), _INFINITY.fullmatch(answer)
+    if left and right:
+        return (left[1] == "-") == (right[1] == "-")
+    return False if (left and parse_number(answer)) or (right and parse_number(gold)) else None
 
 
 def _equal_up_to_percent(
-    gold: Number, answer: Number, units: tuple[str | None, str | None], tolerance: float | None
+    left: Number, right: Number, gold: Quantity, answer: Quantity, tolerance: float | None
 ) -> bool:
     """With a percent sign on one side, the other may be the number or the fraction."""
-    if numbers_equal(gold, answer, tolerance):
+    percents = [bool(q.unit and ("percent", 1) in q.unit.powers) for q in (gold, answer)]
+    is_share = percents == [False, True] and gold.unit is None and abs(left.value) < 1
+    if not is_share and numbers_equal(left, right, tolerance):
         return True
-    gold_is_percent, answer_is_percent = (unit == "%" for unit in units)
-    if gold_is_percent and not answer_is_percent and units[1] is None:
-        return numbers_equal(gold, _scaled(answer, 100), tolerance)
-    if answer_is_percent and not gold_is_percent and units[0] is None:
-        return numbers_equal(_scaled(gold, 100), answer, tolerance)
+    if percents == [True, False] and answer.unit is None:
+        return numbers_equal(left, _scaled(right, 100), tolerance)
+    if percents == [False, True] and gold.unit is None:
+        return numbers_equal(_scaled(left, 100), right, tolerance)
     return False
 
 
 def _scaled(number: Number, factor: int) -> Number:
     return Number(number.value * factor, number.places)
+
+
+def _values(gold: str, answer: str, tolerance: float | None) -> Verdict:
+    """Expressions by value, equations and inequalities by proportion."""
+    from erclip.grading.values import equal_values, proportion  # mpmath: only if needed
+
+    golds, answers = _comparisons(gold), _comparisons(answer)
+    if golds or answers:
+        if len(golds) != len(answers) or [s for _, s, _ in golds] != [s for _, s, _ in answers]:
+            return False if golds and answers and len(golds) != len(answers) else None
+        found = [
+            proportion((g[0], g[2]), (a[0], a[2])) for g, a in zip(golds, answers, strict=True)
+        ]
+        if None in found:
+            return None
+        return all(c > 0 or (c and g[1] == "=") for c, g in zip(found, golds, strict=True))
+    bodies = [re.fullmatch(r"(.*[^C])\+([CcKk])", text) for text in (gold, answer)]
+    if bodies[0] and bodies[1] and bodies[0][2] == "C":
+        gold, answer = bodies[0][1], bodies[1][1]
+    return equal_values(gold, answer, tolerance)
+
+
+def _comparisons(text: str) -> list[tuple[str, str, str]]:
+    r"""(left, sign, right) of an equation or a chain of inequalities, all made `<` or `\le`."""
+    parts = sides(text)
+    if len(parts) == 2:
+        return [(parts[0], "=", parts[1])]
+    signs = _SIGNS.findall(text)
+    terms = _SIGNS.split(text)
+    if not signs or not all(term.strip() for term in terms) or len(split_top(text)) > 1:
+        return []
+    found = []
+    for left, sign, right in zip(terms, signs, terms[1:], strict=False):
+        flipped = sign in (">", r"\ge ")
+        sign = {">": "<", r"\ge ": r"\le ", r"\ne ": "="}.get(sign, sign)
+        found.append((right, sign, left) if flipped else (left, sign, right))
+    return (
+        sorted(found, key=lambda part: part[1])
+        if len(found) < 2
+        else (found[::-1] if signs[0] in (">", r"\ge ") else found)
+    )

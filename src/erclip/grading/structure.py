@@ -1,28 +1,58 @@
-r"""Takes an answer apart at its top level: a scalar, a bare list, or something in brackets.
+r"""Takes a canonical answer apart at its top level: a single thing, a list, or what brackets hold.
 
-Lists and tuples are compared item by item here, so that sympy only ever sees one scalar, interval
-or relation at a time, and so that order matters for tuples and for nothing else.
+Lists and tuples are compared item by item, so that algebra only ever sees one value or relation at
+a time, and so that order matters for tuples and for nothing else.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
-from erclip.grading.latex import clean
+from erclip.grading.typography import canonical
+from erclip.grading.units import changes_value
 
-_LINE_MEMBERSHIP = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)? ?\\in(?![a-zA-Z]) ?(?=[\[({\\])")
-_THOUSANDS = re.compile(r"[^\d([{,]*\d{1,3}(?:,\d{3})+(?:\.\d+)?[^\d)\],]*")
-_CONNECTIVE = re.compile(r",? *\\text *\{ *(?:and|or) *\} *|,? +(?:and|or) +|;")
-_PLUS_MINUS = re.compile(r"\\(p|m)(?:(?<=p)m|(?<=m)p)(?![a-zA-Z])")
+_LABEL_WORDS = frozenset(
+    """answer the is final total page day number problem question year room case step result
+    solution value chapter grade level figure hence thus so therefore we get have option 答案 答 解
+    结果 答案是 答案为 共 共有 是 为 故 所以 因此 ans""".split()  # noqa: SIM905
+)
+_LABEL = re.compile(r'((?:"[^"]+")+)(:|：)? ?(?=.)')
+_MEMBERSHIP = re.compile(r"(?:[a-zA-Z]|\\[a-z]+ ?)(?:_\{\w+\})? ?\\in ?(?=[\[({\\\]])(?!\\mathbb)")
+_QUALIFIED = re.compile(
+    r"(?P<value>.*?[^\s,(])(?:,|\\quad| )*?"
+    r'(?:"(?:for|where|with)"(?P<words>.*)|\\forall (?P<all>.*)'
+    r"|(?<=,)\s*(?P<tail>[a-zA-Z]\\in \\mathbb.*)"
+    r"|(?<=\\quad )\((?P<round>.*)\)|\((?P<tight>[a-zA-Z] ?(?:\\[gl]e |[<>]|\\in ).*)\))"
+)
+_CONDITION_WORDS = re.compile(
+    r'(?:"(?:all|every|any|each|some|an?|is|are|and|integers?|positive|negative|real|natural|non'
+    r'|nonnegative|numbers?|arbitrary|constants?|even|odd|value|values|of|the)"|[-, ])*',
+    re.IGNORECASE,
+)
+_UNIVERSAL = re.compile(r'(?:"(?:all|every|any|each)")', re.IGNORECASE)
+_CONDITION = re.compile(
+    r"[a-zA-Z]|[a-zA-Z][, a-zA-Z]*(?:\\in |\\[gl]e |[<>]|\\ne ).*|.*(?:\\[gl]e |[<>])[a-zA-Z].*|"
+)
+_THOUSANDS = re.compile(r'[^\d(\[{,"]*\d{1,3}(?:,\d{3}){1,6}(?:\.\d+)?[^\d)\],]*')
+_CONNECTIVE = re.compile(r'(?:, ?)?"(?:and|or|And|Or|AND|OR)"|;')
+_SPREAD = re.compile(r'[^"(]*(?:\\quad [^"(]*)+')
+_PLUS_MINUS = re.compile(r"\\(pm|mp) ")
+_FRENCH = re.compile(r"([\[\]])(.*[,;].*)([\[\]])")
 _OPENING = {"(": ")", "[": "]", r"\{": r"\}"}
-_CLOSERS = (")", "]", r"\}")
-_DELIMITERS = re.compile(r"\\begin\{|\\end\{|\\cup(?![a-zA-Z])|\\[{}]|\\.|[()\[\]{},=]", re.DOTALL)
-_MATRIX = re.compile(r"\\begin\{([pb]?matrix)\}(.*)\\end\{\1\}", re.DOTALL)
+_DELIMITERS = re.compile(
+    r'"[^"]*"|\\begin\{|\\end\{|\\(?:cup|cap|setminus)(?![a-zA-Z])|\\[{}]|\\.|[()\[\]{},=]',
+    re.DOTALL,
+)
+_MATRIX = re.compile(
+    r"(?P<factor>[^&,=]*?)\\begin\{matrix\}(?P<cells>.*)\\end\{matrix\}", re.DOTALL
+)
+_NAMES = re.compile(r"\(?[a-zA-Z\\][\w\\{}' ]*(?:\([\w, ]*\)|(?:, ?[a-zA-Z\\][\w\\{}' ]*)*\)?)?")
 
 
 class Scalar(NamedTuple):
-    """Anything that is not a list of things: the cleaned text."""
+    """Anything that is not a list of things: the canonical text."""
 
     text: str
 
@@ -42,54 +72,120 @@ class Items(NamedTuple):
 Answer = Scalar | Items
 
 
-def take_apart(text: str, *, is_list: bool = False) -> Answer:
-    r"""The structure of an answer's text.
+class Reading(NamedTuple):
+    """An answer taken apart, its text, and the condition that it was stated under ("" for none)."""
+
+    answer: Answer
+    text: str
+    condition: str
+
+
+@lru_cache(maxsize=8192)
+def read(text: str, *, is_list: bool = False) -> Reading:
+    r"""The structure of an answer.
 
     is_list: commas between digit groups separate answers (`135,189` is two numbers, not one).
 
-    >>> take_apart(r"\{1, \frac{1}{2}\}").items
+    >>> read(r"\{1, \frac12\}").answer.items
     (Scalar(text='1'), Scalar(text='\\frac{1}{2}'))
-    >>> take_apart("1,234"), len(take_apart("1,234", is_list=True).items)
+    >>> read("1,234").answer, len(read("1,234", is_list=True).answer.items)
     (Scalar(text='1,234'), 2)
+    >>> read(r"2n \text{ for } n \ge 1")
+    Reading(answer=Scalar(text='2n'), text='2n', condition='n\\ge 1')
     """
-    return _take_apart(clean(text), is_list)
+    text = without_label(canonical(text)).replace(r"\{\}", r"\emptyset ")
+    if "&" in text and r"\begin" not in text:
+        text = text.replace("&", '"and"')
+    text, condition = _without_condition(text.strip())
+    bare = _MEMBERSHIP.sub("", text, count=1)
+    if (french := _FRENCH.fullmatch(bare)) and (french[1] == "]" or french[3] == "["):
+        bare = f"{'(' if french[1] == ']' else '['}{french[2]}{')' if french[3] == '[' else ']'}"
+        text = bare
+    return Reading(_take_apart(bare, is_list), text, condition)
+
+
+def without_label(text: str) -> str:
+    """`Answer: 13`, `Total: 13` and `Page 13` as 13; words that change a value are no label."""
+    text = re.sub(r"^(?:=|\\approx|\\implies|:)+ ?", "", text)
+    match = _LABEL.match(text)
+    if match is None:
+        return text
+    words = re.findall(r'"([^"]+)"', match[1])
+    known = all(word.lower() in _LABEL_WORDS for word in words)
+    if known or (match[2] and not any(map(changes_value, words))):
+        return text[match.end() :]
+    return text
+
+
+def _without_condition(text: str) -> tuple[str, str]:
+    match = (
+        _QUALIFIED.fullmatch(text)
+        if re.search(r'"(?:for|where|with)"|\\forall|[<>]|\\[gl]e|\\in', text)
+        else None
+    )
+    if match is None:
+        return text, ""
+    said = next(part for part in match.groups()[1:] if part is not None)
+    bare = _CONDITION_WORDS.sub("", said, count=1).strip() if '"' in said else said
+    variable = re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+|\"[^\"]*\"", "", bare))
+    universal = match["all"] is not None or _UNIVERSAL.match(said)
+    if '"' in _CONDITION_WORDS.sub("", bare) or not _CONDITION.fullmatch(bare):
+        return text, ""
+    if universal or (variable and variable[0] in re.sub(r"\\[a-zA-Z]+", "", match["value"])):
+        return match["value"], "" if universal else bare
+    return text, ""
 
 
 def _take_apart(text: str, is_list: bool) -> Answer:
-    text = _LINE_MEMBERSHIP.sub("", text, count=1) if "in" in text else text
     if not is_list and _THOUSANDS.fullmatch(text):
         return Scalar(text)
+    sides = split_top(text, "=")
+    if len(sides) == 2 and _NAMES.fullmatch(sides[0]):
+        named = _take_apart(sides[1], is_list)
+        if isinstance(named, Items) and named.open not in ("", r"\cup"):
+            return named
     if matrix := _matrix(text):
         return matrix
     pieces = split_top(text, r"\cup")
     if len(pieces) > 1 and all(pieces):
         return Items(r"\cup", r"\cup", tuple(_bracketed(p) or Scalar(p) for p in pieces), text)
-    parts = split_top(_CONNECTIVE.sub(",", text))
+    listed = _CONNECTIVE.sub(",", text)
+    if _SPREAD.fullmatch(listed):
+        listed = re.sub(r",? *\\quad ", ",", listed)
+    parts = split_top(listed)
     if len(parts) > 1 and all(parts):
-        items = tuple(item for part in parts for item in _expand(part))
-        return Items("", "", items, text)
-    if bracketed := _bracketed(text):
+        return Items("", "", tuple(item for part in parts for item in _expand(part)), text)
+    if bracketed := _bracketed(text, alone=True):
         return bracketed
     expanded = _expand(text)
     return Items("", "", expanded, text) if len(expanded) > 1 else expanded[0]
 
 
-def _bracketed(text: str) -> Items | Scalar | None:
-    r"""The items of `(…)`, `[…)`, `\{…\}` if the first bracket closes at the very end."""
+def _bracketed(text: str, *, alone: bool = False) -> Items | Scalar | None:
+    r"""The items of `(…)`, `[…)`, `\{…\}` if the first bracket closes at the very end.
+
+    Brackets around one thing mean nothing, but a set of one only if it is the whole answer.
+    """
     opening = next((mark for mark in _OPENING if text.startswith(mark)), None)
-    closing = next((mark for mark in _CLOSERS if text.endswith(mark)), None)
+    closing = next((mark for mark in _OPENING.values() if text.endswith(mark)), None)
     if opening is None or closing is None or len(text) < len(opening) + len(closing) + 1:
         return None
-    inner = text[len(opening) : -len(closing)]
+    inner = text[len(opening) : -len(closing)].replace(";", ",")
     if not _balanced(inner):
         return None
     parts = split_top(inner)
     if not all(parts):
         return None
     if len(parts) == 1:
-        if opening == r"\{" or (opening == "(" and closing == ")"):
-            items = _expand(parts[0])
-            return items[0] if len(items) == 1 else Items(opening, closing, items, text)
+        if opening == r"\{" or _OPENING[opening] == closing:
+            matrix = _matrix(parts[0])
+            items = (matrix,) if matrix else _expand(parts[0])
+            is_set = opening == r"\{" and (
+                not alone or isinstance(items[0], Items) or items[0].text == r"\emptyset"
+            )
+            return (
+                items[0] if len(items) == 1 and not is_set else Items(opening, closing, items, text)
+            )
         return None
     items = tuple(item for part in parts for item in _expand(part))
     return Items(opening, closing, items, text)
@@ -98,22 +194,33 @@ def _bracketed(text: str) -> Items | Scalar | None:
 def _expand(text: str) -> tuple[Answer, ...]:
     r"""One item, or two where it says `\pm`."""
     if _PLUS_MINUS.search(text):
-        upper = _PLUS_MINUS.sub(lambda sign: "+" if sign[1] == "p" else "-", text)
-        lower = _PLUS_MINUS.sub(lambda sign: "-" if sign[1] == "p" else "+", text)
+        upper = _PLUS_MINUS.sub(lambda sign: "+" if sign[1] == "pm" else "-", text)
+        lower = _PLUS_MINUS.sub(lambda sign: "-" if sign[1] == "pm" else "+", text)
         return (*_expand(upper.removeprefix("+").strip()), *_expand(lower.strip()))
+    sides = split_top(text, "=")
+    if len(sides) == 2 and _NAMES.fullmatch(sides[0]) and (named := _bracketed(sides[1])):
+        return (named,)
     return (_bracketed(text) or Scalar(text),)
 
 
 def _matrix(text: str) -> Items | None:
+    """A matrix, times a factor in front of it."""
     match = _MATRIX.fullmatch(text)
-    if match is None or "\\begin" in match[2]:
+    if match is None or "\\begin" in match["cells"]:
         return None
-    rows = [row.split("&") for row in re.split(r"\\\\", match[2]) if row.strip()]
+    factor = f"({match['factor']})\\cdot " if match["factor"] else ""
+    rows = [row.split("&") for row in match["cells"].split(r"\\") if row.strip()]
     items = tuple(
-        Items("row", "row", tuple(Scalar(cell.strip()) for cell in row), "&".join(row))
+        Items(
+            "row", "row", tuple(Scalar(_times(factor, cell.strip())) for cell in row), "&".join(row)
+        )
         for row in rows
     )
     return Items("matrix", "matrix", items, text)
+
+
+def _times(factor: str, cell: str) -> str:
+    return f"{factor}({cell})" if factor else cell
 
 
 def split_top(text: str, separator: str = ",") -> list[str]:
@@ -125,8 +232,6 @@ def split_top(text: str, separator: str = ",") -> list[str]:
             depth += 2 if mark == r"\begin{" else 1
         elif mark in (")", "]", "}", r"\}"):
             depth -= 1
-        elif mark == r"\end{":
-            pass
         elif mark == separator and depth <= 0:
             parts.append(text[start : match.start()].strip())
             start = match.end()

@@ -17,24 +17,31 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 from math_verify import verify
 from math_verify.grader import should_treat_as_complex
-from sympy import Basic, Expr, Float, Rational
+from sympy import Basic, Expr, Float, Product, Rational, Sum
 from sympy.core.random import seed
 
-from erclip.grading.compare import ScalarRule, Verdict, meets
+from erclip.grading.compare import is_readable, meets
 from erclip.grading.exact import decimal_fits, parse_number
 from erclip.grading.gold import Gold
 from erclip.grading.guards import Guarded
-from erclip.grading.scalars import operands, plain_scalar
+from erclip.grading.scalars import ScalarRule, Verdict, operands, plain_scalar
 from erclip.grading.values import MIN_POINTS, POINTS
 from erclip.records import Reason
 
 DIGITS = 30
 MAX_DIGITS = 400
 MAX_LOG10 = 20_000
+WHOLE = (2, 3, 5, 4, 7, 6)  # points for sums, whose bounds are integers
 SYMBOL_LOG10 = 2  # the largest test point has two digits
-PROSE_WORDS = 3
 
-_WORD = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]{3,}(?![a-zA-Z(])")
+# What latex2sympy knows; it drops what it does not, and would grade the rest.
+_KNOWN = re.compile(
+    r"(?:[\w\s.+\-*/^(){}\[\]|!,<>=&]|\\(?:[{}]|\\|(?:frac|binom|sqrt|sum|prod|int|lim|to|infty|sin|cos"
+    r"|tan|cot|sec|csc|arcsin|arccos|arctan|arccot|sinh|cosh|tanh|log|ln|exp|max|min|gcd|lcm|det|le|ge"
+    r"|ne|in|cup|cap|setminus|emptyset|mathbb|[lr]floor|[lr]ceil|begin|end|cdot|pi|overline|vec|hat|partial"
+    r"|subset|subseteq|alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau"
+    r"|phi|varphi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega|ell)(?![a-zA-Z])))*"
+)
 # math-verify's defaults turn 6m into 6 (our own table has taken units off before) and R into r.
 _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
@@ -66,7 +73,7 @@ class Algebra:
             return exact
         (gold, _), (answer, _) = operands(gold, answer)
         try:
-            return _equal(gold, answer, record.tolerance)
+            return _equal(_latex(gold), _latex(answer), record.tolerance)
         except ParseError:
             self.trouble = self.trouble or "parse_error"
         except (Guarded, MemoryError, RecursionError, OverflowError):
@@ -80,7 +87,13 @@ def symbolic_reason(gold: Gold, answer: str, first: ScalarRule = plain_scalar) -
     algebra = Algebra(first)
     if meets(gold, answer, algebra.scalar):
         return "correct"
-    return algebra.trouble or "wrong"
+    return algebra.trouble or ("wrong" if is_readable(answer) else "parse_error")
+
+
+def _latex(text: str) -> str:
+    """What latex2sympy reads: degrees as multiples of pi, arguments in parentheses."""
+    text = re.sub(r"\\(max|min|gcd|lcm) ?\\\{([^{}]*)\\\}", r"\\\1(\2)", text)
+    return re.sub(r"\^\{\\circ ?\}", r"\\cdot \\frac{\\pi}{180}", text)
 
 
 def _equal(gold: str, answer: str, tolerance: float | None) -> bool:
@@ -100,7 +113,7 @@ def _equal(gold: str, answer: str, tolerance: float | None) -> bool:
 @lru_cache(maxsize=2048)
 def parse_latex(text: str, is_real: bool) -> Basic:
     """math-verify's reading of one LaTeX text, unevaluated; prose is no product of letters."""
-    if len(_WORD.findall(text)) >= PROSE_WORDS:
+    if not _KNOWN.fullmatch(text):
         raise ParseError(text)
     try:
         expr = latex2sympy(
@@ -127,8 +140,9 @@ def _equal_values(
     if not names:
         return _equal_constants(gold, answer, texts, tolerance)
     compared = 0
-    for shift in range(len(POINTS)):
-        point = {n: Rational(POINTS[(i + shift) % len(POINTS)] + i) for i, n in enumerate(names)}
+    points = WHOLE if gold.has(Sum, Product) or answer.has(Sum, Product) else POINTS
+    for shift in range(len(points)):
+        point = {n: Rational(points[(i + shift) % len(points)] + i) for i, n in enumerate(names)}
         left, right = _exact(gold, point), _exact(answer, point)
         if _value(left) is None or _value(right) is None:
             continue

@@ -14,7 +14,8 @@ from typing import Any
 
 import mpmath
 
-from erclip.grading.arithmetic import Unclear, parse
+from erclip.grading.exact import decimal_fits, parse_number
+from erclip.grading.expression import Unclear, parse
 
 DIGITS = (40, 70)
 RELIABLE = 1e-30
@@ -27,33 +28,76 @@ POINTS = tuple(
 )
 MIN_POINTS = 3
 MAX_ANGLE = 10**9
+MAX_EXPONENT = 10**4
+_GROWING = ("exp", "sinh", "cosh", "tanh")
+_MPMATH = {f"arc{name}": f"a{name}" for name in ("sin", "cos", "tan", "cot")}
 MINUS_ONE = ("number", Fraction(-1))
 
 
-def equal_values(gold: str, answer: str) -> bool | None:
+def equal_values(gold: str, answer: str, tolerance: float | None = None) -> bool | None:
     r"""Whether two expressions have the same value everywhere; None if that is not for us to say.
+
+    A decimal may stand for a constant under the rule of `decimal_fits`.
 
     >>> equal_values(r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"), equal_values("2n", "2n+1")
     (True, False)
-    >>> equal_values(r"\arctan x", r"\arctan x") is None
-    True
+    >>> equal_values(r"\pi", "3.1415927"), equal_values(r"\max(1,2)", "2")
+    (True, None)
     """
     try:
         trees = parse(gold), parse(answer)
     except Unclear:
         return None
     pairs = list(_sampled(*trees))
-    if not all(_close(left, right) for left, right in pairs):
+    if _names(trees[0]) | _names(trees[1]):
+        if not all(_close(left, right) for left, right in pairs):
+            return False
+        return True if len(pairs) >= MIN_POINTS else None
+    return _equal_constants(*pairs[0], (gold, answer), tolerance) if pairs else None
+
+
+def _equal_constants(
+    gold: Any, answer: Any, texts: tuple[str, str], tolerance: float | None
+) -> bool:
+    if _close(gold, answer):
+        return True
+    if _is_complex(gold) or _is_complex(answer):
         return False
-    return (
-        True if len(pairs) >= (MIN_POINTS if _names(trees[0]) | _names(trees[1]) else 1) else None
-    )
+    gold, answer = map(_fraction, (gold, answer))
+    if tolerance is not None and abs(gold - answer) <= Fraction(repr(float(tolerance))):
+        return True
+    for text, other in ((texts[0], answer), (texts[1], gold)):
+        number = parse_number(text)
+        if number and number.places is not None:
+            return decimal_fits(abs(gold - answer), other, number.places)
+    return False
 
 
-def equal_equations(gold: tuple[str, str], answer: tuple[str, str]) -> bool | None:
-    """Whether two equations (left, right) are multiples of each other.
+def _fraction(value: Any) -> Fraction:
+    sign, mantissa, exponent, _ = value._mpf_
+    return (-1) ** sign * int(mantissa) * Fraction(2) ** exponent
 
-    If they are not, straight lines and planes differ, and about curves it is not for us to say.
+
+def constant(text: str) -> Any:
+    r"""The real value of an expression without variables; None if it has none that is clear."""
+    try:
+        tree = parse(text)
+        value = None if _names(tree) else _value(tree, {})
+    except (Unclear, ZeroDivisionError, OverflowError, ValueError):
+        return None
+    return None if _is_complex(value) else value
+
+
+def _is_complex(value: Any) -> bool:
+    """Whatever context it comes from: every one has classes of its own."""
+    return hasattr(value, "_mpc_")
+
+
+def proportion(gold: tuple[str, str], answer: tuple[str, str]) -> Any:
+    """The constant c with answer = c·gold, for the differences left − right of both.
+
+    Zero if there is none and both are straight lines or planes; about curves it is not for us to
+    say, and the answer is None.
     """
     try:
         trees = [
@@ -61,15 +105,15 @@ def equal_equations(gold: tuple[str, str], answer: tuple[str, str]) -> bool | No
         ]
     except Unclear:
         return None
-    ratios = [left / right for left, right in _sampled(*trees) if left and right]
+    ratios = [right / left for left, right in _sampled(*trees) if left and right]
     if len(ratios) >= MIN_POINTS and all(_close(ratios[0], ratio) for ratio in ratios):
-        return True
-    return False if all(_degree(tree) == 1 for tree in trees) else None
+        return ratios[0]
+    return 0 if all(_degree(tree) == 1 for tree in trees) else None
 
 
 def _degree(tree: tuple) -> int | None:
     """The degree of a sum of products; None for anything else."""
-    if tree[0] in ("number", "pi", "name"):
+    if tree[0] in ("number", "pi", "e", "name"):
         return int(tree[0] == "name")
     if tree[0] not in ("+", "*", "/"):
         return None
@@ -122,8 +166,11 @@ def _evaluate(tree: tuple, point: Mapping[str, Fraction], context: Any) -> Any:
     if kind in ("number", "name"):
         number = parts[0] if kind == "number" else point[parts[0]]
         return context.mpf(number.numerator) / number.denominator
-    if kind == "pi":
-        return +context.pi
+    if kind in ("pi", "e", "i"):
+        return context.mpc(0, 1) if kind == "i" else +getattr(context, kind)
+    if kind == "unknown":  # any fixed function stands for a function of that name
+        value = _evaluate(parts[1], point, context)
+        return context.cos(value + sum(parts[0].encode())) + value / 3
     values = [_evaluate(part, point, context) for part in parts]
     if kind == "+":
         return _sum(*values)
@@ -134,7 +181,9 @@ def _evaluate(tree: tuple, point: Mapping[str, Fraction], context: Any) -> Any:
     if kind == "^":
         return _power(*values, context)
     if kind == "root":
-        return _root(*values, context)
+        return _root(*values, context, real=bool(point))
+    if any(map(_is_complex, values)) and kind not in ("abs", "exp"):
+        raise Unclear("a function of a complex number")
     if kind in ("!", "binom"):
         if not all(0 <= value <= MAX_FACTORIAL for value in values):
             raise Unclear("a factorial or binomial of negative or giant numbers")
@@ -148,14 +197,18 @@ def _call(function: str, values: list[Any], context: Any) -> Any:
             raise Unclear("a logarithm of what is not positive")
         return context.log(*values)
     (value,) = values
+    if function == "abs":
+        return abs(value)
     if function in ("floor", "ceil"):
         nearest = context.nint(value)
         if value != nearest and abs(value - nearest) < ABSORBED:
             raise Unclear("too near to an integer to be rounded")
         return context.floor(value) if function == "floor" else context.ceil(value)
-    if abs(value) > MAX_ANGLE:
-        raise Unclear("a giant angle")
-    return getattr(context, function)(value)
+    if abs(value) > (MAX_EXPONENT if function in _GROWING else MAX_ANGLE):
+        raise Unclear("a giant angle or exponent")
+    if function == "cis":
+        return context.mpc(context.cos(value), context.sin(value))
+    return getattr(context, _MPMATH.get(function, function))(value)
 
 
 def _sum(left: Any, right: Any) -> Any:
@@ -166,19 +219,33 @@ def _sum(left: Any, right: Any) -> Any:
     return left + right
 
 
-def _root(radicand: Any, index: Any, context: Any) -> Any:
-    """The real root; odd roots of negative numbers are negative."""
-    if radicand < 0 and context.isint(index) and int(index) % 2:
-        return -_power(-radicand, 1 / index, context)
+def _root(radicand: Any, index: Any, context: Any, *, real: bool) -> Any:
+    """The real root; odd roots of negative numbers are negative, square roots imaginary."""
+    if _is_complex(radicand):
+        return context.root(radicand, int(index)) if context.isint(index) else _refuse()
+    if radicand < 0 and context.isint(index):
+        if int(index) % 2:
+            return -_power(-radicand, 1 / index, context)
+        if index == 2 and not real:
+            return context.mpc(0, context.sqrt(-radicand))
     return _power(radicand, 1 / index, context)
 
 
+def _refuse() -> Any:
+    raise Unclear("a root of a complex number")
+
+
 def _power(base: Any, exponent: Any, context: Any) -> Any:
-    if base < 0 and exponent != context.floor(exponent):
-        raise Unclear("a root of a negative number")
+    is_complex = _is_complex(base)
+    if _is_complex(exponent):
+        if is_complex or base <= 0 or abs(exponent) > MAX_EXPONENT:
+            raise Unclear("a complex power")
+        return context.power(base, exponent)
+    if (is_complex or base < 0) and exponent != context.floor(exponent):
+        raise Unclear("a root of a negative or complex number")
     if base != 0 and abs(exponent) * (abs(context.log(abs(base), 2)) + 1) > MAX_LOG2:
         raise Unclear("a giant power")
-    return context.power(base, exponent)
+    return context.power(base, int(exponent) if is_complex else exponent)
 
 
 def _names(tree: tuple) -> set[str]:

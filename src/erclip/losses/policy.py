@@ -1,25 +1,37 @@
-"""policy_loss: surrogate × importance × constraints × aggregation, as one function."""
+"""policy_loss: surrogate × importance × constraints × aggregation, plus terms, as one function."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from erclip.losses.constraints import entropy_ratio
+from erclip.losses.inputs import check_needs, prepare
+from erclip.losses.minibatch import alone, statistics_of, take_statistics
+from erclip.losses.parts import MiniBatchRule, Part, Term, name_of, needs_of, weight_of
 from erclip.losses.types import (
-    MAX_LOG_RATIO,
     Aggregate,
-    Constraint,
+    ConstraintFn,
+    ConstraintOutput,
     Flags,
-    Importance,
+    Gather,
+    ImportanceFn,
     LossInputs,
     LossOutput,
-    Surrogate,
+    Statistics,
+    SurrogateFn,
+    SurrogateOutput,
     Tokens,
 )
+
+T = TypeVar("T")
 
 
 def token_mean(objective: Tokens, mask: Flags, num_tokens: float | Tensor) -> Tensor:
@@ -33,28 +45,73 @@ def token_mean(objective: Tokens, mask: Flags, num_tokens: float | Tensor) -> Te
     return -torch.where(mask, objective, 0.0).sum() / num_tokens
 
 
-def policy_loss(
-    surrogate: Surrogate,
-    constraints: Sequence[Constraint] = (),
-    aggregate: Aggregate = token_mean,
-    importance: Importance | None = None,
-) -> Callable[..., LossOutput]:
-    """L = −Σ_t keep_t · w_t · surrogate_t / N: any surrogate under any set of constraints.
+@dataclass(frozen=True, repr=False)
+class policy_loss(Part):
+    """L = −Σ_t keep_t · w_t · surrogate_t / N + Σ_terms weight · Σ_t cost_t / N.
 
-    `importance` says w, the weight for tokens that another policy drew; without it w = 1.
-
-    Returns `loss_fn(*, logprobs, old_logprobs, advantages, mask, entropies=None,
-    old_entropies=None, entropy_slopes=None, sampler_logprobs=None, num_tokens=None) → LossOutput`.
+    Any surrogate under any constraints: they say keep, the share of its gradient that a token
+    keeps. `importance` says w, the weight for tokens that another policy drew; without it w = 1.
+    The result is a function of tensors, and a value: it can be printed, compared and pickled.
 
     >>> erc_gppo = policy_loss(gppo_clip(0.2, 0.2), constraints=[entropy_ratio_clip(0.05, 0.05)])
     >>> one = torch.ones(1, 2)
     >>> erc_gppo(logprobs=-one, old_logprobs=-one, advantages=one, mask=one.bool(),
     ...          entropies=one, old_entropies=one).loss.item()
     -1.0
+    >>> erc_gppo
+    policy_loss(surrogate=gppo_clip(low=0.2, high=0.2), \
+constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
     """
-    constraints = tuple(constraints)
 
-    def loss_fn(
+    surrogate: SurrogateFn
+    constraints: Sequence[ConstraintFn] = ()
+    aggregate: Aggregate = token_mean
+    importance: ImportanceFn | None = None
+    terms: Sequence[Term] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "constraints", tuple(self.constraints))
+        object.__setattr__(self, "terms", tuple(self.terms))
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """Everything that it is composed of, in the order in which it acts."""
+        weight = () if self.importance is None else (self.importance,)
+        return (self.surrogate, *weight, *self.constraints, *self.terms)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The optional inputs that its parts read; `live_entropies` are entropies with gradient."""
+        return frozenset().union(*map(needs_of, self.parts))
+
+    @property
+    def mini_batch_rules(self) -> tuple[MiniBatchRule, ...]:
+        """The parts that need `statistics` of the whole mini-batch."""
+        return tuple(part for part in self.parts if isinstance(part, MiniBatchRule))
+
+    @property
+    def measures_current(self) -> bool:
+        """Whether these statistics cost a forward pass of the policy in training."""
+        return any(rule.measures_current for rule in self.mini_batch_rules)
+
+    @functools.cached_property
+    def reports(self) -> frozenset[str]:
+        """The names under which its parts report clipped tokens, from a call on one token."""
+        one = torch.zeros(1, 1)
+        optional: dict[str, Any] = dict.fromkeys(self.needs - {"correct", "live_entropies"}, one)
+        with torch.random.fork_rng(devices=[]):
+            out = self(
+                logprobs=one,
+                old_logprobs=one,
+                advantages=one,
+                mask=one == 0,
+                correct=one == 0,
+                **optional,
+            )
+        return frozenset(out.clipped)
+
+    def __call__(
+        self,
         *,
         logprobs: Float[Tensor, "B T"],
         old_logprobs: Float[Tensor, "B T"],
@@ -63,101 +120,156 @@ def policy_loss(
         entropies: Float[Tensor, "B T"] | None = None,
         old_entropies: Float[Tensor, "B T"] | None = None,
         entropy_slopes: Float[Tensor, "B T"] | None = None,
+        entropy_slope_means: Float[Tensor, "B T"] | None = None,
         sampler_logprobs: Float[Tensor, "B T"] | None = None,
+        reference_logprobs: Float[Tensor, "B T"] | None = None,
+        correct: Bool[Tensor, "B T"] | Bool[Tensor, "B 1"] | Bool[Tensor, " B"] | None = None,
+        lots: Float[Tensor, "B T"] | None = None,
         num_tokens: float | Tensor | None = None,
+        statistics: Statistics | None = None,
     ) -> LossOutput:
         """Loss of one (micro-)batch; `num_tokens` is the mini-batch's count, None this batch's own.
 
-        Losses and gradients of micro-batches that share `num_tokens` add up to the mini-batch's.
-        What lies outside `mask` is never read, NaN included. Raises ValueError for mismatched
-        shapes, low-precision log-probs, and tensors that a part needs and does not get.
+        Losses and gradients of micro-batches that share `num_tokens` (and `statistics`, see there)
+        add up to the mini-batch's. What lies outside `mask` is never read, NaN included. Raises
+        ValueError for mismatched shapes, low-precision log-probs, and tensors that a part needs and
+        does not get. Without `lots` and `statistics`, rules of chance draw from torch's generator.
         """
-        optional = {
-            "entropies": entropies,
-            "old_entropies": old_entropies,
-            "entropy_slopes": entropy_slopes,
-            "sampler_logprobs": sampler_logprobs,
-        }
-        inputs = _prepare(logprobs, old_logprobs, advantages, mask, optional)
-        denominator = mask.sum().clamp(min=1) if num_tokens is None else num_tokens
-        return _evaluate(inputs, surrogate, importance, constraints, aggregate, denominator)
-
-    return loss_fn
-
-
-def _prepare(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    optional: dict[str, Tensor | None],
-) -> LossInputs:
-    """Check shapes and dtypes, blank out what lies outside the mask, form the ratio."""
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask must be boolean, not {mask.dtype}; pass mask.bool().")
-    if logprobs.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"logprobs must be float32 (or float64), not {logprobs.dtype}: "
-            "rounded log-probs make ratios noise."
+        inputs = prepare(
+            logprobs=logprobs,
+            old_logprobs=old_logprobs,
+            advantages=advantages,
+            mask=mask,
+            entropies=entropies,
+            correct=correct,
+            live="live_entropies" in self.needs,
+            old_entropies=old_entropies,
+            entropy_slopes=entropy_slopes,
+            entropy_slope_means=entropy_slope_means,
+            sampler_logprobs=sampler_logprobs,
+            reference_logprobs=reference_logprobs,
+            lots=lots,
         )
-    if advantages.dim() == mask.dim() - 1:
-        advantages = advantages.unsqueeze(-1)
-    if advantages.dim() == mask.dim():
-        advantages = advantages.expand(*advantages.shape[:-1], mask.shape[-1])
+        if lots is None and statistics is None:
+            inputs = self._with_lots(inputs)
+        for part in self.parts:
+            check_needs(name_of(part), needs_of(part), inputs)
+        if statistics is None and self.mini_batch_rules:
+            if num_tokens is not None:
+                raise ValueError(
+                    f"{self!r} rests on the whole mini-batch, of which this is a part: pass "
+                    "statistics=loss_fn.statistics(micro_batches), taken before its first "
+                    "backward pass."
+                )
+            statistics = take_statistics(self.surrogate, self.mini_batch_rules, [inputs])
+        denominator = mask.sum().clamp(min=1) if num_tokens is None else num_tokens
+        return self._evaluate(inputs, statistics or {}, denominator)
 
-    def blank(name: str, tensor: Tensor) -> Tensor:
-        if tensor.shape != mask.shape:
+    def statistics(
+        self,
+        micro_batches: Iterable[Mapping[str, Tensor | None]],
+        gather: Gather = alone,
+        previous: Statistics | None = None,
+    ) -> Statistics:
+        """What the parts have to know of a whole mini-batch, before its first backward pass.
+
+        Each micro-batch holds the arguments of the loss by name; `logprobs` and what else belongs
+        to the policy in training only if `measures_current`. `gather` concatenates a vector [N]
+        over all processes, each of which has at least one micro-batch (its mask may be empty).
+        `previous` are the statistics of the mini-batch before, for rules that adapt. The result is
+        plain numbers, the same for every cut into micro-batches and processes.
+        """
+        parts = list(micro_batches)
+        if self.measures_current and any(part.get("logprobs") is None for part in parts):
             raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, mask has {tuple(mask.shape)}; "
-                "all token tensors of a loss share one shape."
+                f"{self!r} measures the policy in training: its micro-batches need `logprobs`."
             )
-        return torch.where(mask, tensor, 0.0)
+        prepared = [
+            prepare(**{"logprobs": part["old_logprobs"], **part})  # ty: ignore[invalid-argument-type]
+            for part in parts
+        ]
+        return take_statistics(self.surrogate, self.mini_batch_rules, prepared, gather, previous)
 
-    logprobs = blank("logprobs", logprobs)
-    old_logprobs = blank("old_logprobs", old_logprobs.detach())
-    return LossInputs(
-        logprobs=logprobs,
-        old_logprobs=old_logprobs,
-        ratio=(logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(),
-        advantages=blank("advantages", advantages),
-        mask=mask,
-        **{
-            name: None if tensor is None else blank(name, tensor.detach())
-            for name, tensor in optional.items()
-        },
-    )
+    def _with_lots(self, inputs: LossInputs) -> LossInputs:
+        if "lots" not in self.needs:
+            return inputs
+        lots = torch.rand(inputs.mask.shape, device=inputs.mask.device)
+        return replace(inputs, lots=lots.to(inputs.logprobs.dtype))
+
+    def _evaluate(
+        self, inputs: LossInputs, statistics: Statistics, num_tokens: float | Tensor
+    ) -> LossOutput:
+        mask = inputs.mask
+
+        def run(part: Any) -> Any:
+            if not isinstance(part, MiniBatchRule):
+                return part(inputs)
+            return part(replace(inputs, statistics=statistics_of(part, statistics)))
+
+        objective, fired = _checked(run(self.surrogate), SurrogateOutput, self.surrogate)
+        clipped, weights, terms = _masked(fired, mask), {}, {}
+        if self.importance is not None:
+            weights = _shares({name_of(self.importance): run(self.importance)}, mask)
+            objective = weights[name_of(self.importance)] * objective
+        inputs = replace(inputs, clipped=dict(clipped))
+        for constraint in self.constraints:
+            flags, shares = _checked(run(constraint), ConstraintOutput, constraint)
+            flags, shares = _masked(flags, mask), _shares(shares, mask)
+            objective = _held(objective, flags, shares)
+            _merge(clipped, flags, operator.or_)
+            _merge(weights, shares, operator.mul)
+        loss = self.aggregate(objective, mask, num_tokens)
+        for term in self.terms:
+            cost = torch.where(mask, run(term), 0.0)
+            if weight_of(term):
+                loss = loss + weight_of(term) * cost.sum() / num_tokens
+            _merge(terms, {name_of(term): cost.detach()}, operator.add)
+        return LossOutput(
+            loss=loss,
+            ratio=inputs.ratio.detach(),
+            entropy_ratio=_entropy_ratio(inputs),
+            clipped=clipped,
+            weights=weights,
+            terms=terms,
+        )
 
 
-def _evaluate(
-    inputs: LossInputs,
-    surrogate: Surrogate,
-    importance: Importance | None,
-    constraints: Sequence[Constraint],
-    aggregate: Aggregate,
-    num_tokens: float | Tensor,
-) -> LossOutput:
-    objective, ppo_low, ppo_high, dual = surrogate(inputs)
-    if importance is not None:
-        objective = importance(inputs) * objective
-    none = torch.zeros_like(inputs.mask)
-    fired = {"erc_low": none, "erc_high": none, "random": none}
-    for constraint in constraints:
-        flags = constraint(inputs)
-        held = objective.detach()
-        if flags.kept is not None:
-            held = held + flags.kept * (objective - held)
-        hit = none
-        for name in fired:
-            if (own := getattr(flags, name)) is not None:
-                fired[name], hit = fired[name] | own, hit | own
-        objective = torch.where(hit, held, objective)
-    rho = None
-    if inputs.entropies is not None and inputs.old_entropies is not None:
-        rho = entropy_ratio(inputs.entropies, inputs.old_entropies)
-    reasons = {"ppo_low": ppo_low, "ppo_high": ppo_high, "dual": dual, **fired}
-    return LossOutput(
-        loss=aggregate(objective, inputs.mask, num_tokens),
-        ratio=inputs.ratio.detach(),
-        entropy_ratio=rho,
-        **{name: flag & inputs.mask for name, flag in reasons.items()},
-    )
+def _held(objective: Tokens, flags: Mapping[str, Flags], shares: Mapping[str, Tokens]) -> Tokens:
+    """The same values, with what gradient a constraint leaves them."""
+    constant = objective.detach()
+    if shares:
+        return constant + functools.reduce(operator.mul, shares.values()) * (objective - constant)
+    if flags:
+        return torch.where(functools.reduce(operator.or_, flags.values()), constant, objective)
+    return objective
+
+
+def _merge(into: dict[str, Tokens], new: Mapping[str, Tokens], combine: Callable[..., Any]) -> None:
+    """Two parts that report under one name are one rule to whoever reads the report."""
+    for name, values in new.items():
+        into[name] = combine(into[name], values) if name in into else values
+
+
+def _masked(flags: Mapping[str, Flags], mask: Flags) -> dict[str, Flags]:
+    """Flags inside the mask; [B, 1] stands for whole responses."""
+    for name in flags:
+        if not name.isidentifier():
+            raise ValueError(f"{name!r} is no name for a rule: letters, digits and _ only.")
+    return {name: flag & mask for name, flag in flags.items()}
+
+
+def _shares(weights: Mapping[str, Tokens], mask: Flags) -> dict[str, Tokens]:
+    """Weights without gradient, 1 outside the mask."""
+    return {name: torch.where(mask, weight.detach(), 1.0) for name, weight in weights.items()}
+
+
+def _entropy_ratio(inputs: LossInputs) -> Tokens | None:
+    if inputs.entropies is None or inputs.old_entropies is None:
+        return None
+    return entropy_ratio(inputs.entropies, inputs.old_entropies)
+
+
+def _checked(out: Any, kind: type[T], part: Any) -> T:
+    if not isinstance(out, kind):
+        raise ValueError(f"{name_of(part)} returned {type(out).__name__}, not a {kind.__name__}.")
+    return out

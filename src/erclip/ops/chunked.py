@@ -3,7 +3,7 @@
 The vocabulary is the outer loop and blocks of tokens the inner one, so a tile of the weight is
 read (and, on a CPU, widened to float32) once, and a tile of its gradient is rounded once.
 What happens to a tile between two matrix products is the epilogue: plain torch here, or the
-kernels of `triton_epilogue`.
+kernels of `triton_epilogue`. Products of 16 bits may have theirs inside, as in `triton_fused`.
 
 Letters: N tokens, D hidden size, V vocabulary, R rows and C columns of a tile.
 """
@@ -23,11 +23,19 @@ from erclip.ops.statistics import Results, empty_state, finish, reduce_tile
 from erclip.ops.tiles import Kept, spans, tile_shape
 
 
+class Fused(NamedTuple):
+    """Products with their epilogue: hidden and weight → the state, or a tile of the gradient."""
+
+    state: Callable[[Tensor, Tensor, Tensor | None, Tensor, HeadOptions], Tensor]
+    gradient: Callable[[Tensor, Tensor, Tensor | None, Saved, int, HeadOptions], Tensor]
+
+
 class Epilogue(NamedTuple):
     """What is done to a tile of raw products: into the state, or into the gradient."""
 
     reduce: Callable[[Tensor, Tensor, Tensor | None, Tensor, int, HeadOptions], None]
     gradient: Callable[[Tensor, Tensor | None, Saved, int, HeadOptions, torch.dtype], Tensor]
+    fused: Fused | None = None
 
 
 class Head(NamedTuple):
@@ -57,6 +65,9 @@ def forward(
     operand, dtype, exact = arithmetic(head.hidden, head.weight)
     rows, columns = tile_shape(num_rows, vocab, head.hidden.device, options.chunk_size)
     x = head.hidden.to(operand)
+    if epilogue.fused is not None and operand != dtype and not options.cache_logits:
+        state = epilogue.fused.state(x, head.weight, head.bias, targets, options)
+        return finish(state), Kept(x.new_empty(0, dtype=dtype), num_rows)
     state = empty_state(num_rows, x, dtype)
     size = num_rows * vocab if options.cache_logits else 0
     kept = Kept(x.new_empty(size, dtype=dtype), num_rows)
@@ -86,37 +97,56 @@ def backward(
     they are still zero: a tile of them is then rounded once, after its last row.
     """
     num_rows, vocab = head.hidden.shape[0], head.weight.shape[0]
-    operand, dtype, exact = arithmetic(head.hidden, head.weight)
+    numbers = arithmetic(head.hidden, head.weight)
+    operand, dtype, exact = numbers
+    wide = operand == dtype
     rows, columns = tile_shape(num_rows, vocab, head.hidden.device, options.chunk_size)
     x = head.hidden.to(operand)
-    saved, factor = factor_out(saved, options.temperature, operand == dtype, exact)
-    scaled = x * factor[:, None] if operand == dtype else x
+    saved, factor = factor_out(saved, options.temperature, numbers)
+    scaled = x * factor[:, None] if wide and factor is not None else x
+    fused = epilogue.fused if kept is None and not wide else None
+    complete = wide or factor is None  # nothing is left to multiply a sum with
+    once = complete and num_rows <= rows and not wide  # one product is the whole sum of a tile
     with products(exact, head.hidden.device.type):
         for v in spans(vocab, columns):
             w = head.weight[v].to(operand)
             b = None if head.bias is None else head.bias[v].to(dtype)
-            tile_w, tile_b = (_tile_total(total, v, dtype, operand) for total in totals[1:])
+            tile_w = _tile_total(totals.weight, v, dtype, complete, operand if once else None)
+            tile_b = _tile_total(totals.bias, v, dtype, complete)
             for r in spans(num_rows, rows):
-                raw = logits_tile(x[r], w, dtype) if kept is None else kept.tile(v, r)
-                g = epilogue.gradient(raw, b, saved.at(r), v.start, options, operand)
+                if fused is not None:
+                    g = fused.gradient(x[r], w, b, saved.at(r), v.start, options)
+                else:
+                    raw = logits_tile(x[r], w, dtype) if kept is None else kept.tile(v, r)
+                    g = epilogue.gradient(raw, b, saved.at(r), v.start, options, operand)
                 if tile_b is not None:
-                    tile_b += g.T @ factor[r] if operand == dtype else g.sum(0, dtype=dtype)
+                    weighed = wide and factor is not None
+                    tile_b += g.T @ factor[r] if weighed else g.sum(0, dtype=dtype)
                 if totals.hidden is not None:
                     accumulate(totals.hidden[r], g, w)
-                if tile_w is not None:
+                if tile_w is not None and tile_w.dtype == operand != dtype:
+                    torch.mm(g.T, x[r], out=tile_w)
+                elif tile_w is not None:
                     accumulate(tile_w, g.T, scaled[r])
             for total, tile in ((totals.weight, tile_w), (totals.bias, tile_b)):
                 if total is not None and tile is not None and not _summed_there(total, tile, v):
-                    total[v] += tile if operand == dtype else tile * factor[0]
-    if totals.hidden is not None:
+                    total[v] += tile if complete else tile * factor[0]
+    if totals.hidden is not None and factor is not None:
         totals.hidden.mul_(factor[:, None])
 
 
 def _tile_total(
-    total: Tensor | None, v: slice, dtype: torch.dtype, operand: torch.dtype
+    total: Tensor | None,
+    v: slice,
+    dtype: torch.dtype,
+    complete: bool,
+    narrow: torch.dtype | None = None,
 ) -> Tensor | None:
-    """Where a tile's weight gradient is summed: in place if nothing is rounded on the way."""
-    if total is None or total.dtype == dtype == operand:
+    """Where a tile's gradient is summed: in place, if nothing is multiplied or rounded later.
+
+    `narrow` is what a single product may leave in, rounded once.
+    """
+    if total is None or (complete and total.dtype == dtype) or total.dtype == narrow:
         return None if total is None else total[v]
     return torch.zeros_like(total[v], dtype=dtype)
 

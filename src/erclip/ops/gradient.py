@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from erclip.ops.matmul import Arithmetic
 from erclip.ops.options import HeadOptions
 from erclip.ops.statistics import FLOOR
 from erclip.ops.tiles import local_targets, to_z
@@ -68,23 +69,26 @@ def gradient_tile(
     return (out if squash is None else out.mul_(squash)).to(out_dtype)
 
 
-def factor_out(saved: Saved, temperature: float, wide: bool, exact: bool) -> tuple[Saved, Tensor]:
+def factor_out(
+    saved: Saved, temperature: float, arithmetic: Arithmetic
+) -> tuple[Saved, Tensor | None]:
     """What `gradient_tile` leaves out, as one factor per row [N], and `saved` without it.
 
     Where products are as wide as their sums, g is taken out of the V-wide tile and put on the
     D-wide rows. Where a product rounds the tile to 16 bits, the tile keeps g, so that it is rounded
-    once. If it is stored so, too (CUDA, not `wide`), it loses a power of two: gradients of 1e-8
-    would vanish in fp16.
+    once; stored as bf16 it keeps all, and the factor is None. Stored as fp16 it loses a power of
+    two: gradients of 1e-8 would vanish.
     """
     grads, grad_entropies = saved.grad_logprobs, saved.grad_entropies
     assert grads is not None
+    operand, total, exact = arithmetic
     if exact and grad_entropies is None:
         return saved._replace(grad_logprobs=None), grads / -temperature
     if exact:
         return saved, torch.full_like(grads, -1.0 / temperature)
     divisor = torch.full_like(grads[0], -temperature)
-    factor = torch.ones_like(divisor)
-    if not wide:
+    factor: Tensor | None = torch.ones_like(divisor) if operand == total else None
+    if operand == torch.float16:
         largest = grads.abs().amax()
         if grad_entropies is not None:
             largest = torch.maximum(largest, grad_entropies.abs().amax())
@@ -94,4 +98,4 @@ def factor_out(saved: Saved, temperature: float, wide: bool, exact: bool) -> tup
         grad_logprobs=grads / divisor,
         grad_entropies=None if grad_entropies is None else grad_entropies / divisor,
     )
-    return scaled, factor.expand_as(saved.log_sum)
+    return scaled, None if factor is None else factor.expand_as(saved.log_sum)

@@ -79,7 +79,7 @@ def accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
     if a.dtype == total.dtype:
         total.addmm_(a, b)
     else:
-        total += product(a, b, total.dtype)
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
 
 
 def logits_tile(x: Tensor, w: Tensor, out_dtype: torch.dtype) -> Tensor:

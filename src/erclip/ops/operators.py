@@ -23,9 +23,9 @@ def epilogue_of(impl: str) -> Epilogue:
     """The epilogue named by `impl`."""
     if impl == "chunked":
         return chunked.TORCH
-    from erclip.ops import triton_epilogue  # needs triton, which is optional
+    from erclip.ops import triton_fused  # needs triton, which is optional
 
-    return triton_epilogue.TRITON
+    return triton_fused.TRITON
 
 
 def resolve(options: HeadOptions, hidden: Tensor, weight: Tensor) -> HeadOptions:

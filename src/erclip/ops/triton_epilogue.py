@@ -168,14 +168,7 @@ def gradient_tile(
     out_dtype: torch.dtype,
 ) -> Tensor:
     """`gradient.gradient_tile`, written straight in the dtype of the next product."""
-    rows = torch.stack(
-        (
-            saved.log_sum,
-            torch.ones_like(saved.log_sum) if saved.grad_logprobs is None else saved.grad_logprobs,
-            saved.entropies,
-            saved.log_sum if saved.grad_entropies is None else saved.grad_entropies,
-        )
-    )
+    rows = stacked(saved)
     out = torch.empty_like(raw, dtype=out_dtype)
     block = min(BLOCK, triton.next_power_of_2(raw.shape[1]))
     _gradient_kernel[(raw.shape[0], -(-raw.shape[1] // block))](
@@ -193,6 +186,19 @@ def gradient_tile(
         BLOCK=block,
     )
     return out
+
+
+def stacked(saved: Saved) -> Tensor:
+    """log_sum, g, H and g_H of the rows, [4, R]; what is not there is never read."""
+    ones = saved.grad_logprobs is None
+    return torch.stack(
+        (
+            saved.log_sum,
+            torch.ones_like(saved.log_sum) if ones else saved.grad_logprobs,
+            saved.entropies,
+            saved.log_sum if saved.grad_entropies is None else saved.grad_entropies,
+        )
+    )
 
 
 TRITON = Epilogue(reduce_tile, gradient_tile)

@@ -21,7 +21,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from erclip.config.model import Lora
 from erclip.errors import UserError
-from erclip.foreign import import_quietly
+from erclip.extras import need
 
 FOLDER = "adapter"
 NAME = "default"  # peft's name of a model's only adapter
@@ -31,10 +31,7 @@ SAME = 1e-2  # of a tensor's largest entry; the merged weights may come from ano
 
 def add_adapters(model: Any, lora: Lora, seed: int) -> None:
     """Freeze `model` and put an adapter beside each target; the seed decides A."""
-    try:
-        peft = import_quietly("peft")
-    except ImportError:
-        raise UserError("model.lora needs peft: pip install 'erclip[lora]'.") from None
+    peft = need("peft", "model.lora")
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     settings = peft.LoraConfig(
         r=lora.rank,

@@ -12,7 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from erclip.config import ModelConfig
 from erclip.embedded import embedded_model_dir
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 
 
 def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
@@ -21,7 +21,7 @@ def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
     _check_folder(path)
     device = _device(config.device)
     trust = config.trust_remote_code
-    try:
+    with as_user_error(f"Model {config.path!r} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -30,9 +30,6 @@ def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"Model {config.path!r} cannot be loaded: {first}") from error
     model, found = loaded
     _refuse_holes(config.path, model, found)
     return model.to(device), tokenizer

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from erclip.batches import TokenBatch
 from erclip.config import ModelConfig
 from erclip.distributed import World
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 from erclip.ops import LogprobEntropy, layer_logprob_entropy
 from erclip.ops.reference import scores_from_logits
 from erclip.packing import Row, shared_rows, single_rows
@@ -32,16 +32,15 @@ from erclip.policy.adapters import (
     switched_off,
 )
 from erclip.policy.checkpointing import checkpoint_layers
+from erclip.policy.heads import unlike_head
 from erclip.policy.loading import load_pretrained
 from erclip.policy.positions import Positions
 from erclip.policy.precision import autocast_dtype, autocast_trunk
-from erclip.policy.probes import prompts_can_be_shared, refuse_unsteady, unsteady
+from erclip.policy.probes import prompts_can_be_shared, refuse_unsteady
 from erclip.policy.saving import Saver
 from erclip.policy.signature import trunk, vocabulary_size
 from erclip.records import Sample
 from erclip.sharding import gathered, shard
-
-PROBE_TOLERANCE = 1e-3  # nats; a scaled or capped head that we do not know is off by far more
 
 
 @dataclass(frozen=True)
@@ -180,27 +179,11 @@ class Policy:
             slopes=slopes,
         )
 
-    @torch.no_grad()
     def _probe(self) -> None:
         """Refuse a model whose logits are not hidden · weight + bias: wrong numbers look right."""
-        output = self.model.get_output_embeddings()
-        if not isinstance(getattr(output, "base_layer", output), nn.Linear):
-            raise UserError(_refusal("it has no linear output head"))
-        ids = torch.arange(8, device=self.device)[None] % vocabulary_size(self.model)
-        expected = self.model(input_ids=ids, use_cache=False).logits[0].double()
-        hidden = trunk(self.model)(input_ids=ids, use_cache=False).last_hidden_state[0]
-        got = layer_logprob_entropy(output, hidden, ids[0], softcap=self.softcap)
-        reference = torch.log_softmax(expected, -1).gather(1, ids[0][:, None]).squeeze(1)
-        gap = (got.logprobs.double() - reference).abs().max().item()
-        tolerance = PROBE_TOLERANCE if hidden.dtype == torch.float32 else 0.25
-        if not gap <= tolerance:
-            again = self.model(input_ids=ids, use_cache=False).logits[0].double()
-            noise = (again.log_softmax(-1) - expected.log_softmax(-1)).abs().max().item()
-            if noise > tolerance:
-                raise UserError(unsteady(self.model, noise))
-            raise UserError(
-                _refusal(f"its log-probs differ by {gap:.2g} nats from the model's own")
-            )
+        why = unlike_head(self.model)
+        if why is not None:
+            raise UserError(_refusal(why))
 
 
 def pick_rows(values: Float[Tensor, "P D"], index: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
@@ -231,6 +214,13 @@ def load_policy(
     The weights are those of `checkpoint` if one is given; with LoRA its adapters on the model of
     `config`, else adapters that begin with `seed`.
     """
+    with as_user_error(f"Model {config.path!r} cannot be used"):
+        return _load_policy(config, temperature, seed, checkpoint)
+
+
+def _load_policy(
+    config: ModelConfig, temperature: float, seed: int, checkpoint: Path | None
+) -> Policy:
     if checkpoint is not None and config.lora is None:
         config = config.model_copy(update={"path": str(checkpoint)})
     model, tokenizer = load_pretrained(config)

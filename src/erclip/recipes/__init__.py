@@ -16,7 +16,10 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel, ValidationError
 
 from erclip.config import Config
-from erclip.errors import UserError
+from erclip.config.rules import UNKNOWN
+from erclip.errors import UserError, as_user_error
+from erclip.plugins import beside
+from erclip.text import shown
 
 
 class Recipe(NamedTuple):
@@ -39,7 +42,8 @@ def load_recipe(source: str = "quickstart", overrides: Sequence[str] = ()) -> Re
     3
     """
     path = _find(source)
-    return Recipe(path.stem, check(override(read_table(source), overrides), path.name))
+    with as_user_error(f"The settings in {path.name} cannot be read"):  # nested without end
+        return Recipe(path.stem, check(override(read_table(source), overrides), path.name))
 
 
 def read_table(source: str) -> dict[str, Any]:
@@ -85,20 +89,18 @@ def _find(source: str, beside: Path | None = None) -> Path:
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path in seen:
+    if path.resolve() in seen:
         raise UserError(f"Recipe {path} extends itself; remove one `extends`.")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"Recipe {path} is not valid TOML: {error}.") from None
-    except OSError as error:
-        raise UserError(f"Recipe {path} cannot be read: {error.strerror}.") from None
+    with as_user_error(f"Recipe {path} cannot be read"):
+        text = path.read_bytes()
+    with as_user_error(f"Recipe {path} is not valid TOML"):
+        table = beside(path.parent, tomllib.loads(text.decode("utf-8-sig")))
     base = table.pop("extends", None)
     if base is None:
         return table
     if not isinstance(base, str):
         raise UserError(f"`extends` in {path} must name one recipe, not {base!r}.")
-    return merge(_read(_find(base, beside=path.parent), (*seen, path)), table)
+    return merge(_read(_find(base, beside=path.parent), (*seen, path.resolve())), table)
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise UserError(f"--set {text!r} is not of the form key.path=value.")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value.strip()
     *path, last = keys
     table: dict[str, Any] = {last: parsed}
@@ -138,26 +140,30 @@ def one_sentence(error: ValidationError, name: str, section: type[BaseModel] = C
     first = problems[0]
     names, sections = _locate(first["loc"], section)
     key = ".".join(names) or "the file"
-    if first["type"] == "extra_forbidden":
-        message = f"Unknown key {key} in {name}" + _suggest(names, sections)
+    if first["type"] in ("extra_forbidden", UNKNOWN):
+        known = first.get("ctx", {}).get("known") or _keys(sections)
+        message = f"Unknown key {key} in {name}" + _suggest(names[-1], known)
     elif first["type"] == "missing":
         message = f"{key} is missing in {name}"
     else:
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         if first["loc"]:
-            message = f"{key} = {first['input']!r} in {name}: {message}"
+            message = f"{key} = {shown(first['input'])} in {name}: {message}"
     more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
     return f"{message}{more}."
 
 
-def _suggest(names: list[str], sections: list[type[BaseModel]]) -> str:
+def _suggest(name: str, known: Sequence[str]) -> str:
     """The nearest key of the same section, or the list of its keys."""
-    keys = list(dict.fromkeys(key for section in sections for key in section.model_fields))
-    if not keys:
+    if not known:
         return ""
-    near = difflib.get_close_matches(names[-1], keys, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known keys are {', '.join(keys)}"
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known keys are {', '.join(known)}"
+
+
+def _keys(sections: Sequence[type[BaseModel]]) -> list[str]:
+    return list(dict.fromkeys(key for section in sections for key in section.model_fields))
 
 
 def _locate(

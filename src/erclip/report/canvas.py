@@ -24,7 +24,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from erclip.report.series import Curve
+from erclip.report.series import Curve, thinned
 
 Line = Literal["solid", "dashed", "dotted", "thin", "dot", "area", "inner", "middle", "outer"]
 
@@ -148,7 +148,11 @@ def standalone(svg: str, legend: Sequence[Key] = ()) -> str:
 
 
 def draw(ax: Axes, curve: Curve, color: str, line: Line = "solid") -> None:
-    """Draw one curve: gaps at NaN, a dot where a point stands alone, no smoothing."""
+    """Draw one curve: gaps at NaN, a dot where a point stands alone, no smoothing.
+
+    Of many points those are drawn that the eye would see: every extreme is among them.
+    """
+    curve = thinned(curve)
     finite = np.isfinite(curve.y)
     beside = np.zeros_like(finite)
     beside[1:] |= finite[:-1]
@@ -177,6 +181,10 @@ def band(
     color: str,
 ) -> None:
     """Fill between two curves; bands inside each other add up (CSS: i.inner, i.middle, i.outer)."""
+    bottom, top = thinned(Curve(x, low)), thinned(Curve(x, high))
+    if len(x) > len(bottom.x):  # thinned at different places
+        x = np.union1d(bottom.x, top.x)
+        low, high = np.interp(x, *bottom), np.interp(x, *top)
     ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
 
 

@@ -118,4 +118,5 @@ def run_keys(runs: Sequence[Run]) -> tuple[Key, ...]:
 
 def last_rollout(runs: Sequence[Run]) -> float:
     """Return the number of the last rollout that any run reached, at least 1."""
-    return max((row["rollout"] for run in runs for row in (*run.rollouts, *run.updates)), default=1)
+    columns = [series.column(r, "rollout") for run in runs for r in (run.rollouts, run.updates)]
+    return float(max(np.nanmax(np.concatenate(columns), initial=1.0), 1.0))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from erclip.report import canvas, names, series
+from erclip.report import canvas, names, series, words
 from erclip.report.canvas import INK, MUTED, SERIES, Key, run_color
 from erclip.report.cards import LINES, Plot, last_rollout, run_keys
 from erclip.report.read import Run
@@ -116,22 +116,33 @@ class Rule:
 
     title: str
     metrics: tuple[str, ...]
-    noise: bool  # whether a noise floor is measured
-    used_by: Callable[[Run], bool]
+    noise: bool = False  # whether a noise floor is measured
+    used_by: Callable[[Run], bool] = lambda run: True
 
 
-RULES = (
-    Rule("ERC: entropy ratio", names.ERC, True, lambda run: erc_band(run) is not None),
-    Rule("surrogate: importance ratio", names.PPO, False, lambda run: True),
-    Rule("dual clip", (names.DUAL,), False, lambda run: bool(run.setting(*_SURROGATE, "dual"))),
-    Rule("random mask", (names.RANDOM,), False, lambda run: bool(constraint(run, "random_mask"))),
-)
 _SURROGATE = ("loss", "surrogate")
+_EVERYWHERE = {  # in every run's metrics, whether its loss has it or not
+    "erc": Rule("ERC: entropy ratio", names.ERC, True, lambda run: erc_band(run) is not None),
+    "ppo": Rule("surrogate: importance ratio", names.PPO),
+    "dual": Rule("dual clip", (), False, lambda run: bool(run.setting(*_SURROGATE, "dual"))),
+    "random": Rule("random mask", (), False, lambda run: bool(constraint(run, "random_mask"))),
+}
+
+
+def rules_of(runs: Sequence[Run]) -> list[Rule]:
+    """Every rule that some run measured, those of every run first."""
+    metrics = {rule: found for run in runs for rule, found in series.rules(run).items()}
+    ordered = sorted(metrics, key=lambda rule: (*_EVERYWHERE, rule).index(rule))
+    return [
+        replace(_EVERYWHERE.get(rule, Rule(words.rule(rule), ())), metrics=metrics[rule])
+        for rule in ordered
+    ]
 
 
 def clip_fractions(runs: Sequence[Run]) -> Plot | None:
     """Share of tokens that each rule clips, one panel per rule that ever acted."""
-    acted = [rule for rule in RULES if any(_largest(run, rule.metrics[0]) > 0 for run in runs)]
+    rules = rules_of(runs)
+    acted = [rule for rule in rules if any(_largest(run, rule.metrics[0]) > 0 for run in runs)]
     if not acted:
         return None
     with canvas.figure(len(acted), wide=True) as (fig, axes):
@@ -144,7 +155,7 @@ def clip_fractions(runs: Sequence[Run]) -> Plot | None:
             canvas.rollout_axis(ax, 1, last_rollout(runs))
         axes[0].set_ylabel("share of tokens")
         svg = canvas.to_svg(fig, "clip fractions")
-    idle = [rule.title for rule in RULES if rule not in acted and any(map(rule.used_by, runs))]
+    idle = [rule.title for rule in rules if rule not in acted and any(map(rule.used_by, runs))]
     caption = _CLIP_CAPTION + (f" Set, but never acted: {', '.join(idle)}." if idle else "")
     return Plot("Clipped tokens", caption, svg, _clip_keys(runs), wide=True)
 

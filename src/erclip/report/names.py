@@ -25,7 +25,6 @@ NOISE = "erc/noise_frac"
 ROUNDING = "erc/rounding_frac"
 ERC = ("clip/erc_frac", "clip/erc_low_frac", "clip/erc_high_frac")
 PPO = ("clip/ppo_frac", "clip/ppo_low_frac", "clip/ppo_high_frac")
-DUAL = "clip/dual_frac"
 RANDOM = "clip/random_frac"
 
 RATIO_QUANTILES = {percent: f"erc/ratio_q{percent:02d}" for percent in (1, 5, 25, 50, 75, 95, 99)}
@@ -38,6 +37,9 @@ TIME_PARTS = {
 }
 TIME_ROLLOUT = "time/rollout_s"
 ELAPSED = "time_s"
+
+CLIP = re.compile(r"clip/(\w+)_frac")
+"""Share of tokens on which a rule acted."""
 
 _AVG_AT = re.compile(r"eval/(?P<set>.+)/avg_at_(?P<k>\d+)")
 

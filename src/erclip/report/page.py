@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from erclip.errors import UserError
+from erclip.files import write_text
 from erclip.report import tables, verdict, words
 from erclip.report.canvas import Key, run_color
 from erclip.report.plots import PLOTS
@@ -75,11 +75,10 @@ def environment() -> Environment:
 
 
 def write(out: Path, html: str) -> None:
-    """Write through a temporary file, so that a reader never sees half a report."""
-    partial = out.with_name(f".{out.name}.partial")
+    """Write a page whole or not at all."""
     try:
-        partial.write_text(html, encoding="utf-8", errors="replace")
-        os.replace(partial, out)
+        write_text(out, html)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write the report to {out}: {error.strerror}") from error
+        raise UserError(
+            f"cannot write the report to {out} ({error.strerror}); give --out another place"
+        ) from error

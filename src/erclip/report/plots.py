@@ -57,6 +57,7 @@ def _draw_evaluations(
     ax: Axes, points: Sequence[series.Evaluation], color: str, aside: float
 ) -> None:
     """Draw one set of one run, moved aside so that the bars of several runs don't meet."""
+    points = _thinned(points)
     x = np.array([point.rollout for point in points], dtype=np.float64)
     x += aside * (0.036 * float(np.ptp(x)) or 0.3)
     y = np.array([point.value for point in points])
@@ -64,6 +65,14 @@ def _draw_evaluations(
     for position, point in zip(x, points, strict=True):
         if point.low is not None and point.high is not None:
             ax.vlines(position, point.low, point.high, color=color, alpha=0.6, linewidth=1.4)
+
+
+def _thinned(points: Sequence[series.Evaluation]) -> Sequence[series.Evaluation]:
+    """Return as many as have room, the best and the worst among them."""
+    places = np.arange(len(points), dtype=np.float64)
+    values = np.array([point.value for point in points])
+    kept = series.thinned(Curve(places, values), EVALUATIONS).x
+    return [points[int(place)] for place in kept]
 
 
 def entropy(runs: Sequence[Run]) -> Plot | None:
@@ -117,41 +126,61 @@ def time_split(runs: Sequence[Run]) -> Plot | None:
         return None
     with canvas.figure() as (fig, (ax,)):
         if len(runs) == 1:
-            _draw_times(ax, _seconds(shown[0]))
+            _draw_times(ax, _seconds(shown[0]), _width(shown[0]))
         else:
             means = np.array([_seconds(run).mean(axis=1) for run in shown])
             _draw_mean_times(ax, means, [canvas.short(run.label, 24) for run in shown])
         svg = canvas.to_svg(fig, "time split per rollout")
     legend = [Key(part, color, "area") for part, color in zip(_PARTS, _PART_COLORS, strict=True)]
-    mean = "" if len(runs) == 1 else ", mean over a run's rollouts"
+    mean = ", mean over a run's rollouts"
+    if len(runs) == 1:
+        width = _width(shown[0])
+        mean = f", mean of {width} rollouts a bar" if width > 1 else ""
     caption = f"Seconds per rollout{mean}; “other” is what it took beyond the four parts."
     return Plot("Time", caption, svg, tuple(legend))
 
 
+EVALUATIONS = 400  # points with their intervals
+BARS = 1000  # of one picture
 _TIMES = (*names.TIME_PARTS.values(), names.TIME_ROLLOUT)
 _PARTS = (*names.TIME_PARTS, "other")
 _PART_COLORS = (*SERIES[: len(names.TIME_PARTS)], MUTED)
 
 
 def _seconds(run: Run) -> Float[np.ndarray, "P R"]:
-    """Return the seconds of each part in each rollout; a rollout without a record has 0."""
+    """Return the seconds of each part in each rollout; a rollout without a record has 0.
+
+    Of a long run a bar is the mean of `_width` rollouts.
+    """
     rollout = series.column(run.rollouts, "rollout").astype(int)
-    seconds = np.zeros((len(_PARTS), rollout.max()))
-    for part, name in zip(seconds, _TIMES, strict=True):
-        part[rollout - 1] = np.nan_to_num(series.column(run.rollouts, name))
+    width = _width(run)
+    bars = -(-int(rollout.max()) // width)
+    place = np.clip((rollout - 1) // width, 0, None)
+    seconds = np.array(
+        [
+            np.bincount(place, np.nan_to_num(series.column(run.rollouts, name)), bars) / width
+            for name in _TIMES
+        ]
+    )
     seconds[-1] = np.maximum(seconds[-1] - seconds[:-1].sum(axis=0), 0.0)
     return seconds
 
 
-def _draw_times(ax: Axes, seconds: Float[np.ndarray, "P R"]) -> None:
-    edges = np.arange(seconds.shape[1] + 1) + 0.5
+def _width(run: Run) -> int:
+    """Return how many rollouts share a bar."""
+    last = int(series.column(run.rollouts, "rollout").max())
+    return -(-last // BARS)
+
+
+def _draw_times(ax: Axes, seconds: Float[np.ndarray, "P R"], width: int) -> None:
+    edges = np.arange(seconds.shape[1] + 1) * width + 0.5
     bottom = np.zeros(seconds.shape[1])
     for values, color in zip(seconds, _PART_COLORS, strict=True):
         ax.stairs(bottom + values, edges, baseline=bottom, fill=True, color=color, linewidth=0)
         bottom = bottom + values
     ax.set_ylabel(names.axis_label("time per rollout", names.TIME_ROLLOUT))
     canvas.from_zero(ax)
-    canvas.rollout_axis(ax, 1, seconds.shape[1])
+    canvas.rollout_axis(ax, 1, seconds.shape[1] * width)
 
 
 def _draw_mean_times(ax: Axes, means: Float[np.ndarray, "runs P"], labels: Sequence[str]) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
+import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from erclip.errors import UserError
-from erclip.report import names
+import numpy as np
 
-Row = Mapping[str, Any]
+from erclip.errors import UserError
+from erclip.files import read_json
+from erclip.report import names
+from erclip.report.columns import COUNTERS, Collector, Row, Rows, decode
+from erclip.text import printable
+
+MOST_ROLLOUTS = 10**9
+MOST_NOTES = 5  # on single lines of a file
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,9 @@ class Run:
     path: Path
     label: str
     config: Mapping[str, Any]
-    rollouts: tuple[Row, ...]
-    updates: tuple[Row, ...]
-    evals: tuple[Row, ...]
+    rollouts: Rows
+    updates: Rows
+    evals: Rows
     samples: tuple[Row, ...]
     notes: tuple[str, ...]
     tokens: tuple[Row, ...] = ()
@@ -50,19 +55,18 @@ def read_run(path: Path) -> Run:
     Raises `UserError` when the folder holds no readable config.json.
     """
     config = _read_config(path)
-    rows, notes = _read_lines(path / "metrics.jsonl")
-    rollouts, repeated = _last_of_each(rows, "rollout", ("rollout",))
-    updates, repeated_updates = _last_of_each(rows, "update", ("rollout", "update_in_rollout"))
-    evals = _merged_evals(rows)
-    samples, sample_notes = _read_lines(path / "samples.jsonl")
+    rows, notes = _read_metrics(path / "metrics.jsonl")
+    rollouts, repeated = rows["rollout"].last_of_each("rollout")
+    updates, repeated_updates = rows["update"].last_of_each("rollout", "update_in_rollout")
+    samples, sample_notes = _read_samples(path / "samples.jsonl")
     run = Run(
         path=path,
-        label=path.resolve().name,
+        label=printable(path.resolve().name),
         config=config,
         rollouts=rollouts,
         updates=updates,
-        evals=evals,
-        samples=_first_and_last(samples),
+        evals=rows["eval"].merged("rollout"),
+        samples=samples,
         tokens=_read_tokens(path / "tokens.jsonl"),
         notes=(),
     )
@@ -71,7 +75,7 @@ def read_run(path: Path) -> Run:
             f"{repeated} rollouts and {repeated_updates} updates were recorded more than once, as"
             " after a resume; the last record of each counts."
         )
-    notes += [*_unfinished(run), *_skipped(run), *_not_finite(rows), *sample_notes]
+    notes += [*_unfinished(run), *_skipped(run), *_not_finite(rows.values()), *sample_notes]
     return replace(run, notes=tuple(notes))
 
 
@@ -88,10 +92,10 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
             raise UserError(f"the run directory {path} was given {count} times; name it once")
     runs = [read_run(path) for path in paths]
     depth = 1
-    labels = ["/".join(path.parts[-depth:]) for path in resolved]
+    labels = [printable("/".join(path.parts[-depth:])) for path in resolved]
     while len(set(labels)) < len(labels):
         depth += 1
-        labels = ["/".join(path.parts[-depth:]) for path in resolved]
+        labels = [printable("/".join(path.parts[-depth:])) for path in resolved]
     return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
 
 
@@ -99,80 +103,95 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}; give the folder that `erclip train` wrote")
-    file = path / "config.json"
-    if not file.is_file():
+    if not (path / "config.json").is_file():
         raise UserError(f"{path} is not a run directory: it holds no config.json")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8", errors="replace"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not valid JSON (line {error.lineno}: {error.msg})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{file} does not hold a JSON object, so {path} is not a run directory")
-    return config
+    return read_json(path / "config.json")
 
 
-def _read_lines(file: Path) -> tuple[list[Row], list[str]]:
-    """Return the objects of a JSON-lines file, and a note for each line that is none."""
-    if not file.is_file():
-        return [], [f"There is no {file.name}."]
-    rows: list[Row] = []
-    bad: list[int] = []
-    number = 0
-    with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except json.JSONDecodeError:
-                row = False
-            if isinstance(row, dict) and isinstance(row.get("rollout"), int):
-                rows.append(row)
-            elif row is not None:
-                bad.append(number)
-    notes = [
-        f"The last line of {file.name} (line {number}) is incomplete, as when a run is"
-        " interrupted; it is left out."
-        if index == number
-        else f"Line {index} of {file.name} is not a record of a run; it is left out."
-        for index in bad
-    ]
-    return rows, notes
+def _read_metrics(file: Path) -> tuple[dict[str, Rows], list[str]]:
+    """Return the rows by kind, and notes on lines that are none."""
+    found = {kind: Collector(kind) for kind in ("rollout", "update", "eval")}
+    lines = _Lines(file)
+    for row in lines:
+        kind = row.pop("kind", None)
+        if isinstance(kind, str) and kind in found:
+            found[kind].add(row)
+    return {kind: collector.rows() for kind, collector in found.items()}, lines.notes()
+
+
+def _read_samples(file: Path) -> tuple[tuple[Row, ...], list[str]]:
+    """Return the responses of the first and the last rollout that has any."""
+    first: list[Row] = []
+    last: list[Row] = []
+    lines = _Lines(file)
+    for row in lines:
+        for ends, better in ((first, operator.lt), (last, operator.gt)):
+            if ends and better(row["rollout"], ends[0]["rollout"]):
+                ends.clear()
+            if not ends or row["rollout"] == ends[0]["rollout"]:
+                ends.append(row)
+    same = bool(first) and first[0]["rollout"] == last[0]["rollout"]
+    return tuple(first if same else [*first, *last]), lines.notes()
 
 
 def _read_tokens(file: Path) -> tuple[Row, ...]:
     """Return the responses of tokens.jsonl; a run resumed after a stop may have some twice."""
-    rows, _ = _read_lines(file)
-    rows = [row for row in rows if isinstance(row.get("pieces"), list) and row["pieces"]]
-    return tuple({(row["rollout"], row.get("number")): row for row in rows}.values())
+    rows = [row for row in _Lines(file) if _has_pieces(row)]
+    return tuple({(row["rollout"], str(row.get("number"))): row for row in rows}.values())
 
 
-def _last_of_each(
-    rows: Sequence[Row], kind: str, keys: tuple[str, ...]
-) -> tuple[tuple[Row, ...], int]:
-    """Return the last row of each rollout or update in order, and how many had more than one."""
-    chosen: dict[tuple[int, ...], Row] = {}
-    repeated = set()
-    for row in rows:
-        if row.get("kind") == kind:
-            key = tuple(int(row.get(name) or 1) for name in keys)
-            if key in chosen:
-                repeated.add(key)
-            chosen[key] = row
-    return tuple(chosen[key] for key in sorted(chosen)), len(repeated)
+def _has_pieces(row: Row) -> bool:
+    pieces = row.get("pieces")
+    return isinstance(pieces, list) and bool(pieces) and all(isinstance(p, str) for p in pieces)
 
 
-def _merged_evals(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return one row per rollout that was evaluated; several sets may come in several lines."""
-    merged: dict[int, dict[str, Any]] = {}
-    for row in rows:
-        if row.get("kind") == "eval":
-            merged.setdefault(row["rollout"], {}).update(row)
-    return tuple(merged[rollout] for rollout in sorted(merged))
+def _is_rollout(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MOST_ROLLOUTS
 
 
-def _first_and_last(samples: Sequence[Row]) -> tuple[Row, ...]:
-    rollouts = {row["rollout"] for row in samples}
-    ends = {min(rollouts), max(rollouts)} if rollouts else set()
-    return tuple(row for row in samples if row["rollout"] in ends)
+class _Lines:
+    """The records of a JSON-lines file, and what is said about the lines that are none."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        self._bad: list[int] = []
+        self._number = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self._file.is_file():
+            return
+        with self._file.open(encoding="utf-8-sig", errors="replace", newline="\n") as lines:
+            for self._number, line in enumerate(lines, start=1):
+                try:
+                    row = decode(line)
+                except (ValueError, RecursionError):
+                    row = None
+                if isinstance(row, dict) and _is_rollout(row.get("rollout")):
+                    yield row
+                elif line.strip():
+                    self._bad.append(self._number)
+
+    def notes(self) -> list[str]:
+        """Whole sentences, a few."""
+        name, bad = self._file.name, self._bad
+        if not self._file.is_file():
+            return [f"There is no {name}."]
+        notes = []
+        if bad and bad[-1] == self._number:
+            bad = bad[:-1]
+            notes.append(
+                f"The last line of {name} (line {self._number}) is incomplete, as when a run is"
+                " interrupted; it is left out."
+            )
+        if len(bad) > MOST_NOTES:
+            return [
+                f"{len(bad)} lines of {name} are no records of a run, the first of them line"
+                f" {bad[0]}; they are left out.",
+                *notes,
+            ]
+        return [
+            f"Line {number} of {name} is not a record of a run; it is left out." for number in bad
+        ] + notes
 
 
 def _unfinished(run: Run) -> Iterator[str]:
@@ -185,29 +204,30 @@ def _unfinished(run: Run) -> Iterator[str]:
 
 
 def _skipped(run: Run) -> Iterator[str]:
-    count = sum(bool(row.get(names.GRAD_SKIPPED)) for row in run.updates)
-    if count:
+    count = int(np.nansum(run.updates.column(names.GRAD_SKIPPED) != 0)) if run.updates else 0
+    missing = int(np.isnan(run.updates.column(names.GRAD_SKIPPED)).sum())
+    if count - missing:
         yield (
-            f"{count} of {len(run.updates)} updates were skipped, because their gradient was not"
-            " finite."
+            f"{count - missing} of {len(run.updates)} updates were skipped, because their gradient"
+            " was not finite."
         )
 
 
-def _not_finite(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a sentence for each metric with NaN or infinite values (null means: not measured)."""
-    first: dict[str, Row] = {}
-    count: Counter[str] = Counter()
-    for row in rows:
-        for name, value in row.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                first.setdefault(name, row)
-                count[name] += 1
-    for name, row in first.items():
+def _not_finite(kinds: Iterable[Rows]) -> Iterator[str]:
+    """Yield a sentence for each metric with values that are none (null means: not measured)."""
+    found: dict[str, tuple[int, Row]] = {}
+    for rows in kinds:
+        for name, column in rows.columns.items():
+            places = np.flatnonzero(np.isinf(column))
+            if len(places) and name not in COUNTERS:
+                count, first = found.get(name, (0, rows[int(places[0])]))
+                found[name] = count + len(places), first
+    for name, (count, row) in found.items():
         where = f"rollout {row['rollout']}"
         if row.get("kind") == "update":
             where += f", update {row.get('update_in_rollout', '?')}"
-        values = "value that is" if count[name] == 1 else "values that are"
+        values = "value that is" if count == 1 else "values that are"
         yield (
-            f"{name} has {count[name]} {values} NaN or infinite, first in {where};"
+            f"{printable(name)} has {count} {values} NaN or infinite, first in {where};"
             " the curves have a gap there."
         )

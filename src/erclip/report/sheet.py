@@ -5,6 +5,7 @@ The same `Table` goes to the terminal (rich), to the page (HTML) and to a docume
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from rich.text import Text
 from erclip.report.cards import Plot
 from erclip.report.page import environment, write
 from erclip.report.words import printable
+
+_MARKS = re.compile(r"[\\|*`~$]|(?<=\])[(\[:]|!(?=\[)|(?<!\w)_|_(?!\w)")
+"""What Markdown would read as something else than text, inside a line."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,9 @@ def markdown(sheet: Sheet) -> str:
     """
     parts = []
     for table in sheet.tables:
-        parts.append(f"**{_cell(table.title)}**\n\n{markdown_table(table)}")
+        parts.append(f"**{markdown_cell(table.title)}**\n\n{markdown_table(table)}")
     if sheet.sentences:
-        parts.append("\n".join(f"- {_cell(sentence)}" for sentence in sheet.sentences))
+        parts.append("\n".join(f"- {markdown_cell(sentence)}" for sentence in sheet.sentences))
     return "\n\n".join(parts)
 
 
@@ -136,10 +140,14 @@ def _safe(sheet: Sheet) -> Sheet:
 
 
 def _row(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(map(_cell, cells)) + " |"
+    return "| " + " | ".join(map(markdown_cell, cells)) + " |"
 
 
-def _cell(text: str) -> str:
-    """Text that can't end a cell, a line or become HTML."""
+def markdown_cell(text: str) -> str:
+    """Text that means itself: it ends no cell or line, and is no HTML, link, emphasis or code.
+
+    >>> print(markdown_cell("a|b *c* [d](http://e) <f> [0.1, 0.2] x_y"))
+    a\\|b \\*c\\* [d]\\(http://e) &lt;f> [0.1, 0.2] x_y
+    """
     text = " ".join(printable(text).split()).replace("&", "&amp;").replace("<", "&lt;")
-    return text.replace("\\", "\\\\").replace("|", "\\|")
+    return _MARKS.sub(r"\\\g<0>", text)

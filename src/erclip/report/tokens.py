@@ -14,6 +14,7 @@ from importlib import resources
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from erclip.metrics import CORE_RULES
 from erclip.report import words
 from erclip.report.read import Row, Run
 
@@ -27,6 +28,7 @@ class TokenView:
 
     responses: Sequence[Markup]
     left_out: int
+    more_rules: bool  # than those that every run has
     script: Markup
     script_hash: str
 
@@ -45,6 +47,7 @@ def token_view(runs: Sequence[Run]) -> TokenView:
     return TokenView(
         responses=[htmlsafe_json_dumps(_response(index, row)) for index, row in shown],
         left_out=len(found) - len(shown),
+        more_rules=any(row.get("rules") for _, row in shown),
         script=Markup(script),  # noqa: S704 - this package's own file
         script_hash=f"sha256-{digest}",
     )
@@ -77,4 +80,5 @@ def _response(index: int, row: Row) -> dict[str, object]:
             item[short] = row[name]
     if fired and len(fired) == len(pieces):
         item["f"] = fired
+        item["r"] = [words.rule(name) for name in row.get("rules") or CORE_RULES]
     return item

@@ -181,7 +181,8 @@ class Limit:
 
 
 def _staleness(run: Run) -> float:
-    last = {row["rollout"]: series.number(row, names.KL_OLD) for row in run.updates}
+    numbers = (series.column(run.updates, name).tolist() for name in ("rollout", names.KL_OLD))
+    last = dict(zip(*numbers, strict=True))
     return _median(np.array(list(last.values())))
 
 

@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from erclip.text import printable
+
+__all__ = [
+    "count",
+    "duration",
+    "fate",
+    "flat",
+    "hardware",
+    "method_details",
+    "method_name",
+    "printable",
+]
+
 _SURROGATES = {
     "gppo_clip": "GPPO",
     "ce_gppo_clip": "CE-GPPO",
@@ -13,6 +26,26 @@ _SURROGATES = {
     "gspo_clip": "GSPO",
     "sapo": "SAPO",
 }
+
+
+_RULES = {
+    "erc": "ERC",
+    "ppo": "range",
+    "dual": "dual clip",
+    "random": "random mask",
+}
+
+
+def rule(name: str) -> str:
+    """Return what a rule of the loss is called that reports under this name.
+
+    >>> rule("erc_low"), rule("dual"), rule("dppo_high"), rule("low_entropy")
+    ('ERC, low side', 'dual clip', 'dppo, high side', 'low entropy')
+    """
+    stem, _, side = name.rpartition("_")
+    if side in ("low", "high"):
+        return f"{_RULES.get(stem, stem.replace('_', ' '))}, {side} side"
+    return _RULES.get(name, name.replace("_", " "))
 
 
 def method_name(loss: Any) -> str:
@@ -33,7 +66,7 @@ def method_name(loss: Any) -> str:
             soft = "soft " if constraint.get("softness") else ""
             name = f"{soft}ERC-{name}" if rule == "paper" else f"{soft}{rule} ERC-{name}"
         else:
-            name = f"{name} with {str(kind).replace('_', ' ')}"
+            name = f"{name} with {_own_name(kind).replace('_', ' ')}"
     return name
 
 
@@ -47,8 +80,10 @@ def method_details(loss: Any) -> str:
     if not isinstance(loss, Mapping):
         return ""
     parts = [loss.get("surrogate"), *(loss.get("constraints") or ())]
+    parts += [loss.get("importance"), *(loss.get("terms") or ())]
     words = [_call(part) for part in parts if isinstance(part, Mapping)]
-    rest = {name: loss[name] for name in loss if name not in ("surrogate", "constraints")}
+    composed = ("surrogate", "constraints", "importance", "terms")
+    rest = {name: loss[name] for name in loss if name not in composed}
     for name, value in rest.items():
         if value:
             words.append(name.replace("_", " ") + ("" if value is True else f" {value}"))
@@ -116,17 +151,6 @@ def flat(section: Any, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def printable(text: Any) -> str:
-    """Return a text that every browser and UTF-8 can hold; control characters become visible.
-
-    >>> printable("a" + chr(27) + chr(0xD800))
-    'a␛\ufffd'
-    """
-    if text is None:
-        return ""
-    return "".join(_visible(character) for character in str(text).replace("\r\n", "\n"))
-
-
 def fate(row: Mapping[str, Any]) -> str:
     """Return what became of a sampled response.
 
@@ -138,20 +162,18 @@ def fate(row: Mapping[str, Any]) -> str:
     return "right" if row.get("correct") else "wrong"
 
 
-def _visible(character: str) -> str:
-    code = ord(character)
-    if code < 32 and character not in "\n\t":
-        return chr(0x2400 + code)
-    return "\ufffd" if code == 127 or 0xD800 <= code <= 0xDFFF else character
-
-
 def _surrogate_name(surrogate: Any) -> str:
     if not isinstance(surrogate, Mapping):
         return "unknown"
     kind = surrogate.get("kind")
     if kind == "ppo_clip":
         return "PPO-clip" if surrogate.get("low") == surrogate.get("high") else "DAPO"
-    return _SURROGATES.get(str(kind), str(kind))
+    return _SURROGATES.get(str(kind), _own_name(kind).replace("_", " "))
+
+
+def _own_name(kind: Any) -> str:
+    """A rule in a file, "my_rules.py:my_rule", goes by its own name."""
+    return str(kind).rpartition(":")[2]
 
 
 def _call(part: Mapping[str, Any]) -> str:
@@ -160,4 +182,4 @@ def _call(part: Mapping[str, Any]) -> str:
         for name, value in part.items()
         if name != "kind" and value is not None
     ]
-    return f"{part.get('kind', 'unknown')}({', '.join(settings)})"
+    return f"{_own_name(part.get('kind', 'unknown'))}({', '.join(settings)})"

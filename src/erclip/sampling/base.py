@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from jinja2 import TemplateError
 
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 from erclip.records import Prompt, Response
 
 
@@ -59,6 +59,12 @@ def encode_prompts(
 
 def _encode(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
     """All in one call of the tokenizer, which costs more than a short prompt does."""
+    first = prompts[0].id if prompts else ""
+    with as_user_error(f"The tokenizer or its chat template fails on prompt {first} or one after"):
+        return _encoded(tokenizer, prompts)
+
+
+def _encoded(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
     if not tokenizer.chat_template:
         texts = ["\n".join(message["content"] for message in p.messages) for p in prompts]
         read = tokenizer(texts, return_special_tokens_mask=True)

@@ -22,6 +22,7 @@ from erclip.errors import UserError
 from erclip.policy.precision import autocast_dtype
 from erclip.policy.signature import argument_names, cache_name, vocabulary_size
 from erclip.sampling.cache import growing_cache, take_rows
+from erclip.sampling.fixed import LEAST, FixedReader, why_not
 
 PROMPTS = ((1, 2, 3), (4, 5, 6, 7, 8, 9))  # made up: of two lengths, so that one is padded
 MORE = (10, 11, 12)  # read after them, one by one
@@ -33,7 +34,8 @@ FAILURES = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeE
 class Decoder:
     """Logits of the next token, for sequences that grow together."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, *, fixed: bool | None = None):
+        """`fixed` buffers are for CUDA, where the model can be decoded in them (None)."""
         name = cache_name(model)
         if name is None:
             raise UserError(_refusal(model, "its forward takes no cache of the tokens before"))
@@ -47,18 +49,38 @@ class Decoder:
         ] = []  # modules that keep tensors of their own, and where
         self._cache: Any = None
         self._failure: str | None = None  # what went wrong where reading bit by bit failed
-        self._try()
+        self._most = 0
+        self._reader: FixedReader | None = None
+        self.fixed = False
+        wanted = model.device.type == "cuda" if fixed is None else fixed
+        self._try(wanted)
 
     def begin(self, ids: Int[Tensor, "B L"], attention: Tensor, most: int) -> Float[Tensor, "B V"]:
         """Read the first tokens of sequences of up to `most` tokens."""
         self._cache = None if self.makes_own else growing_cache(self.model.config, most)
+        self._most, self._reader = most, None
         return self.read(ids, attention)
 
     def read(self, ids: Int[Tensor, "B L"], attention: Tensor) -> Float[Tensor, "B V"]:
-        """Read more; `attention` covers everything so far. Float32 logits of the last position."""
-        positions = (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        """Read more; `attention` covers everything so far. Float32 logits of the last position.
+
+        The next call may overwrite them.
+        """
+        new = ids.shape[1]
+        if self.fixed and new == 1 and 1 < attention.shape[1] <= self._most:
+            if self._reader is None:
+                self._reader = FixedReader(self._forward, self._cache, attention, self._most)
+            return self._reader.read(ids, attention)
+        positions = (attention.cumsum(1) - 1).clamp(min=0)[:, -new:]
+        return self._forward(ids, attention if self.whole_mask else attention[:, -new:], positions)
+
+    def shrinks(self, left: int) -> bool:
+        """Whether leaving sequences out pays with `left` tokens to come."""
+        return not self.fixed or left >= LEAST
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         arguments = {
-            "attention_mask": attention if self.whole_mask else attention[:, -ids.shape[1] :],
+            "attention_mask": mask,
             "position_ids": positions,
             "logits_to_keep": 1,
             self.name: self._cache,
@@ -71,12 +93,12 @@ class Decoder:
 
     def take(self, index: Int[Tensor, " K"], batch: int) -> None:
         """Go on with some of the `batch` sequences, each as often as `index` names it."""
-        self._cache = take_rows(self._cache, index, batch)
+        self._cache, self._reader = take_rows(self._cache, index, batch), None
         for module, name in self._states:
             setattr(module, name, take_rows(getattr(module, name), index, batch))
 
     @torch.no_grad()
-    def _try(self) -> None:
+    def _try(self, fixed: bool) -> None:
         """Find out how the model remembers, and that it does."""
         vocabulary = vocabulary_size(self.model)
         prompts = [[i % vocabulary for i in prompt] for prompt in PROMPTS]
@@ -98,7 +120,11 @@ class Decoder:
         if not gap <= LIMIT:
             why = f"read token by token its log-probs are {gap:.2g} nats from those read at once"
             raise UserError(_refusal(self.model, self._failure or why))
-        self.pads = self._gap(prompts, more, expected) <= 2 * gap + self._tolerance()
+        limit = 2 * gap + self._tolerance()
+        self.pads = self._gap(prompts, more, expected) <= limit
+        if fixed and self.pads and self.whole_mask and why_not(self.model, self._cache) is None:
+            self.fixed = True
+            self.fixed = self._gap(prompts, more, expected) <= limit
 
     def _alone(self, prompts: Any, more: Sequence[int], expected: Sequence[Tensor]) -> float:
         return max(self._gap([p], more, [e]) for p, e in zip(prompts, expected, strict=True))

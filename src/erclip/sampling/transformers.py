@@ -109,7 +109,7 @@ class TransformersSampler:
             alive = int(live.sum())
             if alive == 0 or step == settings.max_tokens - 1:
                 break
-            if alive <= len(live) // 2:
+            if alive <= len(live) // 2 and decoder.shrinks(settings.max_tokens - step):
                 keep = live.nonzero().squeeze(1)
                 decoder.take(keep, len(live))
                 rows, token, attention, live = rows[keep], token[keep], attention[keep], live[keep]
@@ -117,7 +117,7 @@ class TransformersSampler:
             logits = decoder.read(token[:, None], attention)
         if not torch.isfinite(logprobs).all():
             raise Diverged(
-                "The model's logits are not finite, so it cannot be sampled from: training has "
+                "The model's logits are NaN or infinite, so it cannot be sampled from: training has "
                 "diverged; go back to an earlier checkpoint with a lower trainer.learning_rate"
             )
         lengths = (tokens >= 0).sum(1).tolist()

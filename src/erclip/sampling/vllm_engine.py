@@ -16,11 +16,14 @@ from torch import Tensor
 from erclip.config.sampling import VllmSampler as Settings
 from erclip.distributed import before_leaving
 from erclip.errors import UserError
+from erclip.extras import need
 from erclip.policy import Policy
 from erclip.records import Prompt, Response
 from erclip.sampling.base import SamplingSettings, encode_prompts, end_ids
 from erclip.sampling.vllm_request import check_lengths, logprobs_mode, make_responses, request
 from erclip.sampling.vllm_worker import EXTENSION
+
+LLM_MODULE = "vllm.entrypoints.llm"  # the package itself imports nothing that could fail
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine shares this process's memory
@@ -90,13 +93,8 @@ def start_engine(
     """A `vllm.LLM` for the model in `folder`; raises UserError with vLLM's reason if it fails."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    try:
-        from vllm import LLM, SamplingParams, TokensPrompt
-    except ImportError as error:
-        raise UserError(
-            f"sampler.kind = \"vllm\" needs vLLM ({error}): pip install 'erclip[vllm]', "
-            "or see docs/vllm.md for a machine without a GPU."
-        ) from None
+    remedy = ", or see docs/vllm.md for a machine without a GPU"
+    vllm, llm = (need(name, 'sampler.kind = "vllm"', remedy) for name in ("vllm", LLM_MODULE))
     dtype = str(policy.model.dtype).removeprefix("torch.")
     compiled = policy.device.type == "cuda" if settings.compile is None else settings.compile
     limits: dict[str, Any] = {"gpu_memory_utilization": settings.memory_frac}
@@ -109,7 +107,7 @@ def start_engine(
         limits |= {"enable_chunked_prefill": False, "max_num_batched_tokens": whole}
     try:
         with random_state_kept():
-            engine = LLM(
+            engine = llm.LLM(
                 model=folder,
                 skip_tokenizer_init=True,
                 trust_remote_code=trust,
@@ -125,8 +123,9 @@ def start_engine(
                 **limits,
             )
             # some of what vLLM cannot serve shows in the first forward pass only
-            first = TokensPrompt(prompt_token_ids=[0])
-            engine.generate(first, SamplingParams(max_tokens=1, detokenize=False), use_tqdm=False)
+            first = vllm.TokensPrompt(prompt_token_ids=[0])
+            only = vllm.SamplingParams(max_tokens=1, detokenize=False)
+            engine.generate(first, only, use_tqdm=False)
     except (ValueError, RuntimeError, NotImplementedError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"vLLM cannot serve this model: {reason}") from error

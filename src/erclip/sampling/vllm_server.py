@@ -7,37 +7,26 @@ development mode, which opens `/collective_rpc` and `/reset_prefix_cache`; see d
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from erclip.config.sampling import VllmServerSampler as Settings
 from erclip.distributed import World
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 from erclip.policy import Policy
 from erclip.records import Prompt, Response
 from erclip.sampling.base import SamplingSettings, encode_prompts, end_ids
+from erclip.sampling.vllm_client import Refused, VllmClient
 from erclip.sampling.vllm_request import check_lengths, logprobs_mode, make_responses, request
 from erclip.sampling.vllm_worker import EXTENSION
 
 START = (
-    f"VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --worker-extension-cls {EXTENSION} "
+    f"VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --host 127.0.0.1 --worker-extension-cls {EXTENSION} "
     "--logprobs-mode {mode}"
 )
-
-
-class Refused(UserError):
-    """The server answered, but not with what was asked for."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
 
 
 class VllmServer:
@@ -45,6 +34,7 @@ class VllmServer:
 
     def __init__(self, settings: Settings, policy: Policy, world: World):
         self.settings, self.policy, self.world = settings, policy, world
+        self._client = VllmClient(settings.url, settings.timeout_s)
         self.tokenizer = policy.tokenizer
         self.end_ids = end_ids(policy.model.generation_config, policy.tokenizer)
         self.mode = logprobs_mode(settings.top_p)
@@ -66,8 +56,9 @@ class VllmServer:
         asked = {**request(settings, self.end_ids), "return_token_ids": True, "model": self.model}
 
         def ask(ids: list[int], seed: int) -> list[tuple[list[int], list[float]]]:
-            answer = self._call("/v1/completions", {**asked, "prompt": ids, "seed": seed})
-            return _sequences(answer, self.settings.url)
+            answer = self._client.call("/v1/completions", {**asked, "prompt": ids, "seed": seed})
+            with as_user_error(f"{self._client.url} does not answer like a vLLM server"):
+                return _sequences(answer, self._client.url)
 
         at_once = max(1, self.settings.batch_size // settings.responses)
         with ThreadPoolExecutor(at_once) as pool:
@@ -81,17 +72,19 @@ class VllmServer:
         with tempfile.TemporaryDirectory(prefix="weights-", dir=self.settings.folder) as folder:
             Path(folder).chmod(0o755)  # the server may be another user's
             self.policy.save_model(Path(folder))
-            self._call("/collective_rpc", {"method": "erclip_reload", "args": [folder]})
-        if not self._call("/reset_prefix_cache", {}).get("success"):
+            self._client.call("/collective_rpc", {"method": "erclip_reload", "args": [folder]})
+        if not self._client.call("/reset_prefix_cache", {}).get("success"):
             raise UserError(
-                f"The vLLM server at {self.settings.url} kept its prefix cache, whose keys and "
+                f"The vLLM server at {self._client.url} kept its prefix cache, whose keys and "
                 "values are stale; give the run a server of its own."
             )
 
     def _served_model(self) -> tuple[str, int]:
         """Name and context length of what the server serves."""
-        model = self._call("/v1/models")["data"][0]
-        return model["id"], model["max_model_len"]
+        answer = self._client.call("/v1/models")
+        with as_user_error(f"{self._client.url} does not answer like a vLLM server"):
+            model = answer["data"][0]
+            return str(model["id"]), int(model["max_model_len"])
 
     def _check_mode(self) -> None:
         """Log-probs before the temperature are refused where they have to be after it.
@@ -105,13 +98,14 @@ class VllmServer:
         def highest(temperature: float) -> float:
             asked = {"model": self.model, "prompt": [self.end_ids[0]], "max_tokens": 1}
             sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0, "logprobs": 1}
-            answer = self._call("/v1/completions", {**asked, **sampling})
-            return max(answer["choices"][0]["logprobs"]["top_logprobs"][0].values())
+            answer = self._client.call("/v1/completions", {**asked, **sampling})
+            with as_user_error(f"{self._client.url} does not answer like a vLLM server"):
+                return max(answer["choices"][0]["logprobs"]["top_logprobs"][0].values())
 
         found = "raw_logprobs" if highest(0.5) == highest(2.0) else "processed_logprobs"
         if found != self.mode:
             raise UserError(
-                f"The vLLM server at {self.settings.url} gives {found}, but temperature = "
+                f"The vLLM server at {self._client.url} gives {found}, but temperature = "
                 f"{self.settings.temperature:g} and top_p = {self.settings.top_p:g} need "
                 f"{self.mode}; start it as {START.format(mode=self.mode)}."
             )
@@ -119,48 +113,14 @@ class VllmServer:
     def _check_extension(self) -> None:
         """Refuse before the first rollout a server that could not take over new weights."""
         try:
-            answer = self._call("/collective_rpc", {"method": "erclip_ready"})
+            answer = self._client.call("/collective_rpc", {"method": "erclip_ready"})
         except Refused:
             answer = {}
         if answer.get("results", [None])[0] != "ready":
             raise UserError(
-                f"The vLLM server at {self.settings.url} cannot take over new weights; start it "
+                f"The vLLM server at {self._client.url} cannot take over new weights; start it "
                 f"as {START.format(mode=self.mode)}."
             )
-
-    def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The server's answer to a GET, or to a POST where there is a body."""
-        url = self.settings.url.rstrip("/") + path
-        data = None if body is None else json.dumps(body).encode()
-        asked = Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
-        try:
-            with urlopen(asked, timeout=self.settings.timeout_s) as answer:  # noqa: S310
-                text = answer.read()
-        except HTTPError as error:
-            said = " ".join(error.read().decode(errors="replace").split())[:300]
-            raise Refused(
-                error.code, f"The vLLM server refused {url} ({error.code}): {said}"
-            ) from None
-        except TimeoutError:
-            raise UserError(
-                f"The vLLM server did not answer {url} within {self.settings.timeout_s:g} s; "
-                "raise sampler.timeout_s or look at the server's log."
-            ) from None
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", None) or error or type(error).__name__
-            raise UserError(
-                f"No vLLM server at {self.settings.url} ({reason}); start it or check sampler.url."
-            ) from None
-        return _parsed(text, url)
-
-
-def _parsed(text: bytes, url: str) -> dict[str, Any]:
-    if not text:
-        return {}
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise UserError(f"{url} does not answer in JSON; is it a vLLM server?") from None
 
 
 def _sequences(answer: dict[str, Any], url: str) -> list[tuple[list[int], list[float]]]:

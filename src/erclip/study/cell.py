@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,11 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from erclip.checkpoints.folders import Checkpoints
 from erclip.config import Config
 from erclip.errors import Diverged, UserError
 from erclip.recipes import Recipe
 from erclip.report import names, series, words
 from erclip.report.read import Row, Run, read_run
+from erclip.run_folder import run_id
 from erclip.study.design import settings_hash
 from erclip.trainer import Trainer
 
@@ -43,9 +44,7 @@ def run_cell(config: Config, folder: Path) -> Outcome:
     "diverged" and holds what was measured up to there. Checkpoints are removed at the end.
     """
     cpu, wall = time.process_time(), time.perf_counter()
-    begun = (folder / "config.json").is_file() and (folder / "metrics.jsonl").is_file()
-    if not begun:
-        shutil.rmtree(folder, ignore_errors=True)
+    begun = (folder / "config.json").is_file()
     status = "finished"
     try:
         Trainer(Recipe("study", config), folder, resume=begun).train()
@@ -53,7 +52,7 @@ def run_cell(config: Config, folder: Path) -> Outcome:
         status = "diverged"
     spent = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
     outcome = read_outcome(read_run(folder), status)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    Checkpoints(folder / "checkpoints", run_id(folder)).remove_all()
     stamp = {"settings": settings_hash(config), "status": status, **spent}
     return Outcome({**outcome.values, **stamp}, outcome.curve)
 

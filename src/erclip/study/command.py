@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import signal
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from erclip.console import Console
 from erclip.errors import UserError
-from erclip.report.sheet import markdown, print_sheet, write_sheet
+from erclip.files import leftovers, write_text
+from erclip.locks import Lock
+from erclip.report.sheet import markdown, markdown_cell, print_sheet, write_sheet
 from erclip.study.design import Cell, Study, read_study, settings_hash
 from erclip.study.page import study_sheet
 from erclip.study.plots import study_plots, write_plots
@@ -44,7 +43,7 @@ def study(
         work = Work(plan, results, chosen, console)
         try:
             if work.pending:
-                console.print(work.opening(), soft_wrap=True, highlight=False)
+                console.print(work.opening())
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
                 run_jobs(work.next_job, min(processes or _cores(), len(work.pending)), work.tell)
         finally:
@@ -56,9 +55,9 @@ def study(
         page = write_sheet(sheet, folder / "report.html")
         write_plots(plots, folder)
         pictures = "".join(f"![{name}]({name})\n" for name in plots)
-        text = f"# {sheet.title}\n\n{pictures}\n{markdown(sheet)}\n"
-        (folder / "report.md").write_text(text, encoding="utf-8")
-        console.print(f"page: {page}", soft_wrap=True)
+        text = f"# {markdown_cell(sheet.title)}\n\n{pictures}\n{markdown(sheet)}\n"
+        write_text(folder / "report.md", text)
+        console.print(f"page: {page}")
     return work.failed
 
 
@@ -113,7 +112,7 @@ class Work:
         )
         if row["collapsed"] == "True":
             text += f" ({'diverged' if row['status'] == 'diverged' else 'collapsed'})"
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text)
 
     def _is_done(self, cell: Cell) -> bool:
         row = self.rows.get(cell)
@@ -130,9 +129,7 @@ class Work:
 
     def _fail(self, cell: Cell, why: str) -> None:
         self.failed += 1
-        self.console.print(
-            f"{cell}: {why}", style="red", highlight=False, markup=False, soft_wrap=True
-        )
+        self.console.print(f"{cell}: {why}", style="red")
 
 
 def _clipped(row: Row) -> float:
@@ -184,20 +181,12 @@ def _same_number(text: str, value: Any) -> bool:
         return False
 
 
-@contextmanager
-def _locked(folder: Path) -> Generator[None]:
-    """One study at a time in a folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"Cannot write to {folder}: {error.strerror}.") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"Another `erclip study` is writing to {folder}.") from None
-        yield
+def _locked(folder: Path) -> Lock:
+    """One study at a time in a folder; what a killed one was writing is removed."""
+    lock = Lock(folder, "erclip study")
+    for scratch in leftovers(folder):
+        scratch.unlink()
+    return lock
 
 
 def _cores() -> int:

@@ -35,8 +35,9 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from erclip.config import Config
 from erclip.config.section import Section
-from erclip.errors import UserError
+from erclip.errors import UserError, as_user_error
 from erclip.recipes import check, merge, one_sentence, read_table
+from erclip.text import printable, shown
 
 OWN_KEYS = ("against", "mask_like", "on_policy")  # of a method; every other key is a setting
 _CHANGES_NO_RESULT = ("description", "checkpoint", "ledger", "trackers")
@@ -135,6 +136,11 @@ def read_study(path: Path) -> Study:
     """Read and check STUDY.toml; raises `UserError` with what is wrong in one sentence."""
     if not path.is_file():
         raise UserError(f"No study {str(path)!r}: give a TOML file, such as studies/core.toml.")
+    with as_user_error(f"The study {path} cannot be read"):  # nested without end
+        return _read_study(path)
+
+
+def _read_study(path: Path) -> Study:
     try:
         file = StudyFile.model_validate(read_table(str(path)))
     except ValidationError as error:
@@ -203,6 +209,8 @@ def on_policy(config: Config, name: str = "the study") -> Config:
 
 
 def _method(name: str, table: dict[str, Any], file: StudyFile) -> Method:
+    if printable(name) != name or "\n" in name or not name.strip():
+        raise UserError(f"methods.{shown(name)}: a name is one line of visible characters.")
     own = {key: table.pop(key, None) for key in OWN_KEYS}
     against = own["against"] if isinstance(own["against"], list) else [own["against"]]
     against = [base for base in against if base is not None]

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from erclip.diagnostics.seeds import Estimate, estimate
+from erclip.files import write_text
 from erclip.report import canvas, series
 from erclip.report.canvas import Key, run_color
 from erclip.report.cards import Plot
@@ -57,7 +58,7 @@ def study_plots(results: Results) -> dict[str, Plot]:
 def write_plots(plots: Mapping[str, Plot], folder: Path) -> None:
     """Every figure as an SVG of its own, legible in light and dark."""
     for name, plot in plots.items():
-        (folder / name).write_text(canvas.standalone(plot.svg, plot.legend), encoding="utf-8")
+        write_text(folder / name, canvas.standalone(plot.svg, plot.legend))
 
 
 def draw_differences(ax: Axes, rows: Mapping[str, Sequence[Estimate | None]]) -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from erclip.config import Config
-from erclip.errors import UserError
+from erclip.errors import UserError, sentence
+from erclip.files import write_text
 from erclip.interrupts import Stopped
 from erclip.study.design import Cell
+from erclip.text import in_a_line, redacted
 
 
 class Job(NamedTuple):
@@ -137,11 +139,11 @@ def _attempt(work: Callable[[], Any], folder: Path) -> tuple[Any, str | None]:
     try:
         return work(), None
     except UserError as error:
-        return None, str(error)
+        return None, sentence(error)
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        return None, f"{type(error).__name__}: {error} (see {folder / 'error.txt'})"
+        write_text(folder / "error.txt", redacted(traceback.format_exc()))
+        return None, f"{in_a_line(error)} (see {folder / 'error.txt'})"
 
 
 def _end_with_parent() -> None:

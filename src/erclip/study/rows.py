@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from erclip.files import append, write_text
 from erclip.study.design import Cell, Study
 
 Row = Mapping[str, str]
@@ -30,6 +31,7 @@ CURVE = (
     *("grad_norm", "grad_norm_max", "clip_erc_frac", "clip_ppo_frac", "clip_random_frac"),
 )
 FLAGS = ("True", "False")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Results:
@@ -90,7 +92,7 @@ class Results:
         _replace(self.curves, (*self._columns, *CURVE), lines)
 
     def _key(self, cell: Cell) -> tuple[str, ...]:
-        return (cell.method, *(_text(value) for _, value in cell.point), str(cell.seed))
+        return (_text(cell.method), *(_text(value) for _, value in cell.point), str(cell.seed))
 
 
 def number(row: Row, name: str) -> float:
@@ -104,6 +106,13 @@ def number(row: Row, name: str) -> float:
 
 
 def _text(value: Any) -> str:
+    """A value as a cell; a text that a spreadsheet would run as a formula is quoted.
+
+    >>> _text("=HYPERLINK(1)"), _text(-0.5), _text("+ERC")
+    ("'=HYPERLINK(1)", '-0.5', "'+ERC")
+    """
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(FORMULA) else value
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -134,18 +143,12 @@ def _append(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]
     elif not held.endswith(b"\n"):
         os.truncate(path, held.rfind(b"\n") + 1)
     writer.writerows(rows)
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(buffer.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
+    append(path, buffer.getvalue(), durable=True)
 
 
 def _replace(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    scratch = path.with_suffix(".partial")
-    with scratch.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())

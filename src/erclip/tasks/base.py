@@ -19,12 +19,14 @@ class Task:
 
     `train` and `test` share no problem. Both are in a fixed order that has nothing to do with
     difficulty, so a prefix is a fair sample. `grade` returns one verdict per response, in order.
+    `remarks` are sentences that a reader of the run should know.
     """
 
     name: str
     train: Sequence[Prompt]
     test: Sequence[Prompt]
     grade: GradeFn
+    remarks: tuple[str, ...] = ()
 
 
 class Wording(NamedTuple):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from erclip.errors import UserError
 from erclip.records import Prompt
 from erclip.tasks.base import GradeFn, Task, Wording, hash_split
+from erclip.tasks.repeats import Identifier, first_of_each, repeats_remark
 from erclip.tasks.rows import read_row
-from erclip.tasks.sources import read_rows
+from erclip.tasks.sources import name_of, read_rows
 
 
 class Source(NamedTuple):
@@ -28,37 +27,38 @@ def file_task(
     test: Source | None = None,
     test_fraction: float = 0.1,
     wording: Wording | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Task:
     """Rows of a file or hub data set; held out is the named test set, else a hash split.
 
     Exactly one rule applies: with `test` all rows of `source` are for training (a test problem
     among them is refused); without, a row is held out iff the hash of its question is below
-    `test_fraction`.
+    `test_fraction`. A repeated problem is held out once; in training, its copies stay.
     """
     wording = wording or Wording()
-    prompts = _read(source, wording)
+    prompts = read_prompts(source, wording, columns)
     if test is None:
         train, held_out = hash_split(prompts, test_fraction, key=lambda p: p.extra["asked"])
     else:
-        train, held_out = prompts, _read(test, wording)
+        train, held_out = prompts, read_prompts(test, wording, columns)
         _refuse_overlap(train, held_out)
-    return Task(Path(source.path).stem, train, held_out, grade)
+    repeated = repeats_remark(train)
+    remarks = (f"{source.path}: {repeated}; each copy is trained on.",) if repeated else ()
+    return Task(name_of(source.path), train, first_of_each(held_out), grade, remarks)
 
 
-def _read(source: Source, wording: Wording) -> list[Prompt]:
+def read_prompts(
+    source: Source, wording: Wording, columns: Mapping[str, str] | None = None
+) -> list[Prompt]:
     """The rows as prompts; a prompt's id is the hash of its question, numbered when repeated."""
-    name = Path(source.path).stem
-    seen: Counter[str] = Counter()
+    identify = Identifier(name_of(source.path))
     prompts: list[Prompt] = []
     for row, where in read_rows(source.path, source.split):
-        item = read_row(row, where)
+        item = read_row(row, where, columns)
         asked = "\n".join(message["content"] for message in item.messages)
-        digest = hashlib.sha256(asked.encode()).hexdigest()[:12]
-        seen[digest] += 1
-        copy = f"-{seen[digest]}" if seen[digest] > 1 else ""
         messages = wording.dress(item.messages, where)
         extra = {"asked": asked, "where": where}
-        prompts.append(Prompt(f"{name}/{digest}{copy}", messages, item.gold, extra))
+        prompts.append(Prompt(identify(asked), messages, item.gold, extra))
     if not prompts:
         raise UserError(f"{source.path} holds no rows: give a file with at least one")
     return prompts

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from erclip.errors import UserError
+from erclip.extras import need
 from erclip.grading.extract import THINK_END, extract_answer
 from erclip.records import Grade, Prompt, Response
 from erclip.tasks.base import GradeFn, Task, Wording, hash_split
@@ -48,15 +49,10 @@ def gym_task(
 
 def _create(name: str, config: Mapping[str, Any]) -> Any:
     """The data set object, with every way of misnaming it turned into one sentence."""
-    try:
-        import reasoning_gym
-        from reasoning_gym.factory import DATASETS
-    except ImportError:
-        raise UserError(
-            f"the task {PREFIX}{name} needs reasoning-gym: pip install 'erclip[gym]'"
-        ) from None
-    if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
+    reasoning_gym = need("reasoning_gym", f"the task {PREFIX}{name}")
+    known = reasoning_gym.factory.DATASETS
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"near it are {', '.join(near)}" if near else "reasoning_gym.factory lists its names"
         raise UserError(f"reasoning-gym has no task {name!r}: {hint}")
     try:

@@ -1,27 +1,49 @@
-r"""One data row to a question and its gold answer, by recognising the row's format.
+r"""One data row to a question and its gold answer, by the names of its fields.
 
-Formats, tried in this order; the first whose fields are all there reads the row:
+The first question field that is there asks, the first answer field that is there answers; names
+count in any case. `data.columns` names others, `a.b` for a field inside a field.
 
-| format       | fields                                                                    |
-|--------------|---------------------------------------------------------------------------|
-| verl         | prompt: [{role, content}], reward_model: {ground_truth}                   |
-| messages     | messages: [{role, content}], answer                                       |
-| OlympiadBench| question, final_answer: list; is_multiple_answer, unit, error when there  |
-| problem      | problem, answer                                                           |
-| GSM8K        | question, answer: "… #### 18"                                             |
+| the question                                     | may be                                       |
+|--------------------------------------------------|----------------------------------------------|
+| prompt, messages, problem, question, query       | text, or messages {role, content}; their     |
+|                                                  | content is text or a list of text parts;     |
+|                                                  | closing assistant turns are left out         |
+
+| the answer                                       | may be                                       |
+|--------------------------------------------------|----------------------------------------------|
+| reward_model.ground_truth, answer, final_answer, | a number, text, a list, a list in JSON text; |
+| expected_answer, ground_truth, solution, gold    | a worked solution that ends in `#### …` or   |
+|                                                  | holds a `\boxed{…}`                          |
+
+A list holds alternatives, unless OlympiadBench's `is_multiple_answer` says otherwise; `unit` and
+`error` (a tolerance) beside a list are read as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from erclip.errors import UserError
 from erclip.grading import Gold
+from erclip.grading.extract import extract_answer
 from erclip.records import Message
 
 Row = Mapping[str, Any]
+
+QUESTIONS = ("prompt", "messages", "problem", "question", "query")
+ANSWERS = (
+    "reward_model.ground_truth",
+    "answer",
+    "final_answer",
+    "expected_answer",
+    "ground_truth",
+    "solution",
+    "gold",
+)
+LONGEST_ANSWER = 500  # characters; beyond it, a text is a worked solution
 
 
 class Item(NamedTuple):
@@ -31,11 +53,11 @@ class Item(NamedTuple):
     gold: Gold
 
 
-class _BadField(Exception):
-    """A field is there but does not hold what the format says."""
+class _BadField(ValueError):
+    """A field is there but does not hold what it should."""
 
 
-def read_row(row: object, where: str) -> Item:
+def read_row(row: object, where: str, columns: Mapping[str, str] | None = None) -> Item:
     """The question and gold of one row; `where` (file and line) begins every complaint.
 
     >>> read_row({"question": "How much is 9 + 9?", "answer": "9+9=18 #### 18"}, "f:1").gold.answers
@@ -43,100 +65,140 @@ def read_row(row: object, where: str) -> Item:
     """
     if not isinstance(row, Mapping):
         raise UserError(f"{where}: a row must be a JSON object, not {type(row).__name__}")
-    for fields, read in _FORMATS:
-        if all(row.get(field) is not None for field in fields):
-            try:
-                return read(row)
-            except (_BadField, ValueError) as error:
-                raise UserError(f"{where}: {error}") from None
-    wanted = ", or ".join(" and ".join(fields) for fields, _ in _FORMATS)
+    columns = columns or {}
+    question = _pick(row, where, "prompt", columns, QUESTIONS)
+    answer = _pick(row, where, "answer", columns, ANSWERS)
+    try:
+        return Item(_asked(*question), read_gold(answer[1], answer[0], row))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def fields_of(row: Row, where: str, columns: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """The names of the fields that ask and that answer."""
+    return (
+        _pick(row, where, "prompt", columns or {}, QUESTIONS)[0],
+        _pick(row, where, "answer", columns or {}, ANSWERS)[0],
+    )
+
+
+def _pick(
+    row: Row, where: str, role: str, columns: Mapping[str, str], known: tuple[str, ...]
+) -> tuple[str, Any]:
+    """(name, value) of the field that plays a role."""
     there = ", ".join(sorted(map(str, row))) or "none"
-    raise UserError(f"{where}: needs the fields {wanted}; it has {there}")
+    if (named := columns.get(role)) is not None:
+        value = _field(row, named)
+        if value is None:
+            raise UserError(f"{where}: there is no {named!r} (data.columns); it has {there}")
+        return named, value
+    lowered = {str(name).lower(): value for name, value in row.items()}
+    for name in known:
+        if (value := _field(lowered, name)) is not None:
+            return name, value
+    raise UserError(
+        f"{where}: needs a field {', '.join(known[:-1])} or {known[-1]}; it has {there}: name it, "
+        f'data.columns = {{ {role} = "…" }}'
+    )
 
 
-def _verl(row: Row) -> Item:
-    model = row["reward_model"]
-    if not isinstance(model, Mapping) or model.get("ground_truth") is None:
-        raise _BadField("reward_model must hold ground_truth")
-    return Item(_conversation(row["prompt"], "prompt"), _gold(model["ground_truth"]))
+def _field(row: Row, path: str) -> Any:
+    value: Any = row.get(path)
+    if value is None and "." in path:
+        outer, _, inner = path.partition(".")
+        held = row.get(outer)
+        return _field(held, inner) if isinstance(held, Mapping) else None
+    return value
 
 
-def _messages(row: Row) -> Item:
-    return Item(_conversation(row["messages"], "messages"), _gold(row["answer"]))
+def _asked(name: str, question: object) -> tuple[Message, ...]:
+    if isinstance(question, list):
+        return _conversation(question, name)
+    if not isinstance(question, str) or not question.strip():
+        raise _BadField(f"{name} must be a non-empty string or list of messages, not {question!r}")
+    return ({"role": "user", "content": question},)
 
 
-def _olympiad(row: Row) -> Item:
-    answers = row["final_answer"]
-    if not isinstance(answers, list) or not answers:
-        raise _BadField(f"final_answer must be a non-empty list, not {answers!r}")
+def _conversation(messages: list[Any], name: str) -> tuple[Message, ...]:
+    for message in messages:
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise _BadField(f"{name} must be a list of messages with role and content")
+    read = [{"role": m["role"], "content": _content(m["content"], name)} for m in messages]
+    while read and read[-1]["role"] == "assistant":
+        read.pop()
+    if not read or read[-1]["role"] != "user":
+        last = repr(read[-1]["role"]) if read else "nothing"
+        raise _BadField(f"{name} must end with a user message, not {last}")
+    return tuple(read)
+
+
+def _content(content: object, name: str) -> str:
+    """Text, or a list of parts that are all text."""
+    if isinstance(content, list):
+        parts = [
+            part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else part
+            for part in content
+        ]
+        if parts and all(isinstance(part, str) for part in parts):
+            return "".join(parts)
+    if not isinstance(content, str):
+        raise _BadField(f"{name} must hold text, not {type(content).__name__}")
+    return content
+
+
+def read_gold(answer: object, name: str = "answer", row: Row | None = None) -> Gold:
+    """One answer or a list of them, with what OlympiadBench's row says beside a list.
+
+    >>> read_gold(["1/2", 0.5]).answers, read_gold('["50"]').answers
+    (('1/2', '0.5'), ('50',))
+    """
+    row = row or {}
+    if not isinstance(answer, list):
+        return Gold.of(_text_of(answer, name))
+    if not answer:
+        raise _BadField(f"{name} must be a non-empty list")
+    golds = [Gold.of(_text_of(part, name)) for part in answer]
+    gold = Gold(tuple(text for gold in golds for text in gold.answers))
+    if not row.get("is_multiple_answer") and not row.get("unit") and not row.get("error"):
+        return gold
     error = row.get("error")
-    gold = Gold(
-        tuple(_text_of(answer) for answer in answers),
+    return replace(
+        gold,
         is_multiple=bool(row.get("is_multiple_answer")),
         unit=row.get("unit") or None,
         tolerance=_tolerance(error) if error else None,
     )
-    return Item(_ask(row["question"]), gold)
 
 
-def _problem(row: Row) -> Item:
-    return Item(_ask(row["problem"]), _gold(row["answer"]))
+def _text_of(answer: object, name: str) -> str:
+    """Answers as text; JSON's 27.0 is 27, and of a worked solution its final answer.
 
-
-def _gsm8k(row: Row) -> Item:
-    answer = _text_of(row["answer"])
-    _, marker, final = answer.rpartition("####")
-    if not marker:
-        raise _BadField('answer must end in "#### " and the final answer')
-    return Item(_ask(row["question"]), _gold(final.strip().replace(",", "")))
-
-
-_FORMATS: tuple[tuple[tuple[str, ...], Callable[[Row], Item]], ...] = (
-    (("prompt", "reward_model"), _verl),
-    (("messages", "answer"), _messages),
-    (("question", "final_answer"), _olympiad),
-    (("problem", "answer"), _problem),
-    (("question", "answer"), _gsm8k),
-)
-
-
-def _ask(question: object) -> tuple[Message, ...]:
-    if not isinstance(question, str) or not question.strip():
-        raise _BadField(f"the question must be a non-empty string, not {question!r}")
-    return ({"role": "user", "content": question},)
-
-
-def _conversation(messages: object, field: str) -> tuple[Message, ...]:
-    if not isinstance(messages, list) or not messages:
-        raise _BadField(f"{field} must be a non-empty list of messages with role and content")
-    for message in messages:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise _BadField(f"{field} must be a list of messages with role and content")
-        if not isinstance(message["content"], str):
-            raise _BadField(f"{field} must hold text, not {type(message['content']).__name__}")
-    if messages[-1]["role"] != "user":
-        raise _BadField(f"{field} must end with a user message, not {messages[-1]['role']!r}")
-    return tuple({"role": m["role"], "content": m["content"]} for m in messages)
-
-
-def _gold(answer: object) -> Gold:
-    """One answer, or a list of alternatives."""
-    return Gold(tuple(map(_text_of, answer)) if isinstance(answer, list) else (_text_of(answer),))
-
-
-def _text_of(answer: object) -> str:
-    """Answers as text; JSON's 27.0 is 27.
-
-    >>> _text_of(27.0), _text_of(0.5), _text_of(" x ")
+    >>> _text_of(27.0, "answer"), _text_of(0.5, "answer"), _text_of(" x ", "answer")
     ('27', '0.5', 'x')
     """
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-        raise _BadField(f"the answer must be text or a number, not {answer!r}")
+        raise _BadField(f"{name} must be text or a number, not {answer!r}")
     if isinstance(answer, float):
         if not math.isfinite(answer):
-            raise _BadField(f"the answer must be finite, not {answer!r}")
+            raise _BadField(f"{name} must be finite, not {answer!r}")
         return str(int(answer)) if answer.is_integer() else repr(answer)
-    return str(answer).strip()
+    text = str(answer).strip()
+    marked = text.rpartition("####")
+    if marked[1]:
+        return marked[2].strip().replace(",", "")
+    if len(text) <= LONGEST_ANSWER and "\n" not in text and not _speaks(text):
+        return text
+    if (final := extract_answer(text, formats=("boxed",))) is None:
+        raise _BadField(
+            rf'{name} must be an answer, or a solution that ends in "#### …" or holds a '
+            rf"\boxed{{…}}: {text[:40]!r}"
+        )
+    return final
+
+
+def _speaks(text: str) -> bool:
+    r"""Whether a box stands in a sentence, so that the answer is what the box holds."""
+    return r"\boxed" in text and not text.lstrip("$ ").startswith(r"\boxed")
 
 
 def _tolerance(error: object) -> float:

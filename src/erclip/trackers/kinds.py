@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from erclip.config.trackers import (
@@ -18,15 +17,13 @@ from erclip.config.trackers import (
     WandbTracker,
 )
 from erclip.errors import UserError
+from erclip.extras import stand_on
 from erclip.trackers.base import COLUMNS, Axis, Row, RunInfo, Tracker
 
 
 def make_tracker(config: TrackerConfig) -> Tracker:
     """The tracker of a configuration; a missing package or login is refused here, at once."""
-    if find_spec(config.kind) is None:  # the kinds are named after their packages
-        raise UserError(
-            f"The tracker {config.kind} needs its package: pip install 'erclip[{config.kind}]'."
-        )
+    stand_on(config.kind, f"the tracker {config.kind}")  # the kinds are named after their extras
     if isinstance(config, TrackioTracker):
         return Trackio(config)
     if isinstance(config, WandbTracker):

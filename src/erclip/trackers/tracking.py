@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from erclip.config.trackers import TrackerConfig
+from erclip.files import parsed, read_json
+from erclip.text import in_a_line
 from erclip.trackers.base import Line, Row, RunInfo, Tracker, table_row, tracked
 from erclip.trackers.kinds import make_tracker
 
@@ -23,15 +23,19 @@ class _Observer(Protocol):
 
 
 class Observers:
-    """Several observers as one."""
+    """Several observers as one; one that fails is left out from then on and ends no run."""
 
-    def __init__(self, *observers: _Observer):
-        self._observers = observers
+    def __init__(self, *observers: _Observer, warn: Warn = lambda text: None):
+        self._observers, self._warn = list(observers), warn
 
     def on_log(self, kind: str, rollout: int, metrics: dict[str, float]) -> None:
         """Pass the line on to every observer, in order."""
-        for observer in self._observers:
-            observer.on_log(kind, rollout, metrics)
+        for observer in list(self._observers):
+            try:
+                observer.on_log(kind, rollout, metrics)
+            except Exception as error:  # a terminal, a widget: nothing that training rests on
+                self._observers.remove(observer)
+                self._warn(f"{type(observer).__name__} is left out: {in_a_line(error)}")
 
 
 class Tracking:
@@ -117,8 +121,7 @@ class _Lane:
                 self._complain("failed; the run goes on", error)
 
     def _complain(self, what: str, error: Exception) -> None:
-        reason = " ".join(str(error).split())[:200]
-        self._warn(f"tracker {self._kind} {what} ({type(error).__name__}: {reason})")
+        self._warn(f"tracker {self._kind} {what}: {in_a_line(error, 200)}")
 
 
 class _SampleReader:
@@ -140,15 +143,20 @@ class _SampleReader:
         with self._path.open("rb") as file:
             file.seek(self._offset)
             for line in file:
-                row = json.loads(line) if line.endswith(b"\n") else None
-                if row is None or row["rollout"] > rollout:
+                if not line.endswith(b"\n"):
+                    return
+                row = parsed(line)
+                number = row.get("rollout") if isinstance(row, dict) else None
+                if isinstance(number, int) and number > rollout:
                     return
                 self._offset += len(line)
-                yield row
+                if isinstance(number, int):
+                    yield row
 
 
 def _run_info(folder: Path) -> RunInfo:
-    """The run by its config.json; its bytes hold the start time, so their hash is an id."""
-    written = (folder / "config.json").read_bytes()
-    digest = hashlib.sha256(written).hexdigest()[:16]
-    return RunInfo(folder, folder.resolve().name, digest, json.loads(written))
+    """The run by its config.json, without what resumes have added to it."""
+    described = read_json(folder / "config.json")
+    name = folder.resolve().name
+    about = {key: value for key, value in described.items() if key != "resumed"}
+    return RunInfo(folder, name, str(described.get("id") or name)[:16], about)

@@ -214,3 +214,4 @@ def test_recipes_say_what_the_toml_recipes_say():
             ours.reward.correct, ours.reward.wrong, ours.reward.missing_think,
         )  # fmt: skip
         assert reward.after_think == ours.data.after_think
+        assert tuple(reward.answer_formats) == ours.data.answer_formats

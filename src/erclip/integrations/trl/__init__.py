@@ -7,13 +7,15 @@ is listed in `tests/integrations/trl/test_contract.py`.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+
+from erclip.extras import need, stand_on
 
 SUPPORTED = ">=1.10,!=1.15.*,<1.17"
 """Before 1.10 the loss has another scale; 1.15.0 fails on a CPU where Triton is installed."""
 
 
-def check_version(installed: str | None) -> None:
+def check_version(installed: str) -> None:
     """Refuse a TRL whose private methods nobody has looked at, in one sentence.
 
     >>> check_version("1.16.0")
@@ -21,26 +23,18 @@ def check_version(installed: str | None) -> None:
     Traceback (most recent call last):
     ImportError: TRL 1.15.0 is not supported, only >=1.10,!=1.15.*,<1.17: pip install 'erclip[trl]'
     """
-    from packaging.specifiers import SpecifierSet
-
-    if installed is None:
-        raise ImportError("TRL is not installed: pip install 'erclip[trl]'")
-    if installed not in SpecifierSet(SUPPORTED):
+    specifiers = need("packaging.specifiers", "the adapter for TRL")
+    if installed not in specifiers.SpecifierSet(SUPPORTED):
         raise ImportError(
             f"TRL {installed} is not supported, only {SUPPORTED}: pip install 'erclip[trl]'"
         )
 
 
-def _installed() -> str | None:
-    try:
-        return version("trl")
-    except PackageNotFoundError:
-        return None
+for extra in ("trl", "train"):
+    stand_on(extra, "the adapter for TRL")
+check_version(version("trl"))
 
-
-check_version(_installed())
-
-from erclip.integrations.trl.config import ERCConfig  # noqa: E402
-from erclip.integrations.trl.trainer import ERCTrainer  # noqa: E402
+from erclip.integrations.trl.config import ERCConfig
+from erclip.integrations.trl.trainer import ERCTrainer
 
 __all__ = ["SUPPORTED", "ERCConfig", "ERCTrainer", "check_version"]

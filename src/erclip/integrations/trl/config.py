@@ -10,10 +10,11 @@ from trl import GRPOConfig
 
 from erclip.config import LossConfig
 from erclip.config.data import OverlongConfig
-from erclip.config.loss import EntropyRatioClip, PpoClip
 from erclip.config.sampling import DynamicSampling, OversampleDynamicSampling
 from erclip.config.section import Section
 from erclip.errors import UserError
+from erclip.losses import policy_loss
+from erclip.updates import build_loss
 
 REPLACED = (
     "beta",
@@ -39,6 +40,9 @@ REPLACED = (
 )
 """TRL's settings of its own loss and head: they would have no effect, so they are refused."""
 
+GIVEN = frozenset({"entropies", "old_entropies", "entropy_slopes", "sampler_logprobs", "lots"})
+"""Optional inputs of a loss that an `ERCTrainer` can give."""
+
 FOREIGN = {
     "entropy_bonus": "is not part of an ERCTrainer's loss",
     "importance": "is vllm_importance_sampling_correction in TRL",
@@ -58,7 +62,7 @@ class _Sections(Section):
 
 
 def _erc_dapo() -> dict[str, Any]:
-    return LossConfig(surrogate=PpoClip(), constraints=(EntropyRatioClip(),)).model_dump(
+    return LossConfig.model_validate({"constraints": ["entropy_ratio_clip"]}).model_dump(
         mode="json"
     )
 
@@ -108,7 +112,9 @@ class ERCConfig(GRPOConfig):
             setattr(self, name, section and section.model_dump(mode="json"))
         _refuse_foreign(sections.loss)
         _refuse_idle_overlong(sections.overlong, self.max_completion_length)
-        self._refuse_inert_erc(sections.loss)
+        loss_fn = build_loss(sections.loss)
+        self._refuse_inert_erc(loss_fn)
+        self._refuse_what_cannot_be_given(loss_fn)
         self._refuse_idle_oversampling(sections.dynamic_sampling)
 
     def sections(self) -> _Sections:
@@ -143,10 +149,24 @@ class ERCConfig(GRPOConfig):
                 "or use dynamic_sampling = 'drop'."
             )
 
-    def _refuse_inert_erc(self, loss: LossConfig) -> None:
+    def _refuse_what_cannot_be_given(self, loss_fn: policy_loss) -> None:
+        missing = sorted(loss_fn.needs - GIVEN)
+        if missing:
+            raise UserError(
+                f"loss: {loss_fn!r} needs {', '.join(missing)}, which an ERCTrainer does not have."
+            )
+        cut = self.steps_per_generation % self.gradient_accumulation_steps
+        if loss_fn.mini_batch_rules and cut:
+            raise UserError(
+                f"steps_per_generation = {self.steps_per_generation} is no multiple of "
+                f"gradient_accumulation_steps = {self.gradient_accumulation_steps}: an update would "
+                f"span two generations, and {loss_fn.mini_batch_rules[0]!r} has to see all of it."
+            )
+
+    def _refuse_inert_erc(self, loss_fn: policy_loss) -> None:
         per_generation = self.steps_per_generation * self.num_iterations
         on_policy = self.gradient_accumulation_steps % per_generation == 0
-        if on_policy and any(isinstance(part, EntropyRatioClip) for part in loss.constraints):
+        if on_policy and "erc_low" in loss_fn.reports:
             raise UserError(
                 f"steps_per_generation = {self.steps_per_generation} with gradient_accumulation_"
                 f"steps = {self.gradient_accumulation_steps} and num_iterations = "
@@ -157,10 +177,10 @@ class ERCConfig(GRPOConfig):
 
 
 def _refuse_foreign(loss: LossConfig) -> None:
-    """Whatever a recipe's loss can have beside surrogate and constraints."""
+    """Whatever a recipe's loss can have beside rules and terms."""
     for name, known in LossConfig.model_fields.items():
         value = getattr(loss, name)
-        if name not in ("surrogate", "constraints") and value != known.default:
+        if name not in ("surrogate", "constraints", "terms") and value != known.default:
             why = FOREIGN.get(name, "is unknown to an ERCTrainer")
             raise UserError(f"loss.{name} {why}; leave it at {known.default!r}.")
 

@@ -14,12 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from erclip.errors import UserError
 from erclip.ops import LogprobEntropy, LogprobEntropyHead
-from erclip.policy import Policy
+from erclip.policy.heads import unlike_head
 
 
-def add_scoring_head(model: PreTrainedModel, tokenizer: Any) -> str | None:
+def add_scoring_head(model: PreTrainedModel) -> str | None:
     """Let `model(..., score=(ids, mask))` return log π and H of its last tokens, not the logits.
 
     The output layer is replaced by `LogprobEntropyHead`, which shares its parameters and is the
@@ -29,10 +28,9 @@ def add_scoring_head(model: PreTrainedModel, tokenizer: Any) -> str | None:
     output = model.get_output_embeddings()
     if type(output) is not nn.Linear:
         return f"its output layer is a {type(output).__name__}, not a plain linear layer"
-    try:
-        Policy(model, tokenizer)  # compares the op with the model's own logits on eight tokens
-    except UserError as error:
-        return str(error).partition(": ")[2].partition(";")[0]
+    why = unlike_head(model)
+    if why is not None:
+        return why
     model.set_output_embeddings(LogprobEntropyHead.from_linear(output))
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     original = model.forward

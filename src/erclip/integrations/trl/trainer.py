@@ -18,9 +18,10 @@ from erclip.integrations.trl import groups
 from erclip.integrations.trl.config import ERCConfig
 from erclip.integrations.trl.head import add_scoring_head
 from erclip.integrations.trl.window import UpdateWindow
+from erclip.losses.types import Statistics
 from erclip.policy import Scores
 from erclip.rewards import overlong_punishment
-from erclip.updates import build_loss, needs_slopes
+from erclip.updates import build_loss
 
 Batch = dict[str, Any]
 
@@ -45,7 +46,9 @@ class ERCTrainer(GRPOTrainer):
         sections = args.sections()
         self.dynamic_sampling = sections.dynamic_sampling
         self.loss_fn = build_loss(sections.loss)
-        self._needs_slopes = needs_slopes(sections.loss)
+        self._needs_slopes = "entropy_slopes" in self.loss_fn.needs
+        self._statistics: Statistics | None = None  # of the last update's micro-batches
+        self._measured = False  # whether they are those of the update that is under way
         self._windows = {"train": UpdateWindow(), "eval": UpdateWindow()}
         self._rewards: Tensor | None = None
         if sections.overlong is not None:
@@ -88,7 +91,7 @@ class ERCTrainer(GRPOTrainer):
         if self._is_vlm or self.is_deepspeed_enabled:
             reason: str | None = "a vision-language model or DeepSpeed wraps it"
         else:
-            reason = add_scoring_head(base, self._tokenizer)
+            reason = add_scoring_head(base)
         if reason is None:
             return True
         if self._needs_slopes:
@@ -137,6 +140,8 @@ class ERCTrainer(GRPOTrainer):
                 with torch.no_grad():
                     old = self._score(self.model, batch)
                 batch["old_per_token_logps"], batch["old_entropies"] = old.logprobs, old.entropies
+                if "lots" in self.loss_fn.needs:
+                    batch["lots"] = torch.rand_like(old.logprobs)
         return inputs
 
     def _score(self, model: Any, batch: Batch, *, slopes: bool = False) -> Scores:
@@ -167,30 +172,74 @@ class ERCTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: Batch) -> Tensor:
         mode = "train" if self.model.training else "eval"
+        statistics = self._measure(model, inputs, mode)
         new = self._score(model, inputs, slopes=self._needs_slopes)
-        if mode == "train":
-            old_logprobs, old_entropies = inputs["old_per_token_logps"], inputs["old_entropies"]
-        else:
+        tensors = self._tensors(inputs, new, mode)
+        out = self.loss_fn(
+            **tensors, num_tokens=self._num_tokens(inputs, mode), statistics=statistics
+        )
+        window = self._windows[mode]
+        window.add(out, new.entropies, tensors["mask"])
+        if mode == "eval" or self.accelerator.sync_gradients:
+            self._measured = False
+            self._log_update(window.close(self.accelerator), mode)
+        return out.loss
+
+    def _tensors(self, inputs: Batch, new: Scores | None, mode: str) -> dict[str, Any]:
+        """A micro-batch as the loss's arguments; `new` are the current policy's scores."""
+        old_logprobs, old_entropies = inputs.get("old_per_token_logps"), inputs.get("old_entropies")
+        if mode == "eval" and new is not None:
             old_logprobs, old_entropies = new.logprobs.detach(), new.entropies
         advantages = inputs["advantages"]
         if "importance_sampling_ratio" in inputs:  # every surrogate is linear in A, and this is ≥ 0
             advantages = advantages.view(len(advantages), -1) * inputs["importance_sampling_ratio"]
-        mask = _loss_mask(inputs)
-        out = self.loss_fn(
-            logprobs=new.logprobs,
-            old_logprobs=old_logprobs,
-            advantages=advantages,
-            mask=mask,
-            entropies=new.entropies,
-            old_entropies=old_entropies,
-            entropy_slopes=new.slopes,
-            num_tokens=self._num_tokens(inputs, mode),
-        )
-        window = self._windows[mode]
-        window.add(out, new.entropies, mask)
-        if mode == "eval" or self.accelerator.sync_gradients:
-            self._log_update(window.close(self.accelerator), mode)
-        return out.loss
+        tensors = {
+            "old_logprobs": old_logprobs,
+            "advantages": advantages,
+            "mask": _loss_mask(inputs),
+            "old_entropies": old_entropies,
+            # without vLLM the sampler is the old policy, and TRL keeps no log-probs of its own
+            "sampler_logprobs": inputs.get("sampling_per_token_logps", old_logprobs),
+            "lots": inputs.get("lots"),
+        }
+        if new is not None:
+            own = {"logprobs": new.logprobs, "entropies": new.entropies}
+            tensors |= {**own, "entropy_slopes": new.slopes}
+        return tensors
+
+    @torch.no_grad()
+    def _measure(self, model: Any, inputs: Batch, mode: str) -> Statistics | None:
+        """What the loss's rules have to know of the whole update, before its first backward pass.
+
+        A rule that measures the policy in training costs a forward pass of all its micro-batches.
+        """
+        if not self.loss_fn.mini_batch_rules or self._measured:
+            return self._statistics
+        batches = [inputs]
+        if mode == "train":
+            assert self._buffered_inputs is not None
+            first = self._step % self.args.steps_per_generation
+            batches = self._buffered_inputs[
+                first : first + self.current_gradient_accumulation_steps
+            ]
+        measures_now = mode == "eval" or self.loss_fn.measures_current
+        scores = [
+            self._score(model, b, slopes=self._needs_slopes) if measures_now else None
+            for b in batches
+        ]
+        micros = [self._tensors(b, new, mode) for b, new in zip(batches, scores, strict=True)]
+        if mode == "eval":
+            return self.loss_fn.statistics(micros, self._gather)
+        self._statistics = self.loss_fn.statistics(micros, self._gather, self._statistics)
+        self._measured = True
+        return self._statistics
+
+    def _gather(self, values: Tensor) -> Tensor:
+        """A vector of every rank, one after the other; lengths may differ."""
+        lengths = self.accelerator.gather(torch.tensor([len(values)], device=values.device))
+        padded = self.accelerator.pad_across_processes(values, dim=0)
+        parts = self.accelerator.gather(padded).view(len(lengths), -1)
+        return torch.cat([part[:n] for part, n in zip(parts, lengths.tolist(), strict=True)])
 
     def _num_tokens(self, inputs: Batch, mode: str) -> Tensor:
         """TRL's N: the generation batch's tokens over all ranks, prorated to one update."""

@@ -6,19 +6,23 @@ and `engine` what runs in the workers, `runner` and `launch` what starts them.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
 from erclip.errors import UserError
+from erclip.extras import stand_on
 
 SUPPORTED = ((0, 9, 1), (0, 10))
 
 
 def require_verl() -> None:
-    """Refuse, in one sentence, a verl whose private parts we have not read."""
-    try:
-        found = version("verl")
-    except PackageNotFoundError:
-        raise UserError("verl is not installed: pip install 'erclip[verl]'.") from None
+    """Refuse, in one sentence, what cannot work: no verl, or one that was not read."""
+    for extra in ("verl", "train"):
+        stand_on(extra, "the adapter for verl")
+    check_version(version("verl"))
+
+
+def check_version(found: str) -> None:
+    """Refuse a verl whose private parts we have not read."""
     low, high = SUPPORTED
     if not low <= _release(found) < high:
         raise UserError(

@@ -11,6 +11,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from erclip.integrations.verl import require_verl
+
+require_verl()
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -19,7 +23,7 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from erclip.errors import UserError
-from erclip.integrations.verl.loss import ERCLoss, count_correct
+from erclip.integrations.verl.loss import ERCLoss
 from erclip.ops import LogprobEntropyHead
 
 VENDOR = "erclip"  # the registry's key; the variable VERL_ENGINE_VENDOR selects it
@@ -113,12 +117,10 @@ class ERCEngine(FSDPEngineWithLMHead):
                 f"the worker's loss function is {loss_function!r}, not erclip's; start the run "
                 "with `erclip verl`."
             )
-        self._slopes = loss_function.needs_slopes
+        self._slopes = "entropy_slopes" in loss_function.loss_fn.needs
         self._updates += 1
         tu.assign_non_tensor(data, update_in_rollout=self._updates)
-        if loss_function.positive_nll:
-            count = count_correct(data, self.get_data_parallel_group())
-            tu.assign_non_tensor(data, num_correct_tokens=count)
+        loss_function.prepare(data, self.get_data_parallel_group())
         try:
             return super().train_batch(data, loss_function)
         finally:

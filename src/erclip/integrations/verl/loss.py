@@ -10,43 +10,55 @@ Letters: B responses, T response tokens (index t scores token t); nats.
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Collection
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from erclip.integrations.verl import require_verl
+
+require_verl()
+
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float
 from torch import Tensor
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_policy_loss
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
-from erclip.config import LossConfig
 from erclip.errors import UserError
-from erclip.integrations.verl.settings import MODES, loss_config
-from erclip.losses import LossOutput, positive_nll
+from erclip.integrations.verl.settings import MODES, OWN, loss_config
+from erclip.losses import LossFn, LossOutput, policy_loss
+from erclip.losses.types import Statistics
 from erclip.metrics import token_sums
-from erclip.updates import build_loss, needs_slopes
+from erclip.updates import build_loss
 
 
 @dataclass
 class _Call:
     """One micro-batch on its way through verl's `ppo_loss`, and what our loss made of it."""
 
-    loss_fn: Callable[..., LossOutput]
+    loss_fn: LossFn
     num_tokens: float
-    entropies: Tensor
-    old_entropies: Tensor
-    slopes: Tensor | None
-    logprobs: Tensor | None = None
-    mask: Tensor | None = None
+    given: dict[str, Any]
     out: LossOutput | None = None
 
+
+NAME = OWN  # in verl's registry
+STATISTICS, LOTS = "erclip_statistics", "erclip_lots"
+FIELDS = {
+    "sampler_logprobs": (
+        "rollout_log_probs",
+        "set actor_rollout_ref.rollout.calculate_log_probs=True",
+    ),
+    "reference_logprobs": ("ref_log_prob", "set actor_rollout_ref.actor.use_kl_loss=True"),
+    "correct": ("rm_scores", "positive_nll needs the scores of the responses"),
+}
+"""Optional input → verl's field of the batch, and what to do where there is none."""
 
 _current: ContextVar[_Call] = ContextVar("erclip_verl_call")
 
@@ -60,44 +72,49 @@ class ERCLoss:
 
     def __init__(self, config: Any):
         self.config = config
+        self._last: Statistics | None = None  # of the mini-batch before, for rules that adapt
 
     @functools.cached_property
-    def _settings(self) -> LossConfig:
-        return loss_config(self.config.policy_loss)
-
-    @functools.cached_property
-    def _loss_fn(self) -> Callable[..., LossOutput]:
-        return build_loss(self._settings)
-
-    @property
-    def needs_slopes(self) -> bool:
-        """Whether the engine has to compute ⟨∇ log π, ∇H⟩ (the directional rule)."""
-        return needs_slopes(self._settings)
-
-    @property
-    def positive_nll(self) -> float:
-        """Weight of the negative log-likelihood; the engine counts its tokens if it is not 0."""
-        return self._settings.positive_nll
+    def loss_fn(self) -> policy_loss:
+        """The composition; the engine asks it what it needs."""
+        return build_loss(loss_config(self.config.policy_loss))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config}  # closures do not travel; they are built where they run
+        # a rule of the user's is loaded where it runs
+        return {"config": self.config, "_last": self._last}
+
+    @functools.cached_property
+    def _inner(self) -> Any:
+        """The same configuration under the one name that is ours in verl's registry."""
+        inner, section = copy.copy(self.config), copy.copy(self.config.policy_loss)
+        object.__setattr__(section, "loss_mode", NAME)
+        object.__setattr__(inner, "policy_loss", section)
+        return inner
 
     def __call__(
         self, model_output: Any, data: Any, dp_group: Any = None
     ) -> tuple[Tensor, dict[str, Any]]:
         """Loss of one micro-batch, scaled as verl wants it (× dp_size), and its metrics."""
+        if "entropy" not in data:
+            raise UserError(
+                "the batch holds no old entropies; ERC needs trainer.use_v1=True, "
+                "trainer.v1.trainer_mode=sync and no bypass mode."
+            )
         call = _Call(
-            loss_fn=self._loss_fn,
+            loss_fn=self.loss_fn,
             num_tokens=max(data["batch_num_tokens"], 1) / data["dp_size"],
-            entropies=no_padding_2_padding(_entropies(model_output), data),
-            old_entropies=_old_entropies(data),
-            slopes=self._slopes(model_output, data),
+            given={
+                "entropies": no_padding_2_padding(_entropies(model_output), data),
+                "entropy_slopes": self._slopes(model_output, data),
+                **past_inputs(data, self.loss_fn.needs),
+                "statistics": tu.get_non_tensor_data(data, STATISTICS, None),
+            },
         )
         ours = {"entropy", "entropy_slopes"}
         token = _current.set(call)
         try:
             loss, metrics = ppo_loss(
-                config=self.config,
+                config=self._inner,
                 model_output={k: v for k, v in model_output.items() if k not in ours},
                 data=data,
                 dp_group=dp_group,
@@ -105,14 +122,27 @@ class ERCLoss:
         finally:
             _current.reset(token)
         metrics.update(_pooled(call, data))
-        if self.positive_nll:
-            nll = _positive_nll(call, data)
-            metrics["loss/positive_nll"] = Metric(value=nll, aggregation=AggregationType.SUM)
-            loss = loss + self.positive_nll * nll
         return loss, metrics
 
+    def prepare(self, data: Any, dp_group: Any) -> None:
+        """Before a mini-batch is cut up: what its rules have to know of the whole of it."""
+        if not self.loss_fn.mini_batch_rules:
+            return
+        if "lots" in self.loss_fn.needs:
+            data[LOTS] = torch.rand_like(data["old_log_probs"], dtype=torch.float32)
+        past = {name: data[name].to_padded_tensor(0.0) for name in ("old_log_probs", "advantages")}
+        micro = {
+            "old_logprobs": past["old_log_probs"],
+            "advantages": past["advantages"],
+            "mask": data["response_mask"].to_padded_tensor(0).bool(),
+            **past_inputs(data, self.loss_fn.needs),
+        }
+        gather = functools.partial(_gather, group=dp_group)
+        self._last = self.loss_fn.statistics([micro], gather, self._last)
+        tu.assign_non_tensor(data, **{STATISTICS: self._last})
+
     def _slopes(self, model_output: Any, data: Any) -> Tensor | None:
-        if not self.needs_slopes:
+        if "entropy_slopes" not in self.loss_fn.needs:
             return None
         if "entropy_slopes" not in model_output:
             raise UserError(
@@ -120,6 +150,21 @@ class ERCLoss:
                 "is erclip.integrations.verl.worker in actor_rollout_ref.model.external_lib?"
             )
         return no_padding_2_padding(model_output["entropy_slopes"], data)
+
+
+def past_inputs(data: Any, needs: Collection[str]) -> dict[str, Tensor]:
+    """The optional inputs that verl's batch holds; UserError names a setting that is missing."""
+    found = {"old_entropies": data["entropy"].to_padded_tensor(0.0)} if "entropy" in data else {}
+    for name, (field, remedy) in FIELDS.items():
+        if name not in needs:
+            continue
+        if field not in data:
+            raise UserError(f"the loss needs {field} in the batch; {remedy}.")
+        values = data[field].to_padded_tensor(0.0)
+        found[name] = values.sum(-1) > 0 if name == "correct" else values
+    if LOTS in data:
+        found["lots"] = data[LOTS].to_padded_tensor(0.0)
+    return found
 
 
 def _entropies(model_output: Any) -> Tensor:
@@ -136,15 +181,6 @@ def _entropies(model_output: Any) -> Tensor:
             "actor_rollout_ref.model.external_lib?"
         )
     return entropies
-
-
-def _old_entropies(data: Any) -> Tensor:
-    if "entropy" not in data:
-        raise UserError(
-            "the batch holds no old entropies; ERC needs trainer.use_v1=True, "
-            "trainer.v1.trainer_mode=sync and no bypass mode."
-        )
-    return data["entropy"].to_padded_tensor(0.0)
 
 
 def _policy_loss(
@@ -166,16 +202,13 @@ def _policy_loss(
         )
     if rollout_is_weights is not None:  # every surrogate is linear in the advantage
         advantages = advantages * rollout_is_weights
-    call.logprobs, call.mask = log_prob, response_mask.bool()
+    call.given["mask"] = response_mask.bool()
     call.out = call.loss_fn(
         logprobs=log_prob,
         old_logprobs=old_log_prob,
         advantages=advantages,
-        mask=call.mask,
-        entropies=call.entropies,
-        old_entropies=call.old_entropies,
-        entropy_slopes=call.slopes,
         num_tokens=call.num_tokens,
+        **call.given,
     )
     return call.out.loss, {}
 
@@ -183,8 +216,7 @@ def _policy_loss(
 def _pooled(call: _Call, data: Any) -> dict[str, Metric]:
     """This micro-batch's share of each metric; verl adds micro-batches up and averages ranks."""
     assert call.out is not None
-    assert call.mask is not None
-    sums = token_sums(call.out, call.entropies, call.mask)
+    sums = token_sums(call.out, call.given["entropies"], call.given["mask"])
     if tu.get_non_tensor_data(data, "update_in_rollout", None) == 1:  # the true ρ is still 1
         sums["erc/noise_frac"] = sums["clip/erc_frac"]
     return {
@@ -193,36 +225,27 @@ def _pooled(call: _Call, data: Any) -> dict[str, Metric]:
     }
 
 
-def correct_rows(data: Any) -> Bool[Tensor, " B"]:
-    """Responses with a score above 0, as verl's reward function gave it."""
-    if "rm_scores" not in data:
-        raise UserError("positive_nll needs the scores of the responses (rm_scores) in the batch.")
-    return data["rm_scores"].to_padded_tensor(0.0).sum(-1) > 0
-
-
-def count_correct(data: Any, dp_group: Any) -> int:
-    """Tokens of correct responses in the whole mini-batch, over all ranks."""
-    lengths = data["response_mask"].to_padded_tensor(0).sum(-1)
-    count = (lengths * correct_rows(data)).sum().to(get_device_id())
-    torch.distributed.all_reduce(count, group=dp_group)
-    return int(count)
-
-
-def _positive_nll(call: _Call, data: Any) -> Tensor:
-    """−Σ log π over the tokens of correct responses / their number, scaled like the loss."""
-    assert call.logprobs is not None
-    assert call.mask is not None
-    count = max(tu.get_non_tensor_data(data, "num_correct_tokens", 0), 1) / data["dp_size"]
-    return positive_nll(call.logprobs, call.mask & correct_rows(data)[:, None], count)
+def _gather(values: Float[Tensor, " N"], group: Any) -> Float[Tensor, " M"]:
+    """The values of all ranks of a group, in their order; N may differ."""
+    if group is None or torch.distributed.get_world_size(group) == 1:
+        return values
+    parts: list[Any] = [None] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(parts, values.cpu(), group=group)
+    return torch.cat(parts).to(values.device)
 
 
 def register() -> None:
-    """Enter every mode in verl's registry; loud if a name means something else there."""
-    for name in MODES:
-        known = POLICY_LOSS_REGISTRY.get(name)
-        if known is not None and known is not _policy_loss:
-            raise UserError(
-                f"verl has a policy loss {name!r} of its own ({known.__module__}); "
-                "this version of erclip does not know it."
-            )
-        register_policy_loss(name)(_policy_loss)
+    """Enter our name in verl's registry, and those of our modes that verl has no loss for.
+
+    `ERCLoss` asks for our name whatever the mode; the others are there so that a worker without it
+    says what is missing.
+    """
+    known = POLICY_LOSS_REGISTRY.get(NAME)
+    if known is not None and known is not _policy_loss:
+        raise UserError(
+            f"verl has a policy loss {NAME!r} of its own ({known.__module__}); "
+            "this version of erclip does not know it."
+        )
+    for name in (NAME, *MODES):
+        if POLICY_LOSS_REGISTRY.get(name) is None:
+            register_policy_loss(name)(_policy_loss)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from erclip.integrations.verl import require_verl
+
+require_verl()
+
 from verl.trainer.main_ppo import TaskRunnerV1
 from verl.utils.config import omega_conf_to_dataclass
 

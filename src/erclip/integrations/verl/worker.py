@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 
-import verl  # noqa: F401
-
 from erclip.integrations.verl import require_verl
 
 require_verl()
 
-from erclip.integrations.verl import engine, loss  # noqa: E402
+from erclip.integrations.verl import engine, loss
 
 loss.register()
 os.environ["VERL_ENGINE_VENDOR"] = engine.VENDOR  # EngineRegistry prefers it; others fall back

@@ -28,17 +28,15 @@
       of: (d, i) => {
         const f = d.f[i];
         return (f & 8 ? "down v8 " : f & 16 ? "up v8 " : "") + (f & 3 ? "ranged " : "")
-          + (f & 4 ? "dual " : "") + (f & 32 ? "random" : "");
+          + (f & 4 ? "dual " : "") + (f & 32 ? "random " : "") + (f >= 64 ? "ruled" : "");
       },
     },
   };
-  const FIRED = ["range, low side", "range, high side", "dual clip", "ERC, low side", "ERC, high side", "random mask"];
-
   const describe = (d, i) => {
     const parts = [`token ${i + 1} of ${d.t.length}`];
     if (d.h) parts.push(`H old ${number(d.h[i])} nats`, `log π old ${number(d.p[i])}`);
     if (d.h2) parts.push(`H new ${number(d.h2[i])}`, `ρ ${number(rho(d, i))}`, `r ${number(ratio(d, i))}`);
-    if (d.f) parts.push(FIRED.filter((_, bit) => d.f[i] & (1 << bit)).join(" + ") || "kept");
+    if (d.f) parts.push(d.r.filter((_, bit) => Math.floor(d.f[i] / 2 ** bit) % 2).join(" + ") || "kept");
     return parts.join(" · ");
   };
 

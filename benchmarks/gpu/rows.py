@@ -1,0 +1,46 @@
+"""Rows of a step: a CSV file that grows row by row, so that whatever ends the step keeps them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def machine() -> dict[str, str]:
+    """What every row says of where it was measured; the driver looked it up."""
+    keys = ("date", "commit", "device", "driver", "torch", "triton", "transformers")
+    return {key: os.environ.get(f"ERCLIP_GPU_{key.upper()}", "") for key in keys}
+
+
+class Rows:
+    """A CSV file with a fixed set of columns; `key` tells rows apart."""
+
+    def __init__(self, path: Path, key: Sequence[str], columns: Sequence[str]):
+        self.path, self.key = path, tuple(key)
+        self.columns = (*machine(), *key, *columns)
+        self.found: list[dict[str, str]] = []
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.found = list(csv.DictReader(file))
+
+    def has(self, *key: object) -> bool:
+        """Whether an earlier call wrote this row."""
+        wanted = [str(value) for value in key]
+        return any([row[name] for name in self.key] == wanted for row in self.found)
+
+    def add(self, *key: object, **values: object) -> None:
+        """Write one row to the disk, and to the screen."""
+        row = {**machine(), **dict(zip(self.key, key, strict=True)), **values}
+        first = not self.path.is_file()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            if first:
+                writer.writeheader()
+            writer.writerow(row)
+        self.found.append({name: str(value) for name, value in row.items()})
+        shown = {name: value for name, value in values.items() if value != ""}
+        print(*key, *(f"{name}={value}" for name, value in shown.items()), flush=True)
