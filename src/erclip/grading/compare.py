@@ -34,7 +34,7 @@ _ACCEPTED = {
     "row": ("row",),
 }
 _CHOICE = re.compile(
-    r'(?:"(?:option|choice|answer|statement|select|选|选项|选择|答案|答|故选|the|is|correct)":? ?)*'
+    r'(?:"(?:option|choice|answer|statement|select|选|选项|选择|答案|答|故选|答案选|答案是|答案为|应选|the|is|correct)":? ?)*'
     r"(?P<open>[(\[])?(?P<letter>[A-Ja-j])(?(open)[)\]])"
     r"(?P<content>[.:)] ?.*|\(.*\)|(?<=[)\]]).*|)",
     re.IGNORECASE,
@@ -143,8 +143,12 @@ def _sets(gold: str, answer: str) -> Verdict:
 
 
 def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
-    """What stands beside a tuple or interval, as one: `P(3, 4)`, `y = 4, x = 3`, `a < x < b`."""
+    """What stands beside a tuple or interval, as one: `P(3, 4)`, `y = 4, x = 3`, `a < x < b`,
+    a column of a matrix.
+    """
     for one, other in ((gold, answer), (answer, gold)):
+        if isinstance(one, Items) and one.open == "(" and (column := _column(other)):
+            return (gold, column) if other is answer else (column, answer)
         if (
             isinstance(one, Items)
             and one.open in ("(", "[")
@@ -169,6 +173,15 @@ def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
                 ordered = Items("(", ")", tuple(values), other.text)
                 return (gold, ordered) if other is answer else (ordered, answer)
     return gold, answer
+
+
+def _column(answer: Answer) -> Items | None:
+    """A matrix of one column as the tuple that it is."""
+    if not isinstance(answer, Items) or answer.open != "matrix":
+        return None
+    cells = [row.items[0] for row in answer.items if isinstance(row, Items) and len(row.items) == 1]
+    is_column = len(cells) == len(answer.items)
+    return Items("(", ")", tuple(cells), answer.text) if is_column else None
 
 
 @lru_cache(maxsize=4096)

@@ -51,6 +51,7 @@ _SUBSTITUTIONS = tuple(
         (r"\*\*", "^"),
         (r"(?<![\w\\])0[xX]([0-9a-fA-F]+)(?!\w)", r"\1_{16}"),
         (r"(?<![\w\\])0[bB]([01]+)(?!\w)", r"\1_{2}"),
+        (r"(?<![\w\\])0[oO]([0-7]+)(?!\w)", r"\1_{8}"),
         (r"(?<=\d)(\s|\\[ ,;:]|~|\\text\s?\{\s*)*([aApP])\.?\s?([mM])\b\.?", _half_of_day),
         (r"([<>])=", lambda match: r"\le " if match[1] == "<" else r"\ge "),
         (r"!=", r"\\ne "),
@@ -64,7 +65,7 @@ _SUBSTITUTIONS = tuple(
     )
 )
 _TOKEN = re.compile(
-    r"\s+|\\[a-zA-Z]+\*?|\\.|\d+(?:\.\d+)?[eE][-+]?\d+(?![\w.])|\d+|[A-Za-z]+"
+    r"\s+|\\[a-zA-Z]+\*?|\\.|\d+(?:\.\d+)?[eE][-+]?\d+(?![\w.])|\d+|[A-Za-zÀ-ɏ]*[À-ɏ][A-Za-zÀ-ɏ]*|[A-Za-z]+"
     r"|[^\W\d_a-zA-Z]+(?:[ -][^\W\d_a-zA-Z]+)*|.",
     re.DOTALL,
 )
@@ -208,7 +209,8 @@ class _Scanner:
     @staticmethod
     def _braces(content: str, before: str) -> str:
         """Braces that only group vanish, unless they hold a sum or belong to an unknown command."""
-        if re.search(r"\\[a-zA-Z]+ ?$|\}$", before) or re.search(r"(?<!^)[-+]", content):
+        is_sum = re.search(r"(?<!^)[-+]", content) and '"' not in content
+        if is_sum or re.search(r"\\[a-zA-Z]+ ?$|\}$", before):
             return f"{{{content}}}"
         return content
 
