@@ -34,7 +34,8 @@ _ACCEPTED = {
     "row": ("row",),
 }
 _CHOICE = re.compile(
-    r'(?:"(?:option|choice|answer|statement|select|选|选项|选择|答案|答|故选|答案选|答案是|答案为|应选|the|is|correct)":? ?)*'
+    r'(?:"(?:option|choice|answer|statement|the|is|correct'
+    r'|(?:故|应|答案)?选[项择]?|答案?[是为]?)":? ?)*'
     r"(?P<open>[(\[])?(?P<letter>[A-Ja-j])(?(open)[)\]])"
     r"(?P<content>[.:)] ?.*|\(.*\)|(?<=[)\]]).*|)",
     re.IGNORECASE,
