@@ -117,8 +117,8 @@ class TransformersSampler:
             logits = decoder.read(token[:, None], attention)
         if not torch.isfinite(logprobs).all():
             raise Diverged(
-                "The model's logits are NaN or infinite, so it cannot be sampled from: training has "
-                "diverged; go back to an earlier checkpoint with a lower trainer.learning_rate"
+                "The model's logits are NaN or infinite, so it cannot be sampled from: training "
+                "has diverged; go back to an earlier checkpoint with a lower trainer.learning_rate"
             )
         lengths = (tokens >= 0).sum(1).tolist()
         return [
