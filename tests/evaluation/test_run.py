@@ -208,7 +208,7 @@ def test_folders_that_are_no_place(tmp_path):
     with pytest.raises(UserError, match="holds other files"):
         folder.claim(tmp_path, {})
     (tmp_path / "evaluation.json").write_text("[]")
-    with pytest.raises(UserError, match="not the description"):
+    with pytest.raises(UserError, match="holds a list, not an object"):
         folder.claim(tmp_path, {})
 
 

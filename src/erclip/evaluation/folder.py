@@ -73,6 +73,7 @@ def begin(path: Path, about: Mapping[str, Any]) -> None:
                 )
         return
     write_json(path / ABOUT, about)
+    (path / "responses").mkdir(exist_ok=True)
 
 
 def read_about(path: Path) -> dict[str, Any]:
