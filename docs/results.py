@@ -14,18 +14,38 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from erclip.diagnostics.seeds import Estimate, p_value
 from erclip.report import canvas
-from erclip.report.canvas import Key, run_color
 from erclip.report.sheet import Table, markdown_table
-from erclip.study.design import read_study
-from erclip.study.page import study_tables
-from erclip.study.plots import draw_differences
-from erclip.study.results import Runs, against, families, read
+from erclip.study.design import Study, read_study
+from erclip.study.figures import draw_effects, style
+from erclip.study.findings import Findings
+from erclip.study.results import (
+    Runs,
+    against,
+    at_best,
+    at_points,
+    corrected,
+    families,
+    interval_of,
+    read,
+)
 from erclip.study.rows import Results
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
-TABLES = ("best", "differences", "settings", "training")
+TABLES = (
+    *("pooled", "effects", "frontier", "best", "differences", "settings", "training"),
+    "counts",
+)
+EFFECTS = (
+    *("rule", "against", "surrogates", "seeds", "final avg@k", "final pass@k"),
+    *("final avg@k, mean of the grid", "collapsed"),
+)
+COUNTED = (
+    *("ERC − no rule", "ERC − random mask", "directional ERC − no rule"),
+    *("directional ERC − ERC", "random mask − no rule"),
+)
 MARKER = re.compile(rf"<!-- ([\w.-]+) ({'|'.join(TABLES)})(?:: ([^\n]+))? -->\n(?:\|[^\n]*\n)*")
 
 
@@ -55,37 +75,81 @@ RULES = {
 
 
 @cache
+def plan(study: str) -> Study:
+    """What a study's file says."""
+    return read_study(ROOT / "studies" / f"{study}.toml")
+
+
+@cache
 def runs(study: str) -> Mapping[str, Runs]:
     """A study's runs by method."""
-    return read(Results(read_study(ROOT / "studies" / f"{study}.toml"), ROOT / "results" / study))
+    return read(Results(plan(study), ROOT / "results" / study))
 
 
 @cache
 def tables(study: str) -> Mapping[str, Table]:
-    """A study's tables by name."""
-    return dict(zip(TABLES, study_tables(runs(study)), strict=True))
+    """A study's tables by name; those of the study "all" are over every study."""
+    if study == "all":
+        return {"counts": counts()}
+    found = Findings.of(plan(study), runs(study)).tables()
+    return {**found, "effects": narrow(found["pooled"], EFFECTS)} if "pooled" in found else found
+
+
+def narrow(table: Table, headings: Sequence[str]) -> Table:
+    """These columns of a table."""
+    places = [table.headings.index(heading) for heading in headings if heading in table.headings]
+    rows = [tuple(row[i] for i in places) for row in table.rows]
+    return replace(table, headings=tuple(table.headings[i] for i in places), rows=rows)
+
+
+def counts() -> Table:
+    """How often a rule is above or below another: alone, and corrected for all of the row."""
+    studies = [path.name for path in sorted((ROOT / "results").iterdir()) if path.is_dir()]
+    found: dict[str, list[Estimate | None]] = {}
+    best: list[Estimate | None] = []
+    for study in studies:
+        methods = runs(study)
+        for own in methods.values():
+            for base in (methods[name] for name in own.method.against if name in methods):
+                key = f"{own.method.rule} − {base.method.rule}"
+                points = at_points(own, base).values()
+                found.setdefault(key, []).extend(interval_of(point) for point in points)
+                best.append(interval_of(at_best(own, base)))
+    rows = [(f"{key}, every setting", *counted(found[key])) for key in COUNTED]
+    rows.append(("all comparisons, at the best setting of each", *counted(best)))
+    return Table(
+        "How often",
+        ("comparison", "comparisons", "above", "below", "above, Holm", "below, Holm"),
+        rows,
+    )
+
+
+def counted(differences: Sequence[Estimate | None]) -> list[str]:
+    """Differences, and how many of them are positive or negative: p < 0.05, then Holm's."""
+    there = [found for found in differences if found is not None]
+    numbers = [len(there)]
+    for ps in ([p_value(found) for found in there], corrected(there)):
+        pairs = list(zip(there, ps, strict=True))
+        numbers += [sum(p < 0.05 and sign * d.mean > 0 for d, p in pairs) for sign in (1, -1)]
+    return [str(number) for number in numbers]
 
 
 def overview() -> str:
     """Every rule minus its surrogate alone, study by study, as an SVG."""
-    with canvas.figure(2, wide=True, share_y=True) as (fig, axes):
-        fig.set_figheight(0.9 + 0.5 * len(OVERVIEW))
-        for ax, column, title in (
-            (axes[0], "at_best", "each at its best learning rate"),
-            (axes[1], "over_grid", "mean over learning rates"),
-        ):
-            rows = {}
-            for label, study, surrogate in OVERVIEW:
-                base = runs(study)[surrogate]
-                differences = (
-                    against(runs(study)[name.format(surrogate)], base) for name in RULES.values()
-                )
-                several = len(base.points) > 1 or column == "at_best"
-                rows[label] = [getattr(d, column) if several else None for d in differences]
-            draw_differences(ax, rows)
-            ax.set_xlabel(f"difference in held-out avg@4, {title}")
-        svg = canvas.to_svg(fig, "ERC's two rules and a random mask, each minus no ERC")
-    return canvas.standalone(svg, [Key(rule, run_color(i)) for i, rule in enumerate(RULES)])
+    rows = {}
+    for label, study, surrogate in OVERVIEW:
+        base = runs(study)[surrogate]
+        several = len(base.points) > 1
+        differences = {
+            rule: against(runs(study)[name.format(surrogate)], base) for rule, name in RULES.items()
+        }
+        rows[label] = {
+            rule: (own.at_best, own.over_grid if several else None)
+            for rule, own in differences.items()
+        }
+    panels = tuple(f"final avg@4, {at}" for at in ("each at its best learning rate", "mean of all"))
+    svg = draw_effects(rows, list(RULES), panels)
+    return canvas.standalone(svg, [style(i).key(rule) for i, rule in enumerate(RULES)])
 
 
 def table(found: re.Match[str]) -> str:
@@ -100,6 +164,8 @@ def table(found: re.Match[str]) -> str:
 
 def named(study: str, names: Sequence[str]) -> list[str]:
     """The methods that a marker names, each family in the order of the study."""
+    if study == "all":
+        return list(names)
     members = {
         f"{family[0].method.name} family": [own.method.name for own in family]
         for family in families(runs(study))

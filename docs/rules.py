@@ -37,6 +37,7 @@ SHIPPED = {
     "spo": "torchrl (to do)", "drpo": "UniRL", "truncated_reinforce": "verl, SkyRL",
     "dgpo": "its authors", "aspo": "its authors", "gmpo": "verl, TRL", "vespo": "TRL, unsloth",
     "bandpo": "its authors", "entropy_ratio_clip": "–", "random_mask": "–",
+    "shuffled_erc": "–",
     "dppo_tv": "verl, SkyRL, prime-rl", "dppo_kl": "verl, SkyRL", "ipo": "prime-rl",
     "kpop": "AReaL", "m2po": "AReaL, Trinity", "sequence_mask": "verl, SkyRL",
     "off_policy_sequence_mask": "TRL, slime", "top_entropy": "TRL, ms-swift",

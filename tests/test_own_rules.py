@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -182,6 +183,14 @@ def test_what_no_update_computes_is_refused(tmp_path, policy):
     loss = {"constraints": [f"{tmp_path / 'means.py'}:means"]}
     with pytest.raises(UserError, match=r"needs entropy_slope_means, which no update computes"):
         Updater(policy, Config.model_validate({"loss": loss}))
+
+
+def test_settings_go_to_another_process():
+    """As a study sends them to its workers; the sections of rules have no name to be found by."""
+    config = Config.model_validate({"loss": {"constraints": ["shuffled_erc"], "terms": []}})
+    again = pickle.loads(pickle.dumps(config))
+    assert again == config
+    assert again.loss.constraints[0].build() == config.loss.constraints[0].build()
 
 
 def test_an_installed_package_brings_rules_by_name(folder, monkeypatch):

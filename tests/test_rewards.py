@@ -11,7 +11,7 @@ import torch
 from erclip.config import Config, RewardConfig
 from erclip.errors import UserError
 from erclip.records import Grade, Prompt, Response
-from erclip.rewards import check_function, load_function, reward
+from erclip.rewards import at, check_function, load_function, reward, verdict
 
 RIGHT, WRONG = Grade(True, "4", "correct"), Grade(False, "5", "wrong")
 
@@ -172,3 +172,46 @@ def test_a_function_is_checked_before_anything_is_sampled(source, body, words):
 def test_settings_that_a_function_replaces_are_refused(setting, sentence):
     with pytest.raises(ValueError, match=sentence):
         Config.model_validate({"data": {"after_think": True}, "reward": setting})
+
+
+def answers(count):
+    """Different responses to different prompts."""
+    for i in range(count):
+        yield Response(Prompt(f"sums/{i % 50}", (), 4), (1,), (i, i + 1), "4", False, (0.0, 0.0))
+
+
+@pytest.mark.parametrize("flip", [0.1, 0.5])
+def test_the_share_of_verdicts_that_is_flipped(flip):
+    count = 4000
+    flipped = [verdict(r, RIGHT, flip).correct is False for r in answers(count)]
+    assert abs(sum(flipped) / count - flip) < 4 * (flip * (1 - flip) / count) ** 0.5
+    again = [verdict(r, WRONG, flip).correct is True for r in answers(count)]
+    assert again == flipped, "it is the response that is misjudged, whatever the verdict was"
+    other = [verdict(r, RIGHT, flip, seed=1).correct is False for r in answers(count)]
+    assert other != flipped
+
+
+def test_more_noise_flips_what_less_noise_flips():
+    few, many = ([verdict(r, RIGHT, f).correct for r in answers(500)] for f in (0.1, 0.3))
+    assert all(b is False for a, b in zip(few, many, strict=True) if a is False)
+    assert verdict(response(), RIGHT, 0.0) is RIGHT
+    flipped = verdict(response(), RIGHT, 1.0)
+    assert (flipped.correct, flipped.answer, flipped.reason) == (False, "4", "flipped")
+
+
+def test_a_reward_moves_after_so_many_prompts(source):
+    late = source("def fn(response, grade):\n    return 5.0\n")
+    config = RewardConfig(
+        correct=2.0,
+        flip=0.25,
+        overlong={"max_length": 20, "cache": 8},
+        later={"after_prompts": 64, "function": late},
+    )
+    assert at(config, 63) is config
+    moved = at(config, 64)
+    assert (moved.function, moved.flip, moved.overlong) == (late, 0.25, config.overlong)
+    assert reward(response(), RIGHT, moved) == 5.0
+    with pytest.raises(
+        UserError, match=r"later\.function = .* no file"
+    ):  # said at once, not at prompt 64
+        check_function(RewardConfig(later={"after_prompts": 64, "function": "nowhere.py:fn"}))

@@ -45,11 +45,12 @@ def grade(responses):
 TASK = Task("scripted", PROMPTS, PROMPTS, grade)
 
 
-def run(dynamic_sampling, prompts=4):
+def run(dynamic_sampling, prompts=4, **reward_settings):
     config = Config.model_validate(
         {
             "rollout": {"prompts": prompts, "responses": 3, "dynamic_sampling": dynamic_sampling},
             "trainer": {"updates_per_rollout": 1},
+            "reward": reward_settings,
         }
     )
     sampler = ScriptedSampler()
@@ -92,6 +93,40 @@ def test_oversample_asks_once_for_factor_times_the_prompts():
     rollout, sampler = run({"kind": "oversample", "factor": 2.0})
     assert [size for size, _ in sampler.calls] == [8]
     assert len(rollout.kept) == 4 == len(useful(rollout.kept))
+
+
+def test_all_of_training_sees_the_flipped_verdict():
+    """The reward, the verdict behind positive NLL and filters, and what the rollout reports."""
+    rollout, _ = run("off", flip=1.0)
+    plain, _ = run("off")
+    samples, as_graded = (
+        [sample for group in r.kept for sample in group.samples] for r in (rollout, plain)
+    )
+    assert [s.grade.correct for s in samples] == [not s.grade.correct for s in as_graded]
+    assert [s.reward for s in samples] == [1.0 - s.reward for s in as_graded]
+    seen, meant = (r.metrics()["train/accuracy"] for r in (rollout, plain))
+    assert seen == pytest.approx(1 - meant)
+
+
+def test_the_reward_in_force_is_that_of_the_streams_position(tmp_path):
+    file = tmp_path / "late.py"
+    file.write_text("def fn(response, grade):\n    return 7.0\n")
+    config = Config.model_validate(
+        {
+            "rollout": {"prompts": 4, "responses": 3, "dynamic_sampling": "off"},
+            "trainer": {"updates_per_rollout": 1},
+            "reward": {"later": {"after_prompts": 8, "function": f"{file}:fn"}},
+        }
+    )
+    stream = PromptStream(PROMPTS, 0)
+
+    def rewards():
+        kept = collect(stream, TASK, ScriptedSampler(), config, 0).kept
+        return {sample.reward for group in kept for sample in group.samples}
+
+    assert [rewards() == {7.0} for _ in range(3)] == [False, False, True]
+    stream.position = 8  # as a resumed run puts it
+    assert rewards() == {7.0}
 
 
 def test_metrics_count_everything_that_was_sampled():

@@ -11,6 +11,7 @@ from erclip.packing import single_rows
 from erclip.records import Grade, Prompt, Sample
 from erclip.sampling import SamplingSettings, TransformersSampler, draw, encode_prompt
 from erclip.sampling.draw import nucleus, sample_token, uniforms
+from erclip.sampling.rounding import rounded_weights
 
 
 def sampler(policy, batch_size=64):
@@ -133,3 +134,53 @@ def test_a_prompt_that_is_too_long_is_named(policy):
     settings = SamplingSettings(2, 4, max_prompt_tokens=5)
     with pytest.raises(UserError, match=r"long one has 8 tokens.*max_prompt_tokens = 5"):
         sampler(policy).sample([prompt], settings, [0])
+
+
+def test_a_sampler_of_rounded_weights_is_another_policy_and_leaves_the_trainers_alone(
+    policy, countdown
+):
+    """Its log-probs are those of a model whose weights were rounded by hand; int8 is coarser."""
+    before = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
+    prompts, plan = list(countdown.train[:8]), SamplingSettings(4, 24)
+
+    def gap(dtype):
+        ours = TransformersSampler(policy.model, policy.tokenizer, 64, dtype)
+        flat = [r for group in ours.sample(prompts, plan, range(8)) for r in group]
+        grade = Grade(False, None, "wrong")
+        rows = single_rows(Sample(r, grade, 0.0, 0.0) for r in flat)
+        batch = make_batch(rows, pad_id=policy.pad_id, device=policy.device)
+        with torch.no_grad():
+            scores = policy.score(batch)
+            by_hand = None
+            if dtype == "bfloat16":
+                for p in policy.model.parameters():
+                    p.data = p.data.bfloat16().float()
+                by_hand = policy.score(batch)
+                for name, p in policy.model.named_parameters():
+                    p.data = before[name].clone()
+        if by_hand is not None:
+            assert (by_hand.logprobs - batch.sampler_logprobs)[batch.mask].abs().max() < 2e-5
+        return (scores.logprobs - batch.sampler_logprobs)[batch.mask].abs().mean().item()
+
+    same, bfloat16, int8 = gap("model"), gap("bfloat16"), gap("int8")
+    assert same < 1e-5
+    assert 1e-4 < bfloat16 < int8 < 0.5
+    for name, p in policy.model.named_parameters():
+        assert torch.equal(p, before[name]), name
+
+
+def test_rounding_to_int8_has_127_steps_a_side_in_each_row():
+    layer = torch.nn.Linear(64, 3)
+    with torch.no_grad():
+        layer.weight[1] *= 1000
+    kept = layer.weight.detach().clone()
+    with rounded_weights(layer, "int8"):
+        for row, old in zip(layer.weight, kept, strict=True):
+            step = old.abs().max() / 127
+            assert len(row.unique()) > 20
+            assert torch.allclose(row / step, (row / step).round(), atol=1e-3)
+            assert (row - old).abs().max() <= step / 2 * 1.001
+    assert torch.equal(layer.weight, kept)
+    with pytest.raises(KeyError), rounded_weights(layer, "bfloat16"):
+        raise KeyError
+    assert torch.equal(layer.weight, kept)

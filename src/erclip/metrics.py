@@ -88,6 +88,11 @@ METRICS: dict[str, Metric] = {
     "policy/kl_ref": Metric(
         "nats/token", "mean", "KL(new‖reference), by the estimator of the KL penalty"
     ),
+    "policy/kl_start": Metric(
+        "nats/token",
+        "mean",
+        "KL(start‖policy) at an evaluation, by w − 1 − log w on tokens of the first rollout",
+    ),
     "loss/policy": Metric("reward", "sum", "the policy loss, with every term that is added to it"),
     "grad/norm": Metric("1", "last", "norm of the gradient before clipping"),
     "grad/skipped": Metric("updates", "sum", "updates skipped for a gradient that is not finite"),

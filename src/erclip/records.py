@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 Message = Mapping[str, str]
 
-Reason = Literal["correct", "wrong", "no_answer", "parse_error", "timeout", "truncated", "guarded"]
+Reason = Literal[
+    "correct", "wrong", "no_answer", "parse_error", "timeout", "truncated", "guarded", "flipped"
+]
 
 
 @dataclass(frozen=True)

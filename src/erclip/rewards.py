@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from erclip.config import RewardConfig
 from erclip.errors import UserError
 from erclip.plugins import PluginError, load_attribute
 from erclip.records import Grade, Response
+from erclip.seeds import derive_seed
 from erclip.text import shown
 from erclip.usercode import user_code
 
@@ -18,6 +20,25 @@ RewardFunction = Callable[[Response, Grade], float]
 
 LARGEST = 1e15
 """Of a user's rewards: the variance of a group of them must fit into float32."""
+
+
+def verdict(response: Response, grade: Grade, flip: float, seed: int = 0) -> Grade:
+    """The grade as training sees it: turned round with probability `flip`.
+
+    Decided by a hash of run seed, prompt and response tokens, so that a run that is resumed, or
+    shared out among processes, sees the same noise, and a response always gets the same verdict.
+    """
+    if flip <= 0:
+        return grade
+    draw = derive_seed(seed, "flip", response.prompt.id, *response.token_ids) / 2**56
+    return replace(grade, correct=not grade.correct, reason="flipped") if draw < flip else grade
+
+
+def at(config: RewardConfig, prompts: int) -> RewardConfig:
+    """The rewards in force once this many training prompts have been asked for."""
+    if config.later is None or prompts < config.later.after_prompts:
+        return config
+    return RewardConfig(flip=config.flip, overlong=config.overlong, function=config.later.function)
 
 
 def reward(response: Response, grade: Grade, config: RewardConfig) -> float:
@@ -52,19 +73,28 @@ def overlong_punishment(length: int, max_length: int, cache: int) -> float:
     return -1.0 if length > max_length else (free - length) / cache
 
 
-def load_function(source: str) -> RewardFunction:
+def load_function(source: str, key: str = "reward.function") -> RewardFunction:
     """The function that "file.py:name" names; the file runs once, as a module of its own."""
     try:
         return load_attribute(source)
     except PluginError as error:
-        raise UserError(f"reward.function = {source!r}: {error}.") from error
+        raise UserError(f"{key} = {source!r}: {error}.") from error
 
 
 def check_function(config: RewardConfig) -> None:
-    """Refuse before anything is sampled a function that is not there or cannot be called."""
-    if config.function is None:
+    """Refuse before anything is sampled a function that is not there or cannot be called.
+
+    One that comes later is checked now, too.
+    """
+    _check_callable("reward.function", config.function)
+    if config.later is not None:
+        _check_callable("reward.later.function", config.later.function)
+
+
+def _check_callable(key: str, source: str | None) -> None:
+    if source is None:
         return
-    function = load_function(config.function)
+    function = load_function(source, key)
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some built-in callables have none
@@ -73,8 +103,7 @@ def check_function(config: RewardConfig) -> None:
         signature.bind(None, None)
     except TypeError as error:
         raise UserError(
-            f"reward.function = {config.function!r} cannot be called as fn(response, grade): "
-            f"{error}."
+            f"{key} = {source!r} cannot be called as fn(response, grade): {error}."
         ) from None
 
 

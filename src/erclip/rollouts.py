@@ -16,7 +16,7 @@ from erclip.config import Config
 from erclip.distributed import World, interleave
 from erclip.errors import UserError
 from erclip.records import Group, Prompt, Response, Sample, numbered
-from erclip.rewards import reward
+from erclip.rewards import at, reward, verdict
 from erclip.sampling import Sampler, SamplingSettings
 from erclip.seeds import derive_seed, prompt_seeds
 from erclip.tasks import Task
@@ -105,6 +105,7 @@ def collect(
     alike what is kept and whether another round is needed.
     """
     world = world or World()
+    config = config.model_copy(update={"reward": at(config.reward, stream.position)})
     plan = config.rollout.dynamic_sampling
     target = config.rollout.prompts
     asked = round(target * plan.factor) if plan.kind == "oversample" else target
@@ -159,7 +160,8 @@ def _sample_groups(
 
 def _grade(responses: list[list[Response]], task: Task, config: Config) -> list[Group]:
     grades = iter(task.grade([response for group in responses for response in group]))
-    graded = [[(response, next(grades)) for response in group] for group in responses]
+    flip, seed = config.reward.flip, config.trainer.seed
+    graded = [[(r, verdict(r, next(grades), flip, seed)) for r in group] for group in responses]
     rewards = [[reward(r, g, config.reward) for r, g in group] for group in graded]
     advantages = group_advantages(torch.tensor(rewards, dtype=torch.float64)).tolist()
     return [

@@ -18,6 +18,7 @@ from erclip.config import DataConfig
 from erclip.diagnostics.recorder import Recorder
 from erclip.distributed import World
 from erclip.errors import Diverged
+from erclip.evaluation.drift import Drift
 from erclip.interrupts import Interrupts, Stopped
 from erclip.locks import Lock
 from erclip.prepare import load_trainable
@@ -108,6 +109,7 @@ class Trainer:
         self.policy.shard(self.world)
         self.updater = Updater(self.policy, config, self.world)
         self.state = RunState(config, self.world, self.policy, self.updater, stream)
+        self.drift = Drift(out, self.policy, config, self.world)
         self.recorder = Recorder(config, self.policy.tokenizer, out, self.world)
         if saved is not None:
             self.state.restore(state, saved)
@@ -200,6 +202,7 @@ class Trainer:
 
     def _begin_rollout(self) -> None:
         rollout = self.queue.take()
+        self.drift.begin(rollout.number, rollout.scored)
         self.recorder.begin(rollout)
         self.state.current = rollout
         self._save_samples(rollout)
@@ -277,7 +280,7 @@ class Trainer:
         if not due or counters.evaluated >= rollout or not asked:
             return False
         started = time.perf_counter()
-        metrics = self.producer.evaluate()
+        metrics = {**self.producer.evaluate(), **self.drift.metrics(rollout)}
         metrics["time/eval_s"] = time.perf_counter() - started
         counters.evaluated = rollout
         counters.score = metrics[f"eval/{self.task.name}/avg_at_{self.config.eval.responses}"]

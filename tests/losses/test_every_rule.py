@@ -41,6 +41,8 @@ EXAMPLES = [
     erclip.entropy_ratio_clip(rule="directional_sampled", min_entropy_change=0.01),
     erclip.entropy_ratio_clip(softness=0.1),
     erclip.random_mask(0.3),
+    erclip.shuffled_erc(),
+    erclip.shuffled_erc(0.02, rule="directional", match="gradient"),
     erclip.dppo_tv(0.05, 0.05),
     erclip.dppo_tv(0.05, 0.05, anchor="old"),
     erclip.sequence_mask(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from erclip.recipes import load_recipe
 from erclip.study.cell import run_cell
 from erclip.study.command import _at, _choose, _locked, study
 from erclip.study.design import read_study, settings_hash
+from erclip.study.machine import cpu
 from erclip.study.processes import Job, run_jobs
 
 STUDY = """
@@ -79,6 +81,13 @@ def test_a_row_is_what_the_run_logged(tmp_path):
     assert values["clip_erc_frac"] == pytest.approx(sum(shares) / len(shares))
     second = [line["grad/norm"] for line in updates if line["rollout"] == 2]
     assert curve[2]["grad_norm"] == pytest.approx(sum(second) / len(second))
+    rollouts = [line for line in lines if line["kind"] == "rollout"]
+    assert values["final_reward"] == rollouts[-1]["train/reward"]
+    distances = [line["policy/kl_start"] for line in evals]
+    assert [p["kl_start"] for p in curve] == distances
+    assert values["kl_start"] == distances[-1] > distances[0] == 0
+    assert values["cpu"] == cpu()
+    assert re.match(r"\S+, \S+", values["cpu"])
     assert values["settings"] == settings_hash(config)
     assert not (tmp_path / "run/checkpoints").exists()
 
@@ -112,6 +121,8 @@ def test_a_study_from_the_command_line_and_again(tmp_path):
     again = CliRunner().invoke(app, ["study", str(file), "--out", str(out)])
     assert again.exit_code == 0
     assert "runs to make" not in again.output
+    assert len(again.output.splitlines()) < 20, "a finished study says what came out, no more"
+    assert "is shown to help: at best mask" in " ".join(again.output.split())
     assert rows(out) == found
 
 

@@ -15,6 +15,7 @@ from erclip.errors import UserError
 from erclip.study import command
 from erclip.study.cell import Outcome
 from erclip.study.design import read_study, settings_hash
+from erclip.study.plots import Pictures
 from erclip.study.processes import Done
 from erclip.study.rows import CURVE, VALUES, Results
 from faults import deaths, survives  # ty: ignore[unresolved-import]
@@ -46,7 +47,7 @@ def pretend(next_job, processes, tell):
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "run_jobs", pretend)
-    monkeypatch.setattr(command, "study_plots", lambda results: {})
+    monkeypatch.setattr(command, "study_plots", lambda results, findings: Pictures({}, {}))
     path = tmp_path / "two.toml"
     path.write_text(STUDY)
     return path

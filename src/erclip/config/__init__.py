@@ -64,6 +64,12 @@ class Config(Section):
                 'model.dtype = "float16" cannot be trained, for Adam\'s ε and small steps are 0 in '
                 'it; set model.dtype = "float32" (with model.autocast = "bfloat16"), or model.lora'
             )
+        rounds = isinstance(self.sampler, TransformersSampler) and self.sampler.dtype != "model"
+        if rounds and self.rollout.overlap is not None:
+            raise ValueError(
+                f"sampler.dtype = {self.sampler.dtype!r} rounds the weights before responses are "
+                "drawn, and rollout.overlap changes them in between; leave one of them out"
+            )
         if self.reward.missing_think is not None and not self.data.after_think:
             raise ValueError("reward.missing_think has no effect unless data.after_think is true")
         if self.reward.correct == self.reward.wrong:

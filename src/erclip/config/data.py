@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from erclip.config.section import Count, Section, to_tuple
+from erclip.config.section import Count, Fraction, Section, to_tuple
 from erclip.grading.extract import DEFAULT_FORMATS
 
 AnswerFormats = Annotated[
@@ -15,6 +15,7 @@ AnswerFormats = Annotated[
     BeforeValidator(to_tuple),
 ]
 Columns = dict[Annotated[str, Field(pattern="^(prompt|answer)$")], str]
+RewardFile = Annotated[str, Field(pattern=r".+\.py:\w+$")]
 
 
 class DataConfig(Section):
@@ -64,8 +65,21 @@ class OverlongConfig(Section):
         return self
 
 
+class LaterReward(Section):
+    """A reward that moves: another function from some point of the run on."""
+
+    after_prompts: Count = Field(description="training prompts that are rewarded as before")
+    function: RewardFile = Field(description='"file.py:name", as reward.function')
+
+
 class RewardConfig(Section):
     """From a grade to a number."""
+
+    flip: Fraction = Field(
+        0.0,
+        description="share of training verdicts turned round before anything sees them; 0.5 is a "
+        "coin flip",
+    )
 
     correct: float = 1.0
     wrong: float = 0.0
@@ -75,11 +89,13 @@ class RewardConfig(Section):
     overlong: OverlongConfig | None = Field(
         None, description="soft overlong punishment; None = off"
     )
-    function: Annotated[str, Field(pattern=r".+\.py:\w+$")] | None = Field(
+    function: RewardFile | None = Field(
         None,
         description='"file.py:name" of fn(response, grade) → float; replaces correct, wrong and '
         "missing_think, the overlong punishment is still added",
     )
+
+    later: LaterReward | None = Field(None, description="a reward that moves; None = it stays")
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> RewardConfig:

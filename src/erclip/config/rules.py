@@ -68,7 +68,7 @@ class Rule(Section):
         return {k: v for k, v in written.items() if k not in defaults or v != defaults[k]}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return section_of(self.kind).model_validate, (self.model_dump(),)
+        return _validated, (self.model_dump(),)
 
 
 def read_rule(role: str, value: Any) -> Rule:
@@ -81,7 +81,7 @@ def read_rule(role: str, value: Any) -> Rule:
     factory = find_factory(table["kind"], role)
     if isinstance(factory, type):
         _check_role(table["kind"], factory, role)
-    section = section_of(table["kind"], role)
+    section = section_of(table["kind"])
     known = list(section.model_fields)
     wrong = [key for key in table if key not in known]
     if wrong:
@@ -97,15 +97,20 @@ def read_rule(role: str, value: Any) -> Rule:
 
 
 @cache
-def section_of(kind: str, role: str = "Part") -> type[Rule]:
+def section_of(kind: str) -> type[Rule]:
     """The section whose keys are the arguments of the factory that `kind` names."""
-    factory = find_factory(kind, role)
+    factory = find_factory(kind)
     arguments: dict[str, Any] = {
         name: (annotation, default) for name, annotation, default in _arguments(factory)
     }
     section = create_model(kind, __base__=Rule, __module__=__name__, kind=(str, kind), **arguments)
     section.__doc__ = inspect.getdoc(factory)
     return section
+
+
+def _validated(table: dict[str, Any]) -> Rule:
+    """The section again, from what it wrote: sections are made, so pickle cannot find them."""
+    return section_of(table["kind"]).model_validate(table)
 
 
 def find_factory(kind: str, role: str = "Part") -> Callable[..., Any]:

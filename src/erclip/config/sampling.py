@@ -23,6 +23,11 @@ class TransformersSampler(SamplerSection):
     """Batched sampling through transformers with a key-value cache."""
 
     kind: Literal["transformers"] = "transformers"
+    dtype: Literal["model", "bfloat16", "int8"] = Field(
+        "model",
+        description="what weights are rounded to while it samples, as an engine of lower precision "
+        'has them; products stay in model.dtype. "model" = not at all',
+    )
 
 
 class VllmSection(SamplerSection):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from erclip.evaluation.statistics import t_quantile
+from erclip.evaluation.statistics import t_quantile, two_sided_p
 
 
 class Estimate(NamedTuple):
@@ -25,6 +25,22 @@ class Estimate(NamedTuple):
     def high(self) -> float:
         """The upper end."""
         return self.mean + self.half
+
+
+def p_value(difference: Estimate) -> float:
+    """Two-sided p of a paired or jackknifed difference: Student's t with count − 1 degrees.
+
+    >>> round(p_value(estimate([0.01, 0.02, 0.03])), 4)  # t = 3.464, 2 degrees of freedom
+    0.0742
+    >>> p_value(Estimate(0.1, math.nan, 1))
+    nan
+    """
+    if difference.count < 2 or math.isnan(difference.half):
+        return math.nan
+    if difference.half == 0:
+        return 1.0 if difference.mean == 0 else 0.0
+    degrees = difference.count - 1
+    return two_sided_p(difference.mean / difference.half * t_quantile(degrees), degrees)
 
 
 def estimate(values: Sequence[float]) -> Estimate:

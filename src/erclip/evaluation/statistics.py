@@ -126,6 +126,35 @@ def t_quantile(degrees: int, level: float = 0.95) -> float:
     return high
 
 
+def two_sided_p(t: float, degrees: int) -> float:
+    """P(|T| ≥ |t|) of Student's t for a whole number of degrees of freedom.
+
+    >>> round(two_sided_p(2.776, 4), 3), two_sided_p(0.0, 4), two_sided_p(math.inf, 4)
+    (0.05, 1.0, 0.0)
+    """
+    if math.isinf(t):
+        return 0.0
+    return min(1.0, max(0.0, 1.0 - _t_probability(abs(t), degrees)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down p-values: the i-th smallest of m times m − i + 1, never falling, at most 1.
+
+    At any level α the chance of a single false finding among all m is at most α, however the tests
+    depend on each other (Scandinavian Journal of Statistics 6, 1979). NaN is no test and stays NaN.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03, math.nan])]
+    [0.03, 0.06, 0.06, nan]
+    """
+    found = [math.nan] * len(p_values)
+    tests = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    largest = 0.0
+    for rank, (p, place) in enumerate(tests):
+        largest = max(largest, min(1.0, (len(tests) - rank) * p))
+        found[place] = largest
+    return found
+
+
 def _t_probability(t: float, degrees: int) -> float:
     theta = math.atan(t / math.sqrt(degrees))
     sine, cosine = math.sin(theta), math.cos(theta)

@@ -2,6 +2,7 @@
 
 from erclip.losses.bands import bandpo
 from erclip.losses.constraints import entropy_ratio, entropy_ratio_clip, random_mask
+from erclip.losses.controls import shuffled_erc
 from erclip.losses.covariance import clip_cov, kl_cov
 from erclip.losses.discriminator import clip_b, clip_v
 from erclip.losses.importance import icepop, masked_importance, truncated_importance
@@ -91,6 +92,7 @@ __all__ = [
     "reinforce",
     "sapo",
     "sequence_mask",
+    "shuffled_erc",
     "spo",
     "token_mean",
     "top_entropy",

@@ -36,7 +36,7 @@ _VARIABLES = {
     MUTED: "var(--muted)",
     GRID: "var(--grid)",
 }
-_DASHES = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.5)), "thin": "-"}
+DASHES = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.5)), "thin": "-"}
 _HALF_WIDTH, _FULL_WIDTH = 5.6, 11.6  # inches: a card of one column, a card of two
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = re.compile(r"(?:@media \(prefers-color-scheme: dark\) \{\s*)?:root \{[^}]*\}(?:\s*\})?")
@@ -163,7 +163,7 @@ def draw(ax: Axes, curve: Curve, color: str, line: Line = "solid") -> None:
         curve.x,
         curve.y,
         color=color,
-        linestyle=_DASHES[line],
+        linestyle=DASHES[line],
         linewidth=0.7 if thin else 1.8,
         alpha=0.45 if thin else 1.0,
         clip_on=False,  # a dot on the edge is drawn whole

@@ -120,12 +120,17 @@ class Rule:
     used_by: Callable[[Run], bool] = lambda run: True
 
 
+_AT_RANDOM = ("random_mask", "shuffled_erc")
 _SURROGATE = ("loss", "surrogate")
 _EVERYWHERE = {  # in every run's metrics, whether its loss has it or not
     "erc": Rule("ERC: entropy ratio", names.ERC, True, lambda run: erc_band(run) is not None),
     "ppo": Rule("surrogate: importance ratio", names.PPO),
     "dual": Rule("dual clip", (), False, lambda run: bool(run.setting(*_SURROGATE, "dual"))),
-    "random": Rule("random mask", (), False, lambda run: bool(constraint(run, "random_mask"))),
+    "random": Rule(
+        "random mask",
+        (),
+        used_by=lambda run: any(constraint(run, kind) is not None for kind in _AT_RANDOM),
+    ),
 }
 
 

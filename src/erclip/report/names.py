@@ -17,6 +17,7 @@ TOKENS = "train/tokens"
 
 ENTROPY = "policy/entropy"
 KL_OLD = "policy/kl_old"
+KL_START = "policy/kl_start"
 GRAD_NORM = "grad/norm"
 GRAD_SKIPPED = "grad/skipped"
 LOGPROB_DIFF = "sampler/logprob_diff"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -40,12 +40,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a page says, shows and lists, in this order."""
+    """What a page says, shows and lists, in this order; `appendix` is shown behind the tables."""
 
     title: str
     sentences: Sequence[str]
     plots: Sequence[Plot]
     tables: Sequence[Table]
+    appendix: Sequence[Plot] = ()
 
 
 def write_sheet(sheet: Sheet, out: Path) -> Path:
@@ -94,9 +95,9 @@ def _list(table: Table) -> Group:
 
 
 def markdown(sheet: Sheet) -> str:
-    """The tables of a sheet as GitHub's Markdown, the sentences as a list below.
+    """The tables and captions of a sheet as GitHub's Markdown, the sentences as a list below.
 
-    >>> table = Table("A | B", ("set", "n"), [("gsm8k", "50")])
+    >>> table = Table("A | B", ("set", "n"), [("gsm8k", "50")], "n: problems.")
     >>> print(markdown(Sheet("", ["fine"], [], [table])))
     **A \\| B**
     <BLANKLINE>
@@ -104,11 +105,14 @@ def markdown(sheet: Sheet) -> str:
     |---|--:|
     | gsm8k | 50 |
     <BLANKLINE>
+    n: problems.
+    <BLANKLINE>
     - fine
     """
     parts = []
     for table in sheet.tables:
         parts.append(f"**{markdown_cell(table.title)}**\n\n{markdown_table(table)}")
+        parts += [markdown_cell(table.caption)] if table.caption else []
     if sheet.sentences:
         parts.append("\n".join(f"- {markdown_cell(sentence)}" for sentence in sheet.sentences))
     return "\n\n".join(parts)
@@ -136,7 +140,7 @@ def _safe(sheet: Sheet) -> Sheet:
         Table(t.title, t.headings, [tuple(map(printable, r)) for r in t.rows], t.caption, t.labels)
         for t in sheet.tables
     ]
-    return Sheet(printable(sheet.title), sentences, sheet.plots, tables)
+    return replace(sheet, title=printable(sheet.title), sentences=sentences, tables=tables)
 
 
 def _row(cells: tuple[str, ...]) -> str:

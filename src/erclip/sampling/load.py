@@ -6,6 +6,7 @@ from erclip.config import Config
 from erclip.config.sampling import TransformersSampler as TransformersSettings
 from erclip.config.sampling import VllmSampler as VllmSettings
 from erclip.distributed import World
+from erclip.errors import UserError
 from erclip.policy import Policy
 from erclip.policy.loading import model_folder
 from erclip.sampling.base import Sampler
@@ -16,7 +17,14 @@ def load_sampler(config: Config, policy: Policy, world: World | None = None) -> 
     """A sampler of `policy`; an engine or a server follows it at every `update_weights`."""
     settings = config.sampler
     if isinstance(settings, TransformersSettings):
-        return TransformersSampler(policy.model, policy.tokenizer, settings.batch_size)
+        if settings.dtype != "model" and world is not None and world.size > 1:
+            raise UserError(
+                f"sampler.dtype = {settings.dtype!r} rounds whole weights, which "
+                f"{world.size} processes have in parts; train with one process or leave it out."
+            )
+        return TransformersSampler(
+            policy.model, policy.tokenizer, settings.batch_size, settings.dtype
+        )
     if isinstance(settings, VllmSettings):
         from erclip.sampling.vllm_engine import VllmEngine
 

@@ -28,6 +28,7 @@ from erclip.sampling.base import (
 )
 from erclip.sampling.decoder import Decoder, pad_left
 from erclip.sampling.draw import sample_token, uniforms
+from erclip.sampling.rounding import Rounding, rounded_weights
 
 
 @dataclass
@@ -41,6 +42,7 @@ class TransformersSampler:
     model: Any
     tokenizer: Any
     batch_size: int = 256
+    dtype: Rounding = "model"
     follow: Callable[[], int] | None = None
 
     def __post_init__(self) -> None:
@@ -67,13 +69,14 @@ class TransformersSampler:
         encoded = encode_prompts(self.tokenizer, prompts, settings.max_prompt_tokens)
         refuse_unknown_ids(self.tokenizer, encoded, vocabulary_size(self.model))
         if self._decoder is None:
-            self._decoder = Decoder(self.model)
+            whole = self.dtype == "model"  # recorded graphs keep the weights' addresses
+            self._decoder = Decoder(self.model, fixed=None if whole else False)
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         per_batch = max(1, self.batch_size // settings.responses)
         results: list[list[Response]] = [[] for _ in prompts]
         for chosen in _batches(order, encoded, per_batch, mixed=self._decoder.pads):
             draws = uniforms([seeds[i] for i in chosen], settings.responses, settings.max_tokens)
-            with kept_casts(self.model.device):
+            with rounded_weights(self.model, self.dtype), kept_casts(self.model.device):
                 rows = self._decode(self._decoder, [encoded[i] for i in chosen], settings, draws)
             for index, i in enumerate(chosen):
                 own = rows[index * settings.responses : (index + 1) * settings.responses]

@@ -1,5 +1,7 @@
-"""A study: methods × settings × seeds over processes, a row per run, and what the rows say.
+"""A study: methods × regimes × settings × seeds over processes, a row per run, what the rows say.
 
-STUDY.toml → cells (`design`) → runs over processes (`processes`, `cell`) → rows of two CSV files
-(`rows`) → estimates with intervals over seeds (`results`) → page and pictures (`page`, `plots`).
+STUDY.toml (`file`) → cells (`design`, `controls`) → runs over processes (`processes`, `cell`) →
+rows of two CSV files (`rows`, `outcomes`, `machine`) → estimates with intervals over seeds
+(`results`), pooled effects (`pooled`), frontiers (`frontier`), together the `findings` → sentences
+(`answer`), tables (`tables`, `texts`) and pictures (`figures`, `plots`) of one page (`page`).
 """

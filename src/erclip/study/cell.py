@@ -19,6 +19,7 @@ from erclip.report import names, series, words
 from erclip.report.read import Row, Run, read_run
 from erclip.run_folder import run_id
 from erclip.study.design import settings_hash
+from erclip.study.machine import cpu
 from erclip.trainer import Trainer
 
 MEANS = {  # column → metric of the updates
@@ -75,6 +76,8 @@ def read_outcome(run: Run, status: str) -> Outcome:
         "best_accuracy": best.value,
         "best_rollout": best.rollout,
         "final_pass_at_k": last.pass_at_k,
+        "kl_start": _at(run, last.rollout, names.KL_START),
+        "final_reward": _mean(run.rollouts[-max(1, len(run.rollouts) // 10) :], names.REWARD),
         "collapsed": status == "diverged" or _below(last, first),
         "first_entropy": entropies[0] if len(entropies) else None,
         "final_entropy": entropies[-1] if len(entropies) else None,
@@ -84,6 +87,7 @@ def read_outcome(run: Run, status: str) -> Outcome:
         "skipped_updates": int(np.nansum(series.column(updates, names.GRAD_SKIPPED))),
         "commit": run.config.get("commit"),
         "hardware": words.hardware(run.config.get("hardware")),
+        "cpu": cpu(),
         "versions": _versions(run.config.get("versions") or {}),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -106,10 +110,16 @@ def _curve(run: Run, points: Sequence[series.Evaluation]) -> list[dict[str, Any]
                 "entropy": _mean(rollouts, names.ENTROPY),
                 **{column: _mean(updates, metric) for column, metric in MEANS.items()},
                 "grad_norm_max": _largest(updates, names.GRAD_NORM),
+                "kl_start": _at(run, point.rollout, names.KL_START),
             }
         )
         before = point.rollout
     return found
+
+
+def _at(run: Run, rollout: int, name: str) -> float:
+    """A metric of the evaluation after this rollout."""
+    return _mean([row for row in run.evals if row["rollout"] == rollout], name)
 
 
 def _below(last: series.Evaluation, first: series.Evaluation) -> bool:

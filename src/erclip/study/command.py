@@ -13,12 +13,15 @@ from erclip.console import Console
 from erclip.errors import UserError
 from erclip.files import leftovers, write_text
 from erclip.locks import Lock
-from erclip.report.sheet import markdown, markdown_cell, print_sheet, write_sheet
-from erclip.study.design import Cell, Study, read_study, settings_hash
-from erclip.study.page import study_sheet
+from erclip.report.sheet import write_sheet
+from erclip.study.design import Cell, Study, in_words, read_study, settings_hash
+from erclip.study.findings import Findings
+from erclip.study.outcomes import Row, number
+from erclip.study.page import study_document, study_sheet
 from erclip.study.plots import study_plots, write_plots
 from erclip.study.processes import Done, Job, run_jobs
-from erclip.study.rows import Results, Row, number
+from erclip.study.results import read
+from erclip.study.rows import Results
 
 
 def study(
@@ -40,6 +43,7 @@ def study(
     chosen = _choose(plan, list(seeds), list(methods), _at(plan, settings))
     with _locked(folder):
         results = Results(plan, folder)
+        results.check()
         work = Work(plan, results, chosen, console)
         try:
             if work.pending:
@@ -49,16 +53,22 @@ def study(
         finally:
             if work.rows:
                 results.tidy()
-        plots = study_plots(results)
-        sheet = study_sheet(results, list(plots.values()))
-        print_sheet(sheet, console)
-        page = write_sheet(sheet, folder / "report.html")
-        write_plots(plots, folder)
-        pictures = "".join(f"![{name}]({name})\n" for name in plots)
-        text = f"# {markdown_cell(sheet.title)}\n\n{pictures}\n{markdown(sheet)}\n"
-        write_text(folder / "report.md", text)
-        console.print(f"page: {page}")
+        _report(results, console)
     return work.failed
+
+
+def _report(results: Results, console: Console) -> None:
+    """Write the page, the document and the pictures; say what they say first."""
+    findings, folder = Findings.of(results.study, read(results)), results.folder
+    pictures = study_plots(results, findings)
+    sheet = study_sheet(results, findings, pictures)
+    page = write_sheet(sheet, folder / "report.html")
+    write_plots({**pictures.first, **pictures.rest}, folder)
+    write_text(folder / "report.md", study_document(sheet, pictures))
+    console.print(sheet.title, style="bold")
+    for sentence in sheet.sentences:
+        console.print(f"• {sentence}")
+    console.print(f"tables and pictures: {page}, {folder / 'report.md'}")
 
 
 class Work:
@@ -142,7 +152,8 @@ def _choose(
     study: Study, seeds: list[int], methods: list[str], at: dict[str, set[Any]]
 ) -> list[Cell]:
     names = [method.name for method in study.methods]
-    for given, known, what in ((seeds, study.seeds, "seed"), (methods, names, "method")):
+    all_seeds = (*study.file.tuning_seeds, *study.seeds)
+    for given, known, what in ((seeds, all_seeds, "seed"), (methods, names, "method")):
         for value in given:
             if value not in known:
                 raise UserError(
@@ -166,7 +177,7 @@ def _at(study: Study, settings: Iterable[str]) -> dict[str, set[Any]]:
         if key is None:
             there = ", ".join(study.columns.values()) or "nothing"
             raise UserError(f"{study.name} has no {name!r} in its grid: it has {there}.")
-        found = [v for v in study.grid[key] if value == str(v) or _same_number(value, v)]
+        found = [v for v in study.grid[key] if value == in_words(v) or _same_number(value, v)]
         if not found:
             there = ", ".join(map(str, study.grid[key]))
             raise UserError(f"{study.name} has no {name} {value!r}: it has {there}.")
@@ -176,7 +187,7 @@ def _at(study: Study, settings: Iterable[str]) -> dict[str, set[Any]]:
 
 def _same_number(text: str, value: Any) -> bool:
     try:
-        return isinstance(value, int | float) and float(text) == value
+        return isinstance(value, int | float) and value is not True and float(text) == value
     except ValueError:
         return False
 

@@ -1,24 +1,24 @@
 """STUDY.toml → the cells of a study, every one of them checked before the first one runs.
 
-    recipe = "quickstart"                    # what every run starts from
-    seeds = [0, 1, 2, 3, 4]
+recipe = "quickstart"                    # what every run starts from
+seeds = [0, 1, 2, 3, 4]
 
-    [base]                                   # changes for all runs, as in a recipe
-    trainer = { rollouts = 100 }
+[base]                                   # changes for all runs, as in a recipe
+trainer = { rollouts = 100 }
 
-    [grid]                                   # every method gets every combination
-    "trainer.learning_rate" = [1e-4, 3e-4]
+[regimes.noise]                          # perhaps: conditions that every method is put under
+reward = { flip = 0.5 }
 
-    [methods.DAPO]
-    loss = { surrogate = { kind = "ppo_clip" }, constraints = [] }
+[grid]                                   # every method gets every combination
+"trainer.learning_rate" = [1e-4, 3e-4]
 
-    [methods.ERC-DAPO]
-    against = "DAPO"                         # differences are paired with its runs; or a list
-    loss = { constraints = ["entropy_ratio_clip"] }
+[methods.DAPO]
+loss = { surrogate = { kind = "ppo_clip" }, constraints = [] }
 
-Two controls are more than settings: `mask_like = "ERC-DAPO"` drops tokens at random, as many as
-ERC-DAPO clipped with the same seed and settings, and `on_policy = true` makes the same number of
-updates of the same size, each on responses sampled just before it.
+[methods.ERC-DAPO]
+rule = "ERC"                             # what it adds; effects are pooled over methods by rule
+against = "DAPO"                         # differences are paired with its runs; or a list
+loss = { constraints = ["entropy_ratio_clip"] }
 """
 
 from __future__ import annotations
@@ -29,44 +29,36 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import ValidationError
 
 from erclip.config import Config
 from erclip.config.section import Section
 from erclip.errors import UserError, as_user_error
 from erclip.recipes import check, merge, one_sentence, read_table
-from erclip.text import printable, shown
+from erclip.study.controls import on_policy
+from erclip.study.file import OWN_KEYS, StudyFile, check_losses, check_names, columns, unset
 
-OWN_KEYS = ("against", "mask_like", "on_policy")  # of a method; every other key is a setting
+REGIME = "regime"  # the first column of a study that has regimes
+NO_RULE = "no rule"  # that of a method which is compared with none
 _CHANGES_NO_RESULT = ("description", "checkpoint", "ledger", "trackers")
-_FROM_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-Values = Annotated[tuple[Any, ...], _FROM_LIST, Field(min_length=1)]
-
-
-class StudyFile(Section):
-    """The keys of STUDY.toml."""
-
-    description: str = Field("", description="what the study asks, in a sentence")
-    recipe: str = Field("quickstart", description="what every run starts from")
-    seeds: Annotated[tuple[int, ...], _FROM_LIST, Field(min_length=1)]
-    base: dict[str, Any] = Field(default_factory=dict, description="changes for all runs")
-    grid: dict[str, Values] = Field(
-        default_factory=dict, description='"section.key" = values; every method gets all of them'
-    )
-    methods: dict[str, dict[str, Any]] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the tables: settings under a name, and what it is compared with."""
+    """A row of the tables: settings under a name, and what it is compared with.
+
+    `rule` is what it adds to its surrogate; methods that share one count as one in pooled effects.
+    """
 
     name: str
     against: tuple[str, ...]
     mask_like: str | None
-    on_policy: bool
+    on_policy: bool | str
     settings: Mapping[str, Any]
+    rule: str
+    unset: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,19 @@ class Cell:
     seed: int
 
     def __str__(self) -> str:
-        return ", ".join((self.method, *(f"{k} {v:g}" for k, v in self.point), f"seed {self.seed}"))
+        point = (value if k == REGIME else f"{k} {in_words(value)}" for k, value in self.point)
+        return ", ".join((self.method, *point, f"seed {self.seed}"))
+
+
+def in_words(value: Any) -> str:
+    """A value of the grid: numbers as short as they can be, all else as it is written.
+
+    >>> in_words(3e-4), in_words("bfloat16"), in_words(True)
+    ('0.0003', 'bfloat16', 'true')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,26 @@ class Study:
     """All that STUDY.toml says; `columns` names each grid key in the CSV files."""
 
     name: str
-    description: str
-    seeds: tuple[int, ...]
+    file: StudyFile
     methods: tuple[Method, ...]
     columns: Mapping[str, str]
-    grid: Mapping[str, tuple[Any, ...]]
     table: Mapping[str, Any]
+
+    @property
+    def description(self) -> str:
+        """What the study asks."""
+        return self.file.description
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the runs that are reported."""
+        return self.file.seeds
+
+    @property
+    def grid(self) -> Mapping[str, tuple[Any, ...]]:
+        """Key → values; regimes come first, under the key "regime"."""
+        regimes = {REGIME: tuple(self.file.regimes)} if self.file.regimes else {}
+        return {**regimes, **self.file.grid}
 
     def cells(self) -> list[Cell]:
         """Every cell, seed by seed, so that a study that is stopped has whole comparisons."""
@@ -103,7 +121,7 @@ class Study:
         ordered = sorted(self.methods, key=lambda method: method.mask_like is not None)
         return [
             Cell(method.name, point, seed)
-            for seed in self.seeds
+            for seed in (*self.file.tuning_seeds, *self.seeds)
             for method in ordered
             for point in points
         ]
@@ -118,24 +136,32 @@ class Study:
         return None if like is None else Cell(like, cell.point, cell.seed)
 
     def config(self, cell: Cell, mask_rate: float | None = None) -> Config:
-        """The settings of one run."""
+        """The settings of one run: base, regime, point of the grid, method, seed."""
         method = self.method(cell.method)
         table: Any = self.table
-        for key, value in zip(self.grid, (value for _, value in cell.point), strict=True):
-            table = merge(table, _nested(key, value))
+        for key, (_, value) in zip(self.grid, cell.point, strict=True):
+            if key == REGIME:
+                own = dict(self.file.regimes[value])
+                table = merge(unset(table, own.pop("unset", ()), f"regimes.{value}"), own)
+            else:
+                table = merge(table, _nested(key, value))
+        table = unset(table, method.unset, f"methods.{method.name}")
         table = merge(merge(table, method.settings), {"trainer": {"seed": cell.seed}})
         if method.mask_like is not None:
             mask = {"kind": "random_mask", "rate": mask_rate}
             constraints = table.get("loss", {}).get("constraints", [])
             table = merge(table, {"loss": {"constraints": [*constraints, mask]}})
         config = check(table, f"{self.name}, method {method.name}")
-        return on_policy(config, self.name) if method.on_policy else config
+        return on_policy(config, self.name, method.on_policy) if method.on_policy else config
 
 
 def read_study(path: Path) -> Study:
-    """Read and check STUDY.toml; raises `UserError` with what is wrong in one sentence."""
+    """Read and check STUDY.toml; raises `UserError` with what is wrong in one sentence.
+
+    Checked are the settings of every cell and, by building it, every loss.
+    """
     if not path.is_file():
-        raise UserError(f"No study {str(path)!r}: give a TOML file, such as studies/core.toml.")
+        raise UserError(f"No study {str(path)!r}: give a TOML file, such as studies/core-8.toml.")
     with as_user_error(f"The study {path} cannot be read"):  # nested without end
         return _read_study(path)
 
@@ -145,17 +171,17 @@ def _read_study(path: Path) -> Study:
         file = StudyFile.model_validate(read_table(str(path)))
     except ValidationError as error:
         raise UserError(one_sentence(error, path.name, StudyFile)) from None
+    check_names(file)
+    base = dict(file.base)
+    keys = base.pop("unset", ())
     study = Study(
         name=path.stem,
-        description=file.description,
-        seeds=file.seeds,
-        methods=tuple(_method(name, dict(table), file) for name, table in file.methods.items()),
-        columns=_columns(file.grid),
-        grid=file.grid,
-        table=merge(read_table(file.recipe), file.base),
+        file=file,
+        methods=tuple(_method(name, dict(table)) for name, table in file.methods.items()),
+        columns=columns([*([REGIME] if file.regimes else []), *file.grid]),
+        table=merge(unset(read_table(file.recipe), keys, "base"), base),
     )
-    for cell in study.cells():
-        study.config(cell, mask_rate=0.5)
+    check_losses((study.config(cell, mask_rate=0.5).loss, str(cell)) for cell in study.cells())
     return study
 
 
@@ -188,58 +214,19 @@ def _essence(value: Any) -> Any:
     }
 
 
-def on_policy(config: Config, name: str = "the study") -> Config:
-    """The control without reuse: K rollouts of 1/K of the prompts in the place of one rollout.
-
-    As many updates, of as many responses each, but each is sampled by the policy that it changes.
-    """
-    updates, prompts = config.trainer.updates_per_rollout, config.rollout.prompts
-    if prompts % updates:
-        raise UserError(
-            f"{name}: on_policy needs rollout.prompts ({prompts}) to be a multiple of "
-            f"trainer.updates_per_rollout ({updates})."
-        )
-    table = config.model_dump()
-    table["rollout"]["prompts"] = prompts // updates
-    table["trainer"]["updates_per_rollout"] = 1
-    table["trainer"]["rollouts"] *= updates
-    table["eval"]["every"] *= updates
-    table["checkpoint"]["every"] *= updates
-    return check(table, name)
-
-
-def _method(name: str, table: dict[str, Any], file: StudyFile) -> Method:
-    if printable(name) != name or "\n" in name or not name.strip():
-        raise UserError(f"methods.{shown(name)}: a name is one line of visible characters.")
+def _method(name: str, table: dict[str, Any]) -> Method:
     own = {key: table.pop(key, None) for key in OWN_KEYS}
     against = own["against"] if isinstance(own["against"], list) else [own["against"]]
-    against = [base for base in against if base is not None]
-    named = [("against", base) for base in against] + [("mask_like", own["mask_like"])]
-    for key, other in named:
-        if other is not None and (other not in file.methods or other == name):
-            raise UserError(
-                f"methods.{name}.{key} = {other!r} is no other method of the study; "
-                f"there are {', '.join(file.methods)}."
-            )
-    if own["mask_like"] and "mask_like" in file.methods[own["mask_like"]]:
-        raise UserError(f"methods.{name}.mask_like names a method that is a random mask itself.")
-    if not isinstance(own["on_policy"], bool | None):
-        raise UserError(f"methods.{name}.on_policy = {own['on_policy']!r}: true or false.")
-    for key in file.grid:
-        section, _, rest = key.partition(".")
-        if rest in table.get(section, {}):
-            raise UserError(
-                f"methods.{name}.{key} is set, but the grid has it too; remove one of them."
-            )
-    return Method(name, tuple(against), own["mask_like"], bool(own["on_policy"]), table)
-
-
-def _columns(grid: Mapping[str, Any]) -> dict[str, str]:
-    """The last part of each key, or all of it where two would be called alike."""
-    lasts = [key.rpartition(".")[2] for key in grid]
-    return {
-        key: last if lasts.count(last) == 1 else key for key, last in zip(grid, lasts, strict=True)
-    }
+    against = tuple(base for base in against if base is not None)
+    return Method(
+        name,
+        against,
+        own["mask_like"],
+        own["on_policy"] or False,
+        table,
+        own["rule"] or (name if against else NO_RULE),
+        tuple(own["unset"] or ()),
+    )
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

@@ -1,26 +1,30 @@
-"""A study's pictures: a method and those compared with it, side by side in one figure each.
+"""A study's pictures: effects and frontiers first, then every family of methods.
 
-One drawing serves the page and an SVG of its own that a document can hold.
+One drawing serves the page and an SVG of its own that a document can hold. A family is a method
+and those compared with it, side by side.
 """
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import escape
 from matplotlib.axes import Axes
 
-from erclip.diagnostics.seeds import Estimate, estimate
+from erclip.diagnostics.seeds import estimate
 from erclip.files import write_text
 from erclip.report import canvas, series
-from erclip.report.canvas import Key, run_color
 from erclip.report.cards import Plot
-from erclip.study.results import Point, Runs, curve, families, read
-from erclip.study.rows import Results, Row
+from erclip.study.design import NO_RULE, Cell
+from erclip.study.figures import effects_plot, frontier_plots, slug, style
+from erclip.study.findings import Findings
+from erclip.study.outcomes import OUTCOMES, Row, number
+from erclip.study.results import Point, Runs, curve, families
+from erclip.study.rows import Results
 
 BY_SETTING = (
     ("gradient norm", "grad_norm", False),
@@ -29,30 +33,44 @@ BY_SETTING = (
 )
 
 
-def study_plots(results: Results) -> dict[str, Plot]:
-    """Two figures per family of methods, by file name."""
-    drawn = {}
-    points = results.curve()
-    for family in families(read(results)):
-        base = family[0].method.name
-        for name, title, caption, draw in (
-            (
-                "accuracy",
-                "held-out accuracy",
-                "Left: at the end, by setting; middle: during training at each method's best "
-                "setting; right: every run's end against its entropy. Bars and bands: 95 % "
-                "intervals over seeds.",
-                _accuracy,
-            ),
-            ("steadiness", "how training went", "Means over updates and seeds.", _steadiness),
-        ):
-            with canvas.figure(3, wide=True) as (fig, axes):
-                draw(axes, family, points)
-                keys = tuple(Key(r.method.name, run_color(i)) for i, r in enumerate(family))
-                svg = canvas.to_svg(fig, f"{title} of {base} and its variants")
-            file = f"{_slug(base)}-{name}.svg"
-            drawn[file] = Plot(f"{base}: {title}", caption, svg, keys, wide=True)
-    return drawn
+class Pictures(NamedTuple):
+    """File name → picture: those that stand before the tables, and those behind them."""
+
+    first: dict[str, Plot]
+    rest: dict[str, Plot]
+
+
+def study_plots(results: Results, findings: Findings) -> Pictures:
+    """The effects, a frontier per regime, and two figures per family and regime."""
+    first = {**effects_plot(findings), **frontier_plots(findings)}
+    curves, rest = results.curve(), breaking_plot(findings)
+    for regime, methods in findings.regimes.items():
+        for family in families(methods):
+            rest.update(_family_plots(family, regime, curves))
+    return Pictures(first, rest)
+
+
+def breaking_plot(findings: Findings) -> dict[str, Plot]:
+    """What each regime does to the methods without a rule, setting by setting."""
+    regimes, lead = findings.regimes, findings.study.file.outcomes[0]
+    bases = [m.name for m in findings.study.methods if m.rule == NO_RULE]
+    drawn = {base: [own[base] for own in regimes.values() if base in own] for base in bases}
+    drawn = {base: runs for base, runs in drawn.items() if len(runs) > 1}
+    if not drawn:
+        return {}
+    with canvas.figure(len(drawn), wide=len(drawn) > 1, share_y=True) as (fig, axes):
+        for ax, (base, runs) in zip(axes, drawn.items(), strict=True):
+            starts = [own.estimate(point, "first_accuracy") for own in runs for point in own.points]
+            start = next((found.mean for found in starts if found), math.nan)
+            if lead == "final_accuracy" and not math.isnan(start):
+                ax.axhline(start, color=canvas.MUTED, linewidth=1.0, linestyle="--")
+            _by_setting(ax, runs, lead)
+            ax.set_title(base)
+            ax.set_ylabel(OUTCOMES[lead].label)
+        svg = canvas.to_svg(fig, "what each regime does to the methods without a rule")
+    keys = tuple(style(i).key(regime) for i, regime in enumerate(regimes))
+    caption = "Means and 95 % intervals over seeds. Dashed: before training."
+    return {"breaking.svg": Plot("What each regime breaks", caption, svg, keys, wide=True)}
 
 
 def write_plots(plots: Mapping[str, Plot], folder: Path) -> None:
@@ -61,42 +79,58 @@ def write_plots(plots: Mapping[str, Plot], folder: Path) -> None:
         write_text(folder / name, canvas.standalone(plot.svg, plot.legend))
 
 
-def draw_differences(ax: Axes, rows: Mapping[str, Sequence[Estimate | None]]) -> None:
-    """Label → differences with their intervals, one colour each, around a line at 0."""
-    ax.axvline(0.0, color=canvas.INK, linewidth=1.0)
-    for place, differences in enumerate(rows.values()):
-        for index, found in enumerate(differences):
-            if found is None:
-                continue
-            y = place + 0.22 * (index - (len(differences) - 1) / 2)
-            color = run_color(index)
-            half = 0.0 if math.isnan(found.half) else found.half
-            ax.errorbar(found.mean, y, xerr=half, fmt="o", markersize=4, color=color)
-    ax.set_yticks(range(len(rows)), list(rows))
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
+def _family_plots(
+    family: Sequence[Runs], regime: str, curves: Mapping[Cell, list[Row]]
+) -> dict[str, Plot]:
+    base = family[0].method.name
+    named = f"{base}, {regime}" if regime else base
+    points = {runs.method.name: curve(curves, runs, regime, "accuracy") for runs in family}
+    drawn = {}
+    for name, title, caption, draw in (
+        (
+            "accuracy",
+            "held-out accuracy",
+            "Left: at the end, by setting; middle: during training at each method's best "
+            "setting; right: every run's end against its entropy. Bars and bands: 95 % "
+            "intervals over seeds.",
+            _accuracy,
+        ),
+        ("steadiness", "how training went", "Means over updates and seeds.", _steadiness),
+    ):
+        with canvas.figure(3, wide=True) as (fig, axes):
+            draw(axes, family, points)
+            keys = tuple(style(i).key(runs.method.name) for i, runs in enumerate(family))
+            svg = canvas.to_svg(fig, f"{title} of {escape(named)} and its variants")
+        drawn[f"{slug(named)}-{name}.svg"] = Plot(
+            f"{named}: {title}", caption, svg, keys, wide=True
+        )
+    return drawn
 
 
-def _accuracy(axes: list[Axes], family: Sequence[Runs], points: Mapping[Any, list[Row]]) -> None:
+def _accuracy(
+    axes: list[Axes], family: Sequence[Runs], points: Mapping[str, Mapping[int, list[float]]]
+) -> None:
     _by_setting(axes[0], family, "final_accuracy")
     axes[0].set_ylabel("final accuracy")
     for index, runs in enumerate(family):
-        by_rollout = curve(points, runs, "accuracy")
+        by_rollout, own = points[runs.method.name], style(index)
         if not by_rollout:
             continue
         x = np.array(sorted(by_rollout), dtype=np.float64)
         share = x / x.max() * 100 if x.max() else x
         values = [estimate(by_rollout[int(r)]) for r in x]
         mean, half = np.array([(e.mean, e.half) for e in values]).T
-        canvas.band(axes[1], share, mean - half, mean + half, run_color(index))
-        canvas.draw(axes[1], series.Curve(share, mean), run_color(index))
+        canvas.band(axes[1], share, mean - half, mean + half, own.color)
+        canvas.draw(axes[1], series.Curve(share, mean), own.color, own.line)
         ends = [
-            (float(row["final_entropy"] or "nan"), float(row["final_accuracy"] or "nan"))
+            (number(row, "final_entropy"), number(row, "final_accuracy"))
             for rows in runs.points.values()
             for row in rows.values()
         ]
         entropy, accuracy = np.array(ends).T
-        axes[2].scatter(entropy, accuracy, s=11, color=run_color(index), alpha=0.75, linewidth=0)
+        axes[2].scatter(
+            entropy, accuracy, s=11, color=own.color, marker=own.marker, alpha=0.75, linewidth=0
+        )
     axes[1].set_xlabel("training done, %")
     axes[1].set_ylabel("accuracy")
     axes[2].set_xlabel("entropy at the end, nats/token")
@@ -120,18 +154,19 @@ def _by_setting(ax: Axes, family: Sequence[Runs], column: str) -> None:
     axis = _axis(points)
     for index, runs in enumerate(family):
         for others in _others(points, axis):
-            own = [p for p in others if p in runs.points]
-            found = [runs.estimate(p, column) for p in own]
-            kept = [(p, e) for p, e in zip(own, found, strict=True) if e is not None]
+            there = [p for p in others if p in runs.points]
+            found = [runs.estimate(p, column) for p in there]
+            kept = [(p, e) for p, e in zip(there, found, strict=True) if e is not None]
             if not kept:
                 continue
             x = np.array([_place(p, axis, points) for p, _ in kept], dtype=np.float64)
             x = x * (1 + 0.02 * (index - len(family) / 2)) if axis else x + 0.06 * index
             y = np.array([e.mean for _, e in kept])
             half = np.array([0.0 if math.isnan(e.half) else e.half for _, e in kept])
-            canvas.draw(ax, series.Curve(x, y), run_color(index))
+            own = style(index)
+            canvas.draw(ax, series.Curve(x, y), own.color, own.line)
             low = np.minimum(half, y * 0.999) if column != "final_accuracy" else half
-            ax.errorbar(x, y, [low, half], fmt="none", ecolor=run_color(index), elinewidth=1.1)
+            ax.errorbar(x, y, [low, half], fmt="none", ecolor=own.color, elinewidth=1.1)
     if axis:
         ax.set_xscale("log")
         ticks = sorted({_place(p, axis, points) for p in points})
@@ -146,9 +181,13 @@ def _axis(points: Sequence[Point]) -> str | None:
     """The last key with several positive numbers."""
     for name in reversed([name for name, _ in points[0]]):
         values = {dict(point)[name] for point in points}
-        if len(values) > 1 and all(isinstance(v, int | float) and v > 0 for v in values):
+        if len(values) > 1 and all(_positive(v) for v in values):
             return name
     return None
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _others(points: Sequence[Point], axis: str | None) -> Iterator[list[Point]]:
@@ -161,13 +200,3 @@ def _others(points: Sequence[Point], axis: str | None) -> Iterator[list[Point]]:
 
 def _place(point: Point, axis: str | None, points: Sequence[Point]) -> float:
     return float(dict(point)[axis]) if axis else float(points.index(point))
-
-
-def _slug(name: str) -> str:
-    """A file name in ASCII.
-
-    >>> _slug("GPPO, β 0.05")
-    'gppo--beta-0-05'
-    """
-    plain = (c if c.isascii() else unicodedata.name(c, "-").split()[-1] for c in name)
-    return "".join(c if c.isalnum() else "-" for c in "".join(plain)).strip("-").lower()

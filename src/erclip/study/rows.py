@@ -2,7 +2,8 @@
 
 Rows are appended as runs finish, the curve first, so that a row in runs.csv is a run that is all
 there; a line that was cut by a kill is left out. The last row of a cell counts: a run whose
-settings have changed since is made again and appended.
+settings have changed since is made again and appended. A file from before a column was there is
+read as if it were empty in it, and gets it with the next row.
 """
 
 from __future__ import annotations
@@ -14,23 +15,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from erclip.errors import UserError
 from erclip.files import append, write_text
 from erclip.study.design import Cell, Study
-
-Row = Mapping[str, str]
+from erclip.study.outcomes import Row
 
 VALUES = (
     *("settings", "status", "k", "first_accuracy", "final_accuracy", "best_accuracy"),
     *("best_rollout", "final_pass_at_k", "collapsed", "first_entropy", "final_entropy"),
     *("kl_old", "kl_old_max", "grad_norm", "grad_norm_max", "clip_erc_frac", "clip_ppo_frac"),
-    *("clip_random_frac", "updates", "skipped_updates", "cpu_s", "wall_s"),
-    *("commit", "hardware", "versions", "finished"),
+    *("clip_random_frac", "kl_start", "final_reward", "updates", "skipped_updates"),
+    *("cpu_s", "wall_s", "commit", "hardware", "cpu", "versions", "finished"),
 )
 CURVE = (
     *("rollout", "accuracy", "pass_at_k", "train_accuracy", "entropy", "kl_old"),
     *("grad_norm", "grad_norm_max", "clip_erc_frac", "clip_ppo_frac", "clip_random_frac"),
+    "kl_start",
 )
-FLAGS = ("True", "False")
+ADDED = ("kl_start", "final_reward", "cpu")  # columns that older files do not have
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -50,6 +52,21 @@ class Results:
     def curves(self) -> Path:
         """The file with a row per evaluation."""
         return self.folder / "curves.csv"
+
+    @property
+    def _files(self) -> tuple[Path, Path]:
+        return self.runs, self.curves
+
+    def check(self) -> None:
+        """Refuse a folder whose rows belong to another grid: they would be lost."""
+        for path in self._files:
+            held = _columns(path)
+            keys = held[: held.index("seed") + 1] if "seed" in held else held
+            if held and keys != self._columns:
+                raise UserError(
+                    f"{path} has rows of another grid ({', '.join(keys)}; this study has "
+                    f"{', '.join(self._columns)}): give --out a new folder."
+                )
 
     def rows(self) -> dict[Cell, Row]:
         """The last row of every cell of the study that has one."""
@@ -76,6 +93,9 @@ class Results:
 
     def add(self, cell: Cell, values: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Row:
         """Append a run; it is on the disk when this returns."""
+        now = (*self._columns, *VALUES), (*self._columns, *CURVE)
+        if any(_columns(path) not in ((), own) for path, own in zip(self._files, now, strict=True)):
+            self.tidy()
         key = dict(zip(self._columns, self._key(cell), strict=True))
         lines = [{**key, **_texts(point)} for point in curve]
         _append(self.curves, (*self._columns, *CURVE), lines)
@@ -93,16 +113,6 @@ class Results:
 
     def _key(self, cell: Cell) -> tuple[str, ...]:
         return (_text(cell.method), *(_text(value) for _, value in cell.point), str(cell.seed))
-
-
-def number(row: Row, name: str) -> float:
-    """A value of a row, NaN where there is none.
-
-    >>> number({"kl_old": "0.01", "k": ""}, "kl_old"), number({"k": ""}, "k")
-    (0.01, nan)
-    """
-    text = row.get(name) or "nan"
-    return float(text == "True") if text in FLAGS else float(text)
 
 
 def _text(value: Any) -> str:
@@ -129,9 +139,18 @@ def _read(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
         return
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
+    needed = set(columns) - set(ADDED)
     for row in csv.DictReader(io.StringIO(whole)):
-        if None not in row and set(columns) <= set(row) and None not in row.values():
-            yield row
+        if None not in row and needed <= set(row) and None not in row.values():
+            yield {**dict.fromkeys(ADDED, ""), **row}
+
+
+def _columns(path: Path) -> tuple[str, ...]:
+    """The heading of a file; of none, nothing."""
+    if not path.is_file():
+        return ()
+    with path.open(encoding="utf-8", newline="") as file:
+        return tuple(next(csv.reader(file), ()))
 
 
 def _append(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:

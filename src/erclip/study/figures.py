@@ -1,0 +1,171 @@
+"""The figures that answer a study's question: effect × regime × rule, and the frontiers."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from markupsafe import escape
+from matplotlib.axes import Axes
+
+from erclip.diagnostics.seeds import Estimate
+from erclip.report import canvas
+from erclip.report.canvas import SERIES, Key, Line
+from erclip.report.cards import LINES, Plot
+from erclip.study.design import NO_RULE
+from erclip.study.findings import Findings
+from erclip.study.frontier import Frontier
+from erclip.study.outcomes import OUTCOMES
+from erclip.study.pooled import Effect
+from erclip.study.results import at_best, interval_of, over_grid
+
+# The palette in an order in which neighbours differ most, in light and in dark.
+ORDER = (0, 1, 2, 6, 4, 7, 5, 3)
+MARKERS = ("o", "s", "^")
+
+Effects = Mapping[str, Mapping[str, Sequence[Estimate | None]]]
+"""Label of a row → rule → its difference in each panel."""
+
+
+class Style(NamedTuple):
+    """How a method is drawn; 24 differ."""
+
+    color: str
+    line: Line
+    marker: str
+
+    def key(self, label: str) -> Key:
+        """Its entry in the legend."""
+        return Key(label, self.color, self.line)
+
+
+def style(index: int) -> Style:
+    """The style of the method with this index: eight colours, then dashed, then dotted."""
+    turn = index // len(ORDER) % len(LINES)
+    return Style(SERIES[ORDER[index % len(ORDER)]], LINES[turn], MARKERS[turn])
+
+
+def effects_plot(findings: Findings) -> dict[str, Plot]:
+    """Every rule minus no rule, by regime and surrogate, and pooled over them."""
+    effects = [effect for effect in findings.pooled if effect.against == NO_RULE]
+    if not effects:
+        return {}
+    rules = [effect.rule for effect in effects]
+    label = OUTCOMES[findings.study.file.outcomes[0]].label
+    panels = (f"{label}, each at its best setting", f"{label}, mean over the grid")
+    svg = draw_effects(_rows(effects), rules, panels)
+    caption = (
+        "Bars: 95 % intervals over seeds, not corrected for their number. On the line a "
+        "rule changes nothing."
+    )
+    keys = tuple(style(i).key(rule) for i, rule in enumerate(rules))
+    return {"effects.svg": Plot("Each rule minus no rule", caption, svg, keys, wide=True)}
+
+
+def _rows(effects: Sequence[Effect]) -> Effects:
+    rows: dict[str, dict[str, Sequence[Estimate | None]]] = {}
+    for effect in effects:
+        for stratum in effect.strata:
+            label = ", ".join(filter(None, (stratum.regime, stratum.surrogate)))
+            several = len(stratum.own.points) > 1
+            own, base, lead = stratum.own, stratum.base, stratum.own.lead
+            grid = interval_of(over_grid(own, base, lead)) if several else None
+            best = interval_of(at_best(own, base, lead))
+            rows.setdefault(label, {})[effect.rule] = (best, grid)
+    if len(rows) > 1:
+        lead = effects[0].strata[0].own.lead
+        pooled = {e.rule: (_estimate(e.outcomes[lead]), e.over_grid) for e in effects}
+        return {"all together": pooled, **rows}
+    return rows
+
+
+def _estimate(found: object) -> Estimate | None:
+    return found if isinstance(found, Estimate) else None
+
+
+def draw_effects(rows: Effects, rules: Sequence[str], panels: Sequence[str]) -> str:
+    """Label → rule → differences, a panel for each, around a line at 0; an SVG."""
+    with canvas.figure(len(panels), wide=True, share_y=True) as (fig, axes):
+        fig.set_figheight(1.1 + len(rows) * max(0.4, 0.14 * len(rules)))
+        for index, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
+            _draw_panel(ax, rows, rules, index)
+            ax.set_xlabel(f"difference in {panel}")
+        return canvas.to_svg(fig, "differences of the rules from no rule")
+
+
+def _draw_panel(ax: Axes, rows: Effects, rules: Sequence[str], panel: int) -> None:
+    ax.axvline(0.0, color=canvas.INK, linewidth=1.0)
+    for place, found in enumerate(rows.values()):
+        for index, rule in enumerate(rules):
+            own = found[rule][panel] if rule in found else None
+            if own is None:
+                continue
+            y = place + 0.7 / len(rules) * (index - (len(rules) - 1) / 2)
+            half = 0.0 if math.isnan(own.half) else own.half
+            look = style(index)
+            ax.errorbar(own.mean, y, xerr=half, fmt=look.marker, markersize=4, color=look.color)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+
+
+def frontier_plots(findings: Findings) -> dict[str, Plot]:
+    """A figure per regime, a panel per surrogate: accuracy kept over accuracy gained."""
+    drawn = {}
+    asked = findings.study.file.frontier
+    for regime in asked.kept if asked else ():
+        fronts = [own for own in findings.fronts if own.regime == regime]
+        if not fronts:
+            continue
+        rules = list(dict.fromkeys(own.rule for own in fronts))  # no rule first
+        surrogates = list(dict.fromkeys(own.surrogate for own in fronts))
+        with canvas.figure(len(surrogates), wide=len(surrogates) > 1) as (fig, axes):
+            for ax, surrogate in zip(axes, surrogates, strict=True):
+                for own in fronts:
+                    if own.surrogate == surrogate:
+                        _draw_front(ax, own, style(rules.index(own.rule)))
+                ax.set_title(surrogate)
+                ax.set_xlabel(f"final accuracy, {asked.gained if asked else ''}")
+                ax.set_ylabel(f"final accuracy, {regime}")
+            svg = canvas.to_svg(fig, f"accuracy kept under {escape(regime)} over accuracy gained")
+        caption = (
+            "A dot per setting, means over seeds; a line joins those that no other setting of the "
+            "rule beats in both. A rule helps where its line lies above that of no rule."
+        )
+        keys = tuple(style(i).key(rule) for i, rule in enumerate(rules))
+        title = f"The frontier: {regime}"
+        drawn[f"frontier-{slug(regime)}.svg"] = Plot(title, caption, svg, keys, wide=True)
+    return drawn
+
+
+def _draw_front(ax: Axes, front: Frontier, look: Style) -> None:
+    chosen = sorted((s.x, s.y) for s in front.settings if s.front)
+    strong = front.rule == NO_RULE
+    ax.scatter(
+        [s.x for s in front.settings],
+        [s.y for s in front.settings],
+        s=[22 if s.front else 9 for s in front.settings],
+        color=look.color,
+        marker=look.marker,
+        linewidth=0,
+        alpha=0.9,
+    )
+    ax.plot(
+        [x for x, _ in chosen],
+        [y for _, y in chosen],
+        color=look.color,
+        linestyle=canvas.DASHES[look.line],
+        linewidth=2.6 if strong else 1.4,
+    )
+
+
+def slug(name: str) -> str:
+    """A file name in ASCII.
+
+    >>> slug("GPPO, β 0.05")
+    'gppo--beta-0-05'
+    """
+    plain = (c if c.isascii() else unicodedata.name(c, "-").split()[-1] for c in name)
+    return "".join(c if c.isalnum() else "-" for c in "".join(plain)).strip("-").lower()
