@@ -88,9 +88,11 @@ def test_windows_and_other_attentions_keep_to_growing_buffers():
     assert not Decoder(eager, fixed=True).fixed
 
 
-@pytest.mark.parametrize("length", [24, 150])
+@pytest.mark.parametrize("length", [24, 250])
 def test_the_sampler_draws_the_same(policy, countdown, length):
     """Also where ended sequences leave the batch, which needs many tokens to come."""
+    left = Decoder(policy.model, fixed=True).shrinks(ended=16, left=length - 16)
+    assert left == (length == 250)
     prompts, settings = list(countdown.train[:12]), SamplingSettings(4, length, 1.2)
     runs = []
     for fixed in (False, True):

@@ -16,6 +16,7 @@ from erclip.errors import UserError
 from erclip.recipes import load_recipe
 from erclip.sampling import SamplingSettings
 from erclip.sampling.load import load_sampler
+from erclip.sampling.vllm_client import VllmClient
 from erclip.trainer import Trainer
 
 
@@ -209,3 +210,39 @@ def test_a_server_samples_beside_the_trainer(stage, tmp_path):
     last = dict(trainer.policy.model.named_parameters())
     assert all(stage.reloaded[-1][name].equal(value) for name, value in last.items())
     assert len(stage.reloaded) >= 3
+
+
+def test_the_key_goes_along_and_no_password_is_in_a_message(monkeypatch):
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(401 if self.path.startswith("/v1") else 302)
+            self.send_header("Location", "http://127.0.0.1:1/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = f"127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("VLLM_API_KEY", "the-key")
+    with pytest.raises(UserError, match="wants its key"):
+        VllmClient(f"http://{place}", 5).call("/v1/models")
+    with pytest.raises(UserError, match="wants its key") as caught:
+        VllmClient(f"http://me:secret@{place}/", 5).call("/v1/models")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(UserError, match="redirects are not followed"):
+        VllmClient(f"http://{place}", 5).call("/health")
+    assert seen == ["Bearer the-key", "Basic bWU6c2VjcmV0", "Bearer the-key"]
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("url", ["http://", "http://a:b", "http://a?x=1", "http://[", "http://a#b"])
+def test_an_address_that_is_none(url):
+    with pytest.raises(UserError, match=r"sampler\.url"):
+        VllmClient(url, 1)

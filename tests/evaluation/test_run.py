@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from erclip.errors import UserError
 from erclip.evaluation import folder, run
 from erclip.evaluation.chunks import plan
+from erclip.evaluation.compare import read_evaluation
 from erclip.evaluation.run import mean_entropies, run_evaluation
 from erclip.evaluation.settings import check_settings
 from erclip.records import Prompt
@@ -207,7 +208,7 @@ def test_folders_that_are_no_place(tmp_path):
     with pytest.raises(UserError, match="holds other files"):
         folder.claim(tmp_path, {})
     (tmp_path / "evaluation.json").write_text("[]")
-    with pytest.raises(UserError, match="not the description"):
+    with pytest.raises(UserError, match="holds a list, not an object"):
         folder.claim(tmp_path, {})
 
 
@@ -244,3 +245,19 @@ def test_own_data_is_graded_and_kept_for_an_audit(tmp_path):
     assert result["sets"]["own"]["problems"] == 2
     assert [row["gold"] for row in rows[:2]] == ["10", "10"]
     assert rows[2]["gold"]["answers"] == ["2", "3"]
+
+
+def test_a_file_of_copies_is_as_many_problems_as_it_asks(tmp_path):
+    """2 problems × 3 copies: the interval of 2 problems with 3 responses, not of 6 problems."""
+    data = tmp_path / "own.csv"
+    rows = ["2 3 4=10,10", "5 6 1=30,30"] * 3
+    data.write_text("ask,key\n" + "".join(f"{row}\n" for row in rows))
+    columns = {"prompt": "ask", "answer": "key"}
+    wanted = settings(benchmarks=(), data=str(data), instruction="", k=1, columns=columns)
+    numbers = run_evaluation(wanted, tmp_path / "out")["sets"]["own"]
+    assert (numbers["problems"], numbers["k"]) == (2, 3)
+    lines = folder.read_responses(tmp_path / "out", "own")
+    assert len({line["prompt_id"] for line in lines}) == 6
+    assert list(read_evaluation(tmp_path / "out").sets["own"]) == [
+        line["prompt_id"] for line in lines[:2]
+    ]

@@ -75,6 +75,7 @@ def test_a_changed_answer_is_wrong(change, grader):
 def test_no_gold_passes_for_another(grader):
     pairs = [(a, b) for a in GOLDS for b in GOLDS if a != b]
     equal = {("1, 2", "(1,2)"), (r"\frac{3}{4}", "3:4"), ("5!", r"\binom{10}{3}")}
+    equal |= {("(1,2)", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}")}
     equal |= {pair[::-1] for pair in equal}
     grades = graded(grader, pairs)
     found = {pair for pair, grade in zip(pairs, grades, strict=True) if grade.correct}

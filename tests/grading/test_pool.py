@@ -105,7 +105,7 @@ def test_a_worker_that_is_killed_stopped_or_closed_loses_nothing_and_leaves_noth
 
 
 def test_a_killed_child_costs_no_verdict_and_no_restart():
-    """What the kernel does when memory runs out: the process that computes is gone, unanswered."""
+    """What the kernel does when memory runs out: the process that computes is gone."""
     grader = Grader(workers=1, time_limit_s=20.0)
     assert verdicts(grader, PAIRS[:1]) == ["correct"]
     slot = grader._pool._slots[0]

@@ -54,7 +54,7 @@ def test_kl_penalty_row_by_row(estimator, gap, value, gradient):
 def test_k1_and_k2_have_the_gradient_of_kl_and_k3_that_of_the_reverse():
     """Over a whole distribution of five tokens: E_π of the tokens' gradients, against autograd."""
     generator = torch.Generator().manual_seed(0)
-    z = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
+    z = (0.5 * torch.randn(5, generator=generator, dtype=torch.float64)).requires_grad_()
     logits = 0.5 * torch.randn(5, generator=generator, dtype=torch.float64)  # where k3 is not cut
     reference = torch.log_softmax(logits, -1)
     log_p = torch.log_softmax(z, -1)

@@ -122,9 +122,9 @@ def test_masked_and_tied_logits():
 
     raw = [*[-torch.inf] * 40, 3.0, 3.0, 1.0, *[-torch.inf] * 30]
     bias = torch.tensor(raw, device=DEVICE, dtype=torch.float16)
-    hidden = torch.zeros(3, 16, device=DEVICE, dtype=torch.float16)
+    hidden = torch.zeros(5, 16, device=DEVICE, dtype=torch.float16)
     weight = torch.zeros(len(raw), 16, device=DEVICE, dtype=torch.float16)
-    targets = torch.tensor([41, 42, 5], device=DEVICE)
+    targets = torch.tensor([41, 42, 5, len(raw), -1], device=DEVICE)
     for cut in cuts(triton_fused):
         cut = cut._replace(span=1)
         options = HeadOptions(slopes=True)
@@ -141,3 +141,4 @@ def test_masked_and_tied_logits():
         for ours, true in zip((*got[:2], *got.slopes), want, strict=True):
             torch.testing.assert_close(ours[:2].double(), true, rtol=1e-6, atol=1e-6)
         assert got.logprobs[2] == -torch.inf
+        assert got.logprobs[3:].isnan().all()  # outside the vocabulary

@@ -56,6 +56,12 @@ def claim(path: Path, settings: Mapping[str, Any]) -> None:
         raise UserError(f"{path} holds other files; give --out a new folder.")
 
 
+def sweep(path: Path) -> None:
+    """Remove what was being written when a process was killed; for who holds the lock."""
+    for scratch in leftovers(path):
+        scratch.unlink()
+
+
 def begin(path: Path, about: Mapping[str, Any]) -> None:
     """Write evaluation.json, or check that the one there is about the same weights and texts."""
     if is_evaluation(path):
@@ -66,9 +72,8 @@ def begin(path: Path, about: Mapping[str, Any]) -> None:
                     f"{path} holds an evaluation with another {words}; give --out a new folder."
                 )
         return
-    for scratch in leftovers(path):
-        scratch.unlink()
     write_json(path / ABOUT, about)
+    (path / "responses").mkdir(exist_ok=True)
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def run_evaluation(
     The folder is locked meanwhile: by the `lock` that the caller has on it, or by one of its own.
     """
     with lock or Lock(out, COMMAND):
+        folder.sweep(out)
         return _run(settings, out, data_dir, observer)
 
 

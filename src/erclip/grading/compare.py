@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
 
+from erclip.grading.choices import read_choice
 from erclip.grading.exact import parse_number
 from erclip.grading.gold import Gold
 from erclip.grading.guards import is_fair
@@ -33,20 +34,6 @@ _ACCEPTED = {
     "matrix": ("matrix",),
     "row": ("row",),
 }
-_CHOICE = re.compile(
-    r'(?:"(?:option|choice|answer|statement|select|选|选项|选择|答案|答|故选|the|is|correct)":? ?)*'
-    r"(?P<open>[(\[])?(?P<letter>[A-Ja-j])(?(open)[)\]])"
-    r"(?P<content>[.:)] ?.*|\(.*\)|(?<=[)\]]).*|)",
-    re.IGNORECASE,
-)
-# What makes the text after a choice's letter more than its content.
-_SEVERAL = re.compile(
-    r'"(?:and|or|not|nor|both|neither|either|wrong|incorrect|except|but|no)"|(?<![a-zA-Z])[A-J]\)'
-    r"|[,;] ?\(?[A-J]\)?$|(?<![a-zA-Z\\])[A-J][.:]|^ ?[,;+=<>/^_!]"
-    r"|^ ?\\(?:ne|le|ge|cdot|ldots|cup|cap|setminus|to|in|pm|mod)(?![a-z])"
-    r'|^ ?"(?:[a-z]*illion|thousand|hundred|dozen)s?"',
-    re.IGNORECASE,
-)
 _POINT = re.compile(r"[A-Z]'?(\(.*,.*\))")
 _CHAIN = re.compile(r"([^<\\]+)(<|\\le )[a-zA-Z](<|\\le )([^<\\]+)")
 _LISTED = re.compile(r",|;|and|or|pm|quad|[^\x00-\x7f]")
@@ -101,19 +88,17 @@ def _meets_content(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> 
 
 def _choices(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> Verdict:
     """`(B)` is met by its letter, in any dress, with any content but another choice."""
-    wanted, given = _CHOICE.fullmatch(canonical(gold)), _CHOICE.fullmatch(canonical(answer))
-    if not wanted or not (wanted["open"] or wanted["letter"].isupper()):
+    wanted, given = read_choice(canonical(gold)), read_choice(canonical(answer))
+    if wanted is None or not wanted.is_sure:
         return None
-    content = wanted["content"].lstrip(".:) ")
-    if not given:
-        if content:
-            return _meets_content(content, answer, scalar, record)
-        return False if wanted["open"] else None
-    if wanted["letter"].upper() != given["letter"].upper() or _SEVERAL.search(given["content"]):
+    if given is None:
+        if wanted.content:
+            return _meets_content(wanted.content, answer, scalar, record)
+        return False if wanted.in_brackets else None
+    if wanted.letter != given.letter or given.says_more:
         return False
-    stated = given["content"].lstrip(".:) ").removeprefix("(").removesuffix(")")
-    if content and stated:
-        return _meets_content(content, stated, scalar, record)
+    if wanted.content and given.content:
+        return _meets_content(wanted.content, given.content, scalar, record)
     return True
 
 
@@ -143,8 +128,12 @@ def _sets(gold: str, answer: str) -> Verdict:
 
 
 def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
-    """What stands beside a tuple or interval, as one: `P(3, 4)`, `y = 4, x = 3`, `a < x < b`."""
+    """What stands beside a tuple or interval, as one: `P(3, 4)`, `y = 4, x = 3`, `a < x < b`,
+    a column of a matrix.
+    """
     for one, other in ((gold, answer), (answer, gold)):
+        if isinstance(one, Items) and one.open == "(" and (column := _column(other)):
+            return (gold, column) if other is answer else (column, answer)
         if (
             isinstance(one, Items)
             and one.open in ("(", "[")
@@ -169,6 +158,15 @@ def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
                 ordered = Items("(", ")", tuple(values), other.text)
                 return (gold, ordered) if other is answer else (ordered, answer)
     return gold, answer
+
+
+def _column(answer: Answer) -> Items | None:
+    """A matrix of one column as the tuple that it is."""
+    if not isinstance(answer, Items) or answer.open != "matrix":
+        return None
+    cells = [row.items[0] for row in answer.items if isinstance(row, Items) and len(row.items) == 1]
+    is_column = len(cells) == len(answer.items)
+    return Items("(", ")", tuple(cells), answer.text) if is_column else None
 
 
 @lru_cache(maxsize=4096)

@@ -28,7 +28,7 @@ _FRACTION = re.compile(
 _REPEATING = re.compile(
     r"(?P<sign>[-+]?)(?P<head>\d*\.\d*?)(?:\\overline\{(?P<bar>\d+)\}|\((?P<round>\d+)\)"
     r"|\\dot\{(?P<first>\d)\}(?:(?P<middle>\d*)\\dot\{(?P<last>\d)\})?"
-    r"|(?P<seen>\d{1,9}?)(?P=seen){2,}\\ldots ?|(?P<long>\d{3,9})(?P=long)\\ldots ?)"
+    r"|(?P<seen>\d{1,9}?)(?P=seen){2,}\\ldots ?|(?P<long>\d{2,9})(?P=long)\\ldots ?)"
 )
 
 

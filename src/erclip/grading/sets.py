@@ -55,6 +55,8 @@ def real_set(text: str) -> Pieces | None:
             return _merged([real_set(part) or _points(part) for part in parts], merge)
     if text == r"\mathbb{R}":
         return _ALL
+    if text == r"\mathbb{R}^{+}":
+        return (Piece(0, False, float("inf"), False),)
     if (brackets := _BRACKETS.fullmatch(text)) and len(split_top(text[1:-1])) == 2:
         return _interval(brackets)
     words = _AND_OR.split(text)

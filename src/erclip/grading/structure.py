@@ -111,7 +111,8 @@ def without_label(text: str) -> str:
     if match is None:
         return text
     words = re.findall(r'"([^"]+)"', match[1])
-    known = all(word.lower() in _LABEL_WORDS for word in words)
+    numbered = words == ["No"] and text[match.end() : match.end() + 1].isdigit()
+    known = numbered or all(word.lower() in _LABEL_WORDS for word in words)
     if known or (match[2] and not any(map(changes_value, words))):
         return text[match.end() :]
     return text

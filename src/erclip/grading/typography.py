@@ -14,23 +14,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from itertools import pairwise
 
-from erclip.grading.names import (
-    ALIASES,
-    DROPPED,
-    DROPPED_ARGUMENT,
-    FUNCTIONS,
-    LISTS,
-    MARKS,
-    MATRICES,
-    PLAIN_WORDS,
-    SYMBOLS,
-    UNWRAPPED,
-    UPRIGHT,
-)
+from erclip.grading.scanner import Scanner, TooDeep
 from erclip.grading.signs import to_ascii
-from erclip.grading.units import is_unit
 
 
 def _half_of_day(match: re.Match[str]) -> str:
@@ -51,6 +37,7 @@ _SUBSTITUTIONS = tuple(
         (r"\*\*", "^"),
         (r"(?<![\w\\])0[xX]([0-9a-fA-F]+)(?!\w)", r"\1_{16}"),
         (r"(?<![\w\\])0[bB]([01]+)(?!\w)", r"\1_{2}"),
+        (r"(?<![\w\\])0[oO]([0-7]+)(?!\w)", r"\1_{8}"),
         (r"(?<=\d)(\s|\\[ ,;:]|~|\\text\s?\{\s*)*([aApP])\.?\s?([mM])\b\.?", _half_of_day),
         (r"([<>])=", lambda match: r"\le " if match[1] == "<" else r"\ge "),
         (r"!=", r"\\ne "),
@@ -63,17 +50,7 @@ _SUBSTITUTIONS = tuple(
         (r"^\s*'([^']+)'\s*$", r"\1"),
     )
 )
-_TOKEN = re.compile(
-    r"\s+|\\[a-zA-Z]+\*?|\\.|\d+(?:\.\d+)?[eE][-+]?\d+(?![\w.])|\d+|[A-Za-z]+"
-    r"|[^\W\d_a-zA-Z]+(?:[ -][^\W\d_a-zA-Z]+)*|.",
-    re.DOTALL,
-)
 _GROUPED = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?[\d])")
-_ENDS_A_VALUE = re.compile(r"[\d)\]}%]$|\\circ\s?$")
-_SPACES = {"\\,", "\\;", "\\:", "\\!", "\\ ", "\\>", "~", "\\/", "\\-"}
-_MAX_ARGUMENT = 400
-_MAX_DEPTH = 40
-_OPENERS = {")": "(", "]": "["}
 
 
 def same_spelling(left: str, right: str) -> bool:
@@ -100,8 +77,8 @@ def canonical(text: str) -> str:
     for pattern, replacement in _SUBSTITUTIONS:
         text = pattern.sub(replacement, text)
     try:
-        written = _Scanner(text).group(upright=False)
-    except _TooDeep:
+        written = Scanner(text).group(upright=False)
+    except TooDeep:
         return f'"{text}"'  # as written: no reading of it
     written = _GROUPED.sub(lambda match: match[0].replace(" ", ""), written)
     return _stripped(written)
@@ -128,229 +105,3 @@ def closing(text: str, start: int) -> int:
             if depth == 0:
                 return position
     return len(text)
-
-
-class _TooDeep(Exception):
-    """Commands take one another as arguments without end."""
-
-
-class _Scanner:
-    """TeX's rules for groups and arguments over one text; the guards have bounded its depth."""
-
-    def __init__(self, text: str) -> None:
-        self._text, self._at = text, 0
-        self._depth = 0
-        self._before = ""  # the piece that was written last, at whatever depth
-
-    def group(self, upright: bool, until: str | None = None) -> str:
-        r"""What stands before the closing brace, or before `\end`, in canonical form."""
-        out: list[str] = []
-        spaced, inner = False, 0
-        self._deeper(1)
-        while (match := _TOKEN.match(self._text, self._at)) is not None:
-            symbol, self._at = match[0], match.end()
-            if until in (")", "]") and symbol == _OPENERS[until]:
-                inner += 1
-            elif symbol == until and inner:
-                inner -= 1
-            elif symbol == until or (symbol == "}" and until != r"\end" and self._depth > 1):
-                break
-            if symbol.isspace() or symbol in _SPACES:
-                spaced = True
-                continue
-            if symbol == r"\rm" or (symbol in (r"\mathrm", r"\textrm") and not self._opens()):
-                upright = True
-                continue
-            if symbol in (r"\over", r"\choose"):
-                kind = r"\frac" if symbol == r"\over" else r"\binom"
-                out = [f"{kind}{{{''.join(out)}}}{{{self.group(upright, until)}}}"]
-                break
-            before = out[-1] if out else ""
-            piece = self._item(symbol, upright, spaced)
-            pair = before[-1:] + piece[:1]
-            if (spaced and (pair[:1] == "," or pair.isdigit())) or (
-                pair.isalpha() and re.search(r"\\[a-zA-Z]+$", before)
-            ):
-                out.append(" ")
-            if piece:
-                out.append(piece)
-                divides = piece in ("/", r"\cdot ") and self._before[-1:] == '"'
-                self._before = '"/' if divides else piece
-                spaced = False
-        self._deeper(-1)
-        return "".join(out)
-
-    def _deeper(self, step: int) -> None:
-        self._depth += step
-        if self._depth > _MAX_DEPTH:
-            raise _TooDeep
-
-    def _opens(self) -> bool:
-        return re.match(r"\s*\{", self._text[self._at : self._at + 20]) is not None
-
-    def _item(self, symbol: str, upright: bool, spaced: bool = False) -> str:
-        """One symbol with its arguments."""
-        before = self._before
-        if symbol == "{":
-            return self._braces(self.group(upright), before)
-        if symbol in "^_":
-            return self._script(symbol, upright, before)
-        if symbol.isascii() and symbol.isalpha():
-            return self._letters(symbol, upright, before, spaced)
-        if symbol[0] == "\\" and symbol[1:2].isalpha():
-            return self._command(symbol[1:].rstrip("*"), upright)
-        if symbol.isalpha():
-            return f'"{symbol}"'
-        if symbol == "." and before.endswith('"'):
-            return ""
-        return {"*": r"\cdot ", "\\&": '"and"', "\\\\": r"\\", "~": ""}.get(symbol, symbol)
-
-    @staticmethod
-    def _braces(content: str, before: str) -> str:
-        """Braces that only group vanish, unless they hold a sum or belong to an unknown command."""
-        if re.search(r"\\[a-zA-Z]+ ?$|\}$", before) or re.search(r"(?<!^)[-+]", content):
-            return f"{{{content}}}"
-        return content
-
-    def _script(self, mark: str, upright: bool, before: str) -> str:
-        self._skip_blanks()
-        start = re.match(r"\(|-?\d+|-[a-zA-Z]", self._text[self._at : self._at + _MAX_ARGUMENT])
-        if start is None:
-            content = self.argument(upright)
-        elif start[0] == "(" and mark == "^":
-            self._at += 1
-            content = self.group(upright, until=")")
-        elif start[0] == "(":
-            content = self.argument(upright)
-        else:
-            digits = start[0][:1] if before == r"\log " and mark == "_" else start[0]
-            self._at += len(digits)
-            content = digits
-        if mark == "^" and re.fullmatch(r'\\circ ?|"?o"?|\\degree ?', content):
-            return r"^{\circ}"
-        if mark == "^" and content in ('"st"', '"nd"', '"rd"', '"th"'):
-            return content
-        return f"{mark}{{{content}}}"
-
-    def _skip_blanks(self) -> None:
-        while self._text[self._at : self._at + 1].isspace():
-            self._at += 1
-
-    def _skip_option(self) -> None:
-        option = re.match(r"\s*\[[^\]]*\]", self._text[self._at : self._at + _MAX_ARGUMENT])
-        self._at += option.end() if option else 0
-
-    def _skip_argument(self) -> None:
-        before = self._before
-        self.argument()
-        self._before = before
-
-    def argument(self, upright: bool = False) -> str:
-        """A group, a command with its own arguments, or one digit or letter."""
-        self._skip_blanks()
-        match = _TOKEN.match(self._text, self._at)
-        if match is None or match[0] == "}":
-            return ""
-        if match[0] == "{":
-            self._at = match.end()
-            return self.group(upright)
-        if match[0][0] == "\\":
-            self._at = match.end()
-            self._deeper(1)
-            piece = self._item(match[0], upright).strip()
-            self._deeper(-1)
-            return piece
-        self._at += 1
-        return self._text[self._at - 1]
-
-    def _command(self, name: str, upright: bool) -> str:
-        name = ALIASES.get(name, name)
-        if name in DROPPED:
-            if name in ("left", "right", "middle") or name.lower().startswith("big"):
-                self._skip_blanks()
-                self._at += self._text[self._at : self._at + 1] == "."
-            return ""
-        if name in DROPPED_ARGUMENT:
-            self._skip_argument()
-            return ""
-        if name in ("textcolor", "colorbox"):
-            self._skip_option()
-            self._skip_argument()
-            return self._braces(self.argument(upright), "")
-        if name in UNWRAPPED or name in UPRIGHT:
-            return self._braces(self.argument(upright or name in UPRIGHT), "")
-        if name in ("frac", "binom"):
-            return f"\\{name}{{{self.argument(upright)}}}{{{self.argument(upright)}}}"
-        if name == "sqrt":
-            return self._root(upright)
-        if name in ("SI", "qty", "unit", "si"):
-            value = self.argument() if name in ("SI", "qty") else ""
-            unit = self.argument_text().replace("\\", " ")
-            return value + canonical(rf"0\mathrm{{{unit}}}")[1:]
-        if name in MARKS:
-            return f"\\{name}{{{self.argument(upright)}}}"
-        if name == "begin":
-            return self._environment()
-        return SYMBOLS.get(f"\\{name}") or f"\\{name} "
-
-    def argument_text(self) -> str:
-        """The text of a group as it stands."""
-        start = self._at
-        self.argument()
-        return self._text[start : self._at].strip("{} ")
-
-    def _root(self, upright: bool) -> str:
-        index = ""
-        self._skip_blanks()
-        if self._text[self._at : self._at + 1] == "[":
-            self._at += 1
-            index = f"[{self.group(upright, until=']')}]"
-            self._skip_blanks()
-        if self._text[self._at : self._at + 1] == "(":
-            self._at += 1
-            return rf"\sqrt{index}{{{self.group(upright, until=')')}}}"
-        return rf"\sqrt{index}{{{self.argument(upright)}}}"
-
-    def _environment(self) -> str:
-        """A matrix keeps its cells, a system of equations becomes a list."""
-        name = self.argument_text().rstrip("*")
-        if name == "array":
-            self.argument()
-        content = self.group(upright=False, until=r"\end")
-        self.argument()
-        if name in MATRICES:
-            return rf"\begin{{matrix}}{content}\end{{matrix}}"
-        if name in LISTS:
-            rows = [row.strip(" ,") for row in content.replace("&", "").split(r"\\")]
-            return ", ".join(row for row in rows if row)
-        return rf"\begin{{{name}}}{content}\end{{{name}}}"
-
-    def _letters(self, run: str, upright: bool, before: str, spaced: bool) -> str:
-        """A run of Latin letters: a function, a word, a unit after a number, or a product."""
-        follows = self._text[self._at : self._at + 4]
-        in_unit = before.endswith('"') or before == '"/'
-        after_value = bool(_ENDS_A_VALUE.search(before)) or in_unit
-        if after_value and follows[:1] != "(" and self._is_unit(run, upright, in_unit, follows):
-            return f'"{run}"'
-        if (function := FUNCTIONS.get(run)) is not None:
-            if function == "cbrt":
-                self._text = f"{self._text[: self._at]}[3]{self._text[self._at :]}"
-            return self._root(upright) if function in ("sqrt", "cbrt") else f"\\{function} "
-        if upright or len(run) == 1:
-            return f'"{run}"' if len(run) > 1 else run
-        if before[-1:] == "(" and follows[:1] == ")" and is_unit(run):
-            return f'"{run}"'
-        if match := re.fullmatch(r"(arcsin|arccos|arctan|sin|cos|tan|cot|ln|log)([xytn])", run):
-            return f"\\{match[1]} {match[2]}"
-        order = sorted(map(ord, run))
-        neighbours = all(b - a == 1 for a, b in pairwise(order))
-        if run.lower() in PLAIN_WORDS or (len(run) > 3 and not neighbours):
-            return f'"{run}"' if spaced or not after_value else run
-        return run
-
-    @staticmethod
-    def _is_unit(run: str, upright: bool, in_unit: bool, follows: str) -> bool:
-        """A unit by the table; one bare letter is a variable, but not in `m/s` or `km/h`."""
-        if upright or len(run) > 1:
-            return is_unit(run, bare=not upright)
-        return is_unit(run) and (in_unit or bool(re.match(r"/[smh](?![a-zA-Z])", follows)))

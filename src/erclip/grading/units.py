@@ -77,7 +77,7 @@ _CHANGES_VALUE = re.compile(
     |veces|fois|раз|тысяч\w*|милли\w*|dutzend|docenas?|dozzine|или|не|и|no|más|menos|percent|score|gross|lakh|crore|exponent|inverse|reciprocal|e|i|π
     |interval|degree\w*|mean|sum|difference|product|ratio|odd|even|prime|one|two|three|four|five|six
     |seven|eight|nine|ten|eleven|twelve|first|second|third|fourth|otherwise|depending|conditions?
-    |[a-z]+(?:squared|fold|illion|ths))|.*[万亿千百十倍半余多成打折方根]|.*(?:以上|以下|左右|分之|或|不).*""",
+    |[a-z]+(?:squared|fold|illion|ths))|.*[万亿千百十倍半].*|.*[余多成打折方根]|.*(?:以上|以下|左右|分之|或|不).*""",
     re.VERBOSE | re.IGNORECASE,
 )
 _MODIFIERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}

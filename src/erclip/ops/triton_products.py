@@ -109,6 +109,7 @@ def _scores_kernel(
     row = row_block * ROWS
     rows = row + tl.arange(0, ROWS)
     target = tl.load(targets + rows, mask=rows < num_rows, other=-1)
+    target = tl.where(target < vocab, target, -1)  # or it would find the −inf of the last block
     peak = tl.full((ROWS,), floor, tl.float32)
     others = tl.full((ROWS,), -1.0, tl.float32)
     spread = tl.zeros((ROWS,), tl.float32)

@@ -120,7 +120,7 @@ class Policy:
         UserError if the folder does not hold the model: see `Saver`.
         """
         if whole is None and self._sharded:
-            whole = self.model.state_dict()
+            whole = self._saver.tensors()
         self._saver.save(folder, whole)
 
     def fit(self, prompt: int, response: int) -> str | None:

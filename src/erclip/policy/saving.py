@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from erclip.errors import UserError
 from erclip.policy.adapters import adapted, merged, save_adapters
 from erclip.policy.positions import Positions
-from erclip.policy.precision import autocast_dtype, autocast_trunk
+from erclip.policy.precision import autocast_dtype
 from erclip.policy.signature import vocabulary_size
 
 IDS = tuple(range(1, 9))  # a few tokens, whatever they mean
@@ -29,6 +29,7 @@ class Saver:
         self.model, self.positions = model, positions
         self.trust = trust_remote_code
         self._shapes: dict[str, tuple[int, ...]] | None = None  # of the first folder
+        self._buffers = dict(model.named_buffers()).keys() & model.state_dict().keys()
 
     def save(self, folder: Path, whole: Mapping[str, Tensor] | None = None) -> None:
         """Model and, beside it, adapters if there are any; `whole` are a sharded model's tensors.
@@ -37,21 +38,29 @@ class Saver:
         """
         tensors = None
         if whole is not None or adapted(self.model):
-            tensors = once(self.model, self.model.state_dict() if whole is None else whole)
+            tensors = once(self.model, self.tensors() if whole is None else whole)
             if adapted(self.model):
                 save_adapters(self.model, tensors, folder)
                 tensors = merged(self.model, tensors)
         self.model.save_pretrained(folder, state_dict=tensors)
         shapes = folder_shapes(folder)
         if self._shapes is None:
-            self._read_back(folder, sharded=whole is not None)
+            self._read_back(folder, None if whole is None else tensors)
         elif shapes != self._shapes:
             names = sorted(name for name, _ in shapes.items() ^ self._shapes.items())
             raise UserError(f"{folder} has other tensors than the run's first save: {names[0]}")
         self._shapes = shapes
 
-    def _read_back(self, folder: Path, *, sharded: bool) -> None:
-        """Load the folder as anybody would, and compare what it says with what the policy says."""
+    def tensors(self) -> dict[str, Tensor]:
+        """What a folder holds of the model: parameters and persistent buffers, as they now are."""
+        buffers = {n: b for n, b in self.model.named_buffers() if n in self._buffers}
+        return {**dict(self.model.named_parameters()), **buffers}
+
+    def _read_back(self, folder: Path, tensors: Mapping[str, Tensor] | None) -> None:
+        """Load the folder as anybody would, and compare what it says with what the policy says.
+
+        A sharded model cannot be asked by one process: its `tensors` are compared instead.
+        """
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=self.model.dtype,
@@ -64,18 +73,17 @@ class Saver:
                 raise UserError(
                     _wrong(folder, f"{kind.replace('_', ' ')} {sorted(info[kind])[:3]}")
                 )
-        if sharded:  # the live model is in pieces, and the other processes are not here
+        if tensors is not None:
+            for name, value in again.state_dict().items():
+                if name in tensors and not torch.equal(value, tensors[name].to(value)):
+                    raise UserError(_wrong(folder, f"{name} has other numbers"))
             return
-        again = again.to(self.model.device).eval()
-        rounded = autocast_dtype(self.model)
-        if rounded is not None:
-            autocast_trunk(again, rounded)
-        Positions(again).held = self.positions.held
+        Positions(again.eval()).held = self.positions.held
         live, saved = (few_logprobs(model) for model in (self.model, again))
         if not torch.isfinite(live).all():
             return
         gap = (live - saved).abs()
-        exact = None if rounded is not None else SAME.get(self.model.dtype)
+        exact = None if autocast_dtype(self.model) else SAME.get(self.model.dtype)
         if gap.mean() > ROUNDED if exact is None else gap.max() > exact * (1 + live.abs().max()):
             raise UserError(_wrong(folder, f"log-probs differ by {float(gap.max()):.2g} nats"))
 
@@ -85,7 +93,7 @@ def few_logprobs(model: Any) -> Tensor:
     """The model's log-probs of a few tokens, in float32."""
     ids = torch.tensor([[i % vocabulary_size(model) for i in IDS]], device=model.device)
     logits = model(input_ids=ids, use_cache=False).logits[0].float()
-    return torch.log_softmax(logits, -1).gather(1, ids[0][:, None])[:, 0]
+    return torch.log_softmax(logits, -1).gather(1, ids[0][:, None])[:, 0].cpu()
 
 
 def once(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,6 +114,6 @@ def folder_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def _wrong(folder: Path, what: str) -> str:
     return (
-        f"{folder} does not hold the trained model: {what}; this architecture cannot be saved "
-        "rightly with the settings of model.lora, please report it"
+        f"{folder} does not hold the trained model: {what}; "
+        "please report it, with the model's name and the settings of model.lora"
     )

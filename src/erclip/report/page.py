@@ -13,7 +13,7 @@ from erclip.errors import UserError
 from erclip.files import write_text
 from erclip.report import tables, verdict, words
 from erclip.report.canvas import Key, run_color
-from erclip.report.plots import PLOTS
+from erclip.report.plots import AHEAD_ONLY, PLOTS
 from erclip.report.read import Run, read_runs
 from erclip.report.tokens import token_view
 
@@ -53,7 +53,7 @@ def render(runs: Sequence[Run]) -> str:
             settings=[words.printable(json.dumps(r.config.get("config"), indent=2)) for r in runs],
             results=tables.results(runs),
             plots=[plot for _, plot in drawn if plot],
-            missing=[name for name, plot in drawn if not plot],
+            missing=[name for name, plot in drawn if not plot and name not in AHEAD_ONLY],
             samples=samples,
             whens=sorted({sample.when for sample in samples}),
             fates=tables.FATES,

@@ -120,21 +120,31 @@ def response_length(runs: Sequence[Run]) -> Plot | None:
 
 
 def staleness(runs: Sequence[Run]) -> Plot | None:
-    """How old rollouts are when they are trained on, and what that does; of runs ahead only."""
+    """How old rollouts are when they are trained on; of runs that sample ahead only."""
     mean, oldest = names.STALENESS
-    trainer, sampler = names.WAITS
     rows = [
         Panel(names.axis_label("age", mean), ((mean, "mean"), (oldest, "oldest token")), zero=True),
-        Panel(names.axis_label("KL", names.STALE_KL), ((names.STALE_KL, "KL"),), zero=True),
+        Panel("KL (nats)", ((names.STALE_KL, "KL"),), zero=True),
+    ]
+    caption = (
+        "Updates between the weights that drew a token and the rollout's first update; and there,"
+        " KL(sampler‖policy) per token."
+    )
+    return stacked(runs, "Staleness", rows, caption)
+
+
+def sampler_beside(runs: Sequence[Run]) -> Plot | None:
+    """What importance weights leave of late rollouts, and who waits for whom."""
+    trainer, sampler = names.WAITS
+    rows = [
         Panel("ESS / N", ((names.EFFECTIVE, "effective"),), percent=True),
         Panel("waiting", ((trainer, "trainer"), (sampler, "sampler")), zero=True, percent=True),
     ]
     caption = (
-        "Updates between the weights that drew a token and the rollout's first update; there, how"
-        " far the policy is from the one that sampled, and the share of the tokens that weights"
-        " π/π_sampler leave. Where sampler and trainer overlap: the time that each waits."
+        "Effective sample size over N of the weights π/π_sampler at a rollout's first update. Where"
+        " sampler and trainer overlap: the share of its time that each waits for the other."
     )
-    return stacked(runs, "Staleness", rows, caption)
+    return stacked(runs, "Sampler and trainer", rows, caption)
 
 
 def time_split(runs: Sequence[Run]) -> Plot | None:
@@ -226,6 +236,8 @@ PLOTS: tuple[tuple[str, Callable[[Sequence[Run]], Plot | None]], ...] = (
     ("gradient norm", gradient_norm),
     ("KL(old‖new)", kl),
     ("staleness", staleness),
+    ("sampler and trainer", sampler_beside),
     ("response length", response_length),
     ("time split", time_split),
 )
+AHEAD_ONLY = ("staleness", "sampler and trainer")  # nothing is missing where nobody sampled ahead

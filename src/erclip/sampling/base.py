@@ -59,7 +59,9 @@ def encode_prompts(
 
 def _encode(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
     """All in one call of the tokenizer, which costs more than a short prompt does."""
-    first = prompts[0].id if prompts else ""
+    if not prompts:
+        return []
+    first = prompts[0].id
     with as_user_error(f"The tokenizer or its chat template fails on prompt {first} or one after"):
         return _encoded(tokenizer, prompts)
 

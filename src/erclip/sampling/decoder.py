@@ -22,7 +22,7 @@ from erclip.errors import UserError
 from erclip.policy.precision import autocast_dtype
 from erclip.policy.signature import argument_names, cache_name, vocabulary_size
 from erclip.sampling.cache import growing_cache, take_rows
-from erclip.sampling.fixed import LEAST, FixedReader, why_not
+from erclip.sampling.fixed import PAYS, FixedReader, why_not
 
 PROMPTS = ((1, 2, 3), (4, 5, 6, 7, 8, 9))  # made up: of two lengths, so that one is padded
 MORE = (10, 11, 12)  # read after them, one by one
@@ -74,9 +74,9 @@ class Decoder:
         positions = (attention.cumsum(1) - 1).clamp(min=0)[:, -new:]
         return self._forward(ids, attention if self.whole_mask else attention[:, -new:], positions)
 
-    def shrinks(self, left: int) -> bool:
-        """Whether leaving sequences out pays with `left` tokens to come."""
-        return not self.fixed or left >= LEAST
+    def shrinks(self, ended: int, left: int) -> bool:
+        """Whether leaving out what has `ended` pays with `left` tokens to come."""
+        return not self.fixed or ended * left >= PAYS
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         arguments = {

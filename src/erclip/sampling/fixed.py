@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from erclip.sampling.cache import GrowingLayer
 
 MASKED = ("sdpa",)  # attention that takes a mask of booleans [B, 1, 1, C] as it is
-LEAST = 128  # tokens still to come for which recording a smaller batch anew may pay
+PAYS = 2048  # tokens that need not be read, for which a smaller batch is recorded anew
 
 
 class FixedLayer(DynamicLayer):

@@ -118,7 +118,8 @@ class TransformersSampler:
             alive = int(live.sum())
             if alive == 0 or step == settings.max_tokens - 1:
                 break
-            if alive <= len(live) // 2 and decoder.shrinks(settings.max_tokens - step):
+            ended, left = len(live) - alive, settings.max_tokens - step
+            if alive <= len(live) // 2 and decoder.shrinks(ended, left):
                 keep = live.nonzero().squeeze(1)
                 decoder.take(keep, len(live))
                 rows, token, attention, live = rows[keep], token[keep], attention[keep], live[keep]

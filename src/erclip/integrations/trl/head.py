@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from erclip.ops import LogprobEntropy, LogprobEntropyHead
 from erclip.policy.heads import unlike_head
+from erclip.policy.signature import trunk
 
 
 def add_scoring_head(model: PreTrainedModel) -> str | None:
@@ -46,7 +47,7 @@ def add_scoring_head(model: PreTrainedModel) -> str | None:
         if score is None:
             return original(*args, **inputs)
         ids, mask = score
-        hidden = self.base_model(*args, **inputs, use_cache=False).last_hidden_state
+        hidden = trunk(self)(*args, **inputs, use_cache=False).last_hidden_state
         return _place(self, hidden, ids, mask, softcap=softcap, **(options or {}))
 
     model.forward = types.MethodType(forward, model)
