@@ -19,6 +19,8 @@ SETTINGS = {
     "system_prompt": "", "after_think": False, "last_number": False, "dtype": "float32",
 }  # fmt: skip
 
+REST = {"answer": "1", "reason": "", "truncated": False, "tokens": 3, "entropy": None}
+
 
 def evaluation(path, sets, weights="1" * 64, texts=None, done=True, **settings):
     """A folder as `erclip eval` leaves it; `sets` is {set: {prompt id: [correct, …]}}."""
@@ -32,7 +34,7 @@ def evaluation(path, sets, weights="1" * 64, texts=None, done=True, **settings):
     (path / "evaluation.json").write_text(json.dumps(about))
     for name, prompts in sets.items():
         rows = [
-            json.dumps({"prompt_id": key, "index": i, "correct": bool(correct)}) + "\n"
+            json.dumps({"prompt_id": key, "index": i, "correct": bool(correct), **REST}) + "\n"
             for key, verdicts in prompts.items()
             for i, correct in enumerate(verdicts)
         ]
