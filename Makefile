@@ -25,7 +25,7 @@ test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/ty check src
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --timeout 1800

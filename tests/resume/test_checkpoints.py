@@ -219,11 +219,11 @@ def test_8bit_states_go_on_bit_for_bit(tmp_path):
 def test_five_bad_updates_in_a_row_end_the_run(tmp_path, monkeypatch):
     real, calls = Updater.update, []
 
-    def update(self, scored, watch=None):
+    def update(self, scored, watch=None, lots=None):
         calls.append(1)
         if len(calls) == 2 or len(calls) > 3:
             scored[0].batch.advantages.fill_(math.nan)
-        return real(self, scored, watch)
+        return real(self, scored, watch, lots)
 
     monkeypatch.setattr(Updater, "update", update)
     out = tmp_path / "run"
