@@ -294,7 +294,7 @@ def test_tables_and_compressed_files(tmp_path: Path, name: str, content: str) ->
         ("rows.jsonl.gz", b"no gzip", "cannot be read"),
         (
             "rows.jsonl.gz",
-            gzip.compress(b'{"problem": "p", "answer": 1}\n' * 99)[:-9],
+            gzip.compress(b'{"problem": "p", "answer": 1}\n' * 99, mtime=0)[:-9],
             "cannot be read",
         ),
         ("rows.jsonl", b'{"problem": "p", "answer": ' + b"9" * 5000 + b"}", "not valid JSON"),
