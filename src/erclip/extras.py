@@ -20,6 +20,7 @@ EXTRAS = {
         "matplotlib",
         "numpy",
         "pydantic",
+        "pydantic_core",
         "rich",
         "safetensors",
         "tokenizers",

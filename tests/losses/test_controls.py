@@ -85,6 +85,7 @@ def test_gradient_of_a_dropped_token_is_zero_and_of_the_others_as_before():
     assert torch.equal(again.grad[~out.random], free.grad[~out.random])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_match_is_refused():
     with pytest.raises(
         ValueError, match="match of shuffled_erc must be one of tokens, gradient, not 'mass'"

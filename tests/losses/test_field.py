@@ -244,6 +244,7 @@ def test_an_infinite_threshold_is_no_rule(part):
         (lambda: erclip.adaptive_entropy(1, 0.1, 1, 1), "high of adaptive_entropy must be above 1"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_settings_that_cannot_be_are_refused(part, sentence):
     with pytest.raises(ValueError, match=sentence):
         part()

@@ -372,6 +372,7 @@ def test_autocast_does_not_reach_the_logits():
     assert torch.equal(got.entropies, want.entropies)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_compiles_as_one_graph_with_the_same_bits():
     hidden, weight, targets, _ = case()
 
@@ -454,6 +455,7 @@ def test_peak_memory_is_a_few_tiles_and_the_gradients(dtype):
         ({"impl": "flash"}, "impl must be one of"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_refusals_name_the_value(change, message):
     hidden, weight, _, _ = case()
     arguments = {"hidden": hidden[:2], "weight": weight, "targets": torch.tensor([0, 1]), **change}

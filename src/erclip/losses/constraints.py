@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from erclip.losses.parts import Constraint
 from erclip.losses.types import ConstraintOutput, LossInputs, Tokens
@@ -18,7 +20,9 @@ ErcRule = Literal["paper", "directional", "directional_sampled"]
 ENTROPY_FLOOR = 1e-8  # nats, added to both entropies: two one-hot distributions have ratio 1
 
 
-def entropy_ratio(entropies: Tokens, old_entropies: Tokens) -> Tokens:
+def entropy_ratio(
+    entropies: Float[Tensor, "*B"], old_entropies: Float[Tensor, "*B"]
+) -> Float[Tensor, "*B"]:
     """ρ_t = (H(π_θ,t) + 1e-8) / (H(π_old,t) + 1e-8), entropies in nats (2512.05591)."""
     return (entropies + ENTROPY_FLOOR) / (old_entropies + ENTROPY_FLOOR)
 
