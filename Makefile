@@ -60,7 +60,7 @@ test-trackers:
 	test -x .venv-trackers/bin/python || $(PYTHON) -m venv .venv-trackers
 	.venv-trackers/bin/python -m pip install -q $(TORCH)
 	.venv-trackers/bin/python -m pip install -q -e '.[dev,trackio,wandb,tensorboard,mlflow]'
-	.venv-trackers/bin/python -m pytest -q tests/trackers
+	.venv-trackers/bin/python -m pytest -q tests/runs/trackers
 
 # The verl adapter, whole runs included, on CPUs; verl pins what the rest does not.
 test-verl:
@@ -89,6 +89,7 @@ test-vllm: .venv-vllm/.ready
 # The pages that are made from code.
 docs: setup
 	$(BIN)/python docs/metrics.py
+	$(BIN)/python docs/architecture.py
 	$(BIN)/python docs/models.py
 	$(BIN)/python docs/results.py
 	$(BIN)/python docs/rules.py

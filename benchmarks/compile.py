@@ -18,12 +18,12 @@ import statistics
 
 import torch
 
-from erclip.batches import Sample, make_batch
 from erclip.config import ModelConfig
-from erclip.packing import single_rows
-from erclip.policy import Policy, load_policy
 from erclip.records import Grade, Prompt, Response
-from erclip.sharding import decoder_layers
+from erclip.training.batches import Sample, make_batch
+from erclip.training.packing import single_rows
+from erclip.training.policy import Policy, load_policy
+from erclip.training.sharding import decoder_layers
 
 SHAPES = ((8, 20, 30), (6, 28, 36), (12, 16, 24))  # rows, prompt tokens, response tokens
 

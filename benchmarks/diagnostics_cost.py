@@ -19,10 +19,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from erclip.diagnostics import rounding
-from erclip.diagnostics.recorder import Recorder
-from erclip.recipes import load_recipe
-from erclip.trainer import Trainer
+from erclip.config.recipes import load_recipe
+from erclip.training import rounding
+from erclip.training.recorder import Recorder
+from erclip.training.trainer import Trainer
 
 FROZEN = ["trainer.learning_rate=1e-12", "eval.prompts=1"]  # every rollout is the same work
 QUIET, SHOWN = (3, 5, 6, 7, 9), (1, 2, 4, 8, 16)  # rollouts without and with lines in tokens.jsonl

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from erclip.recipes import load_recipe
-from erclip.report import canvas, series
-from erclip.trainer import Trainer
+from erclip.config.recipes import load_recipe
+from erclip.pages import canvas
+from erclip.runs import series
+from erclip.training.trainer import Trainer
 from machine import commit, hardware
 
 RULES = ("exact", "sampled")

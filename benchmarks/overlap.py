@@ -23,8 +23,8 @@ import torch
 import transformers
 
 import erclip
-from erclip.recipes import load_recipe
-from erclip.trainer import Trainer
+from erclip.config.recipes import load_recipe
+from erclip.training.trainer import Trainer
 from machine import commit, hardware
 from train_erclip import settings
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from erclip.recipes import load_recipe
-from erclip.trackers import Observers, Tracking
-from erclip.trainer import Trainer
+from erclip.config.recipes import load_recipe
+from erclip.runs.trackers import Observers, Tracking
+from erclip.training.trainer import Trainer
 
 TINY = [
     "rollout.prompts=4", "rollout.responses=4", "sampler.max_tokens=12", "eval.prompts=8",
@@ -36,7 +36,7 @@ class Meter:
         self.every, self.rows, self.started = every, [], time.process_time()
 
     def on_log(self, kind: str, rollout: int, metrics: dict[str, float]) -> None:
-        """See `erclip.trainer.Observer`."""
+        """See `erclip.training.trainer.Observer`."""
         if kind == "rollout" and rollout % self.every == 0:
             row = (rollout, resident_mib(), open_files(), time.process_time() - self.started)
             self.rows.append(row)
@@ -66,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="erclip-soak-") as scratch:
         out = Path(scratch) / "run"
         with Tracking(recipe.config.trackers, out, print) as tracking:
-            Trainer(recipe, out, Observers(meter, tracking, warn=print), say=print).train()
+            Trainer(recipe, out, Observers(meter, tracking, warn=print), log=print).train()
         lines = sum(1 for _ in (out / "metrics.jsonl").open("rb"))
         kept = sorted(path.name for path in (out / "checkpoints").iterdir())
         ledger = sum(1 for _ in (out / "ledger").iterdir())

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import erclip
+from erclip.config.recipes import load_recipe
 from erclip.embedded import embedded_model_dir
-from erclip.recipes import load_recipe
-from erclip.trainer import Trainer
+from erclip.training.trainer import Trainer
 from train_work import peak_rss_mib, questions
 
 

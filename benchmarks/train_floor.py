@@ -20,13 +20,13 @@ from statistics import median, quantiles
 
 import torch
 
-from erclip.distributed import World
+from erclip.config.recipes import load_recipe
+from erclip.machine.distributed import World
 from erclip.ops.tiles import spans, tile_shape
-from erclip.policy import Policy, load_policy
-from erclip.recipes import load_recipe
 from erclip.records import Grade, Prompt, Response, Sample
-from erclip.scored_rollout import score
-from erclip.updates import ScoredBatch, Updater, build_loss
+from erclip.training.policy import Policy, load_policy
+from erclip.training.scored_rollout import score
+from erclip.training.updates import ScoredBatch, Updater, build_loss
 from machine import commit, hardware
 
 RESULTS = Path(__file__).parent / "results"

@@ -16,10 +16,10 @@ import time
 import torch
 
 from erclip.config import Config
-from erclip.policy import load_policy
 from erclip.records import Prompt
-from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
-from erclip.sampling.load import load_sampler
+from erclip.training.policy import load_policy
+from erclip.training.sampling import SamplingSettings, TransformersSampler, encode_prompt
+from erclip.training.sampling.load import load_sampler
 
 QUESTION = "Write a long story about a lighthouse keeper and the sea."
 

@@ -1,4 +1,4 @@
-"""Seconds to hand weights over: a mapped file (`erclip.weight_handover`) against safetensors.
+"""Seconds to hand weights over: a mapped file (`training.weight_handover`) against safetensors.
 
     python benchmarks/weight_handover.py --mib 513
 
@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from erclip.weight_handover import SharedWeights
+from erclip.training.weight_handover import SharedWeights
 from machine import hardware
 
 TENSORS = 30

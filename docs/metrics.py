@@ -1,11 +1,11 @@
-"""Write the tables of metrics.md from `erclip.metrics.METRICS`; run by `make docs`."""
+"""Write the tables of metrics.md from `erclip.runs.metrics.METRICS`; run by `make docs`."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from erclip.metrics import METRICS
+from erclip.runs.metrics import METRICS
 
 PAGE = Path(__file__).with_name("metrics.md")
 # A marker names the areas whose metrics follow it, up to the next empty line.

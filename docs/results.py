@@ -14,9 +14,9 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from erclip.diagnostics.seeds import Estimate, p_value
-from erclip.report import canvas
-from erclip.report.sheet import Table, markdown_table
+from erclip.pages import canvas
+from erclip.pages.sheet import Table, markdown_table
+from erclip.statistics import Interval, p_value
 from erclip.study.design import Study, read_study
 from erclip.study.figures import draw_effects, style
 from erclip.study.findings import Findings
@@ -105,8 +105,8 @@ def narrow(table: Table, headings: Sequence[str]) -> Table:
 def counts() -> Table:
     """How often a rule is above or below another: alone, and corrected for all of the row."""
     studies = [path.name for path in sorted((ROOT / "results").iterdir()) if path.is_dir()]
-    found: dict[str, list[Estimate | None]] = {}
-    best: list[Estimate | None] = []
+    found: dict[str, list[Interval | None]] = {}
+    best: list[Interval | None] = []
     for study in studies:
         methods = runs(study)
         for own in methods.values():
@@ -124,7 +124,7 @@ def counts() -> Table:
     )
 
 
-def counted(differences: Sequence[Estimate | None]) -> list[str]:
+def counted(differences: Sequence[Interval | None]) -> list[str]:
     """Differences, and how many of them are positive or negative: p < 0.05, then Holm's."""
     there = [found for found in differences if found is not None]
     numbers = [len(there)]

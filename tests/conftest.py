@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from erclip.config import ModelConfig
-from erclip.policy import load_policy
-from erclip.sampling import SamplingSettings, TransformersSampler
 from erclip.tasks import load_task
+from erclip.training.policy import load_policy
+from erclip.training.sampling import SamplingSettings, TransformersSampler
 
 
 @pytest.fixture(scope="session")

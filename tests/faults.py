@@ -14,16 +14,16 @@ from pathlib import Path
 
 import safetensors.torch
 
-import erclip.checkpoints.rollout_files
-import erclip.checkpoints.training_state
-import erclip.policy.adapters
+import erclip.training.checkpoints.rollout_files
+import erclip.training.checkpoints.training_state
+import erclip.training.policy.adapters
 
 CALLS = ("fsync", "truncate", "mkdir", "rename", "replace", "unlink", "rmdir")
 TENSORS = (
     safetensors.torch,
-    erclip.checkpoints.training_state,
-    erclip.checkpoints.rollout_files,
-    erclip.policy.adapters,
+    erclip.training.checkpoints.training_state,
+    erclip.training.checkpoints.rollout_files,
+    erclip.training.policy.adapters,
 )
 
 

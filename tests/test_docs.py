@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from erclip.config import Config
-from erclip.metrics import METRICS
+from erclip.runs.metrics import METRICS
 from erclip.study.design import read_study
 
 ROOT = Path(__file__).resolve().parents[1]

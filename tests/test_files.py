@@ -12,8 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from erclip.errors import UserError
-from erclip.files import append, cut, leftovers, new_folder, parsed, read_json, write_text
-from erclip.locks import LOCK
+from erclip.machine.files import append, cut, leftovers, new_folder, parsed, read_json, write_text
+from erclip.machine.locks import LOCK
 from faults import deaths, survives  # ty: ignore[unresolved-import]
 
 

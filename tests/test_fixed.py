@@ -15,8 +15,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from erclip.sampling import SamplingSettings, TransformersSampler
-from erclip.sampling.decoder import Decoder, pad_left
+from erclip.training.sampling import SamplingSettings, TransformersSampler
+from erclip.training.sampling.decoder import Decoder, pad_left
 
 SMALL = {
     "vocab_size": 40,

@@ -129,6 +129,9 @@ def test_the_base_wheel_installs_into_an_empty_environment(wheel, tmp_path):
     [
         ("from erclip.__main__ import main; main()", "train"),
         ("import erclip.config", "train"),
+        ("import erclip.training.trainer", "train"),
+        ("import erclip.runs.read", "train"),
+        ("import erclip.pages.sheet", "train"),
         ("import erclip.grading", "grading"),
         ("import erclip.integrations.trl", "trl"),
         ("import erclip.integrations.verl.settings", "verl"),

@@ -14,9 +14,9 @@ import time
 import pytest
 
 from erclip.errors import UserError
-from erclip.locks import LOCK, Lock, lock_new_folder
+from erclip.machine.locks import LOCK, Lock, lock_new_folder
 
-HOLD = "import sys,time; from pathlib import Path; from erclip.locks import Lock\n"
+HOLD = "import sys,time; from pathlib import Path; from erclip.machine.locks import Lock\n"
 HOLD += "lock=Lock(Path(sys.argv[1]),'erclip train'); print('held',flush=True); time.sleep(60)"
 
 

@@ -11,18 +11,18 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from erclip.batches import make_batch
-from erclip.checkpoints.resuming import resumed_recipe
 from erclip.config import ModelConfig
+from erclip.config.recipes import load_recipe
 from erclip.errors import UserError
-from erclip.packing import single_rows
-from erclip.policy import load_policy
-from erclip.recipes import load_recipe
 from erclip.records import Grade, Sample
-from erclip.sampler_process import SamplerLost
-from erclip.sampling import SamplingSettings, TransformersSampler
-from erclip.trainer import Trainer
-from erclip.weight_handover import SharedWeights, trained
+from erclip.training.batches import make_batch
+from erclip.training.checkpoints.resuming import resumed_recipe
+from erclip.training.packing import single_rows
+from erclip.training.policy import load_policy
+from erclip.training.sampler_process import SamplerLost
+from erclip.training.sampling import SamplingSettings, TransformersSampler
+from erclip.training.trainer import Trainer
+from erclip.training.weight_handover import SharedWeights, trained
 
 SHORT = [
     "rollout.prompts=8", "rollout.responses=4", "trainer.updates_per_rollout=4",

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from erclip import plugins
 from erclip.cli import app
 from erclip.config import Config
+from erclip.config.recipes import load_recipe
 from erclip.config.rules import section_of
-from erclip.diagnostics.ledger import read_ledger
 from erclip.errors import UserError
 from erclip.losses.testing import check_loss
-from erclip.recipes import load_recipe
-from erclip.updates import Updater, build_loss
+from erclip.machine import plugins
+from erclip.runs.ledger import read_ledger
+from erclip.training.updates import Updater, build_loss
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 SHORT = """

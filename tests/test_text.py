@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from erclip.checkpoints.resuming import resumed_recipe
-from erclip.console import Console
+from erclip.config.recipes import load_recipe
 from erclip.errors import UserError
-from erclip.recipes import load_recipe
-from erclip.run_dir import describe
+from erclip.machine.console import Console
+from erclip.runs.run_dir import describe
+from erclip.training.checkpoints.resuming import resumed_recipe
 
 NAMES = [
     "runs/exp[lr=1]", "[/b]", "[bold red]x", ":smile:", "a\x1b[31mb", "\u202egnp.exe", "a\x9bb",

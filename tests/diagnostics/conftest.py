@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from erclip.recipes import load_recipe
-from erclip.trainer import Trainer
+from erclip.config.recipes import load_recipe
+from erclip.training.trainer import Trainer
 
 SHORT = (
     "trainer.rollouts=2",

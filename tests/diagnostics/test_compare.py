@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from erclip.diagnostics.compare import compare_sheet, difference, group
-from erclip.diagnostics.seeds import estimate, paired, unpaired
 from erclip.errors import UserError
-from erclip.report.read import read_runs
+from erclip.report.methods import compare_sheet, difference, group
+from erclip.runs.read import read_runs
+from erclip.statistics import estimate, paired, unpaired
 
 KEY = ("countdown", 4)
 

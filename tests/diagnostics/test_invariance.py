@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from diagnostics.conftest import train
-from erclip.batches import make_batch
-from erclip.packing import Row, micro_batches, shared_rows, single_rows
-from erclip.recipes import load_recipe
+from erclip.config.recipes import load_recipe
 from erclip.records import Grade, Sample
-from erclip.updates import Updater, score_old
+from erclip.training.batches import make_batch
+from erclip.training.packing import Row, micro_batches, shared_rows, single_rows
+from erclip.training.updates import Updater, score_old
 
 
 def rows_of(run, *overrides):
@@ -58,7 +58,7 @@ def test_the_trainer_logs_the_same_whether_prompts_are_shared_or_not(
         layouts.append((len(samples), len(rows)))
         return rows
 
-    monkeypatch.setattr("erclip.policy.Policy.rows", counted)
+    monkeypatch.setattr("erclip.training.policy.Policy.rows", counted)
     for share in (None, together):
         layouts.clear()
         lines = rows_of(tmp_path / f"{share}", "trainer.token_budget=2000")

@@ -7,15 +7,15 @@ import math
 import pytest
 import torch
 
-from erclip.batches import make_batch
 from erclip.config import DataConfig
 from erclip.diagnostics.layouts import LAYOUTS
 from erclip.diagnostics.noise_floor import Floor, Measured, Plan, measure
 from erclip.diagnostics.noise_page import noise_sheet, recommendation
 from erclip.diagnostics.scoring import HEADS, Scored, clips, score
 from erclip.errors import UserError
-from erclip.packing import single_rows
 from erclip.records import Grade, Sample
+from erclip.training.batches import make_batch
+from erclip.training.packing import single_rows
 
 PLAN = Plan(prompts=6, responses=2, max_tokens=12, rows=4)
 

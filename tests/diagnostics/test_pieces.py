@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from erclip.diagnostics.pieces import Pieces
+from erclip.training.pieces import Pieces
 
 
 class Bytes:

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from diagnostics.conftest import lines, train
+from erclip.config.recipes import load_recipe
 from erclip.diagnostics import what_if
-from erclip.diagnostics.ledger import read_ledger
-from erclip.diagnostics.recorder import Recorder
 from erclip.errors import UserError
-from erclip.metrics import CORE_RULES
-from erclip.recipes import load_recipe
+from erclip.runs.ledger import read_ledger
+from erclip.runs.metrics import CORE_RULES
+from erclip.training.recorder import Recorder
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from diagnostics.conftest import train
-from erclip.batches import make_batch
 from erclip.config import Config
 from erclip.diagnostics.layouts import nudged_embeddings
-from erclip.diagnostics.rounding import rounding_share
 from erclip.losses import entropy_ratio
-from erclip.packing import micro_batches, single_rows
 from erclip.records import Grade, Sample
-from erclip.updates import ScoredBatch, Updater, score_old
+from erclip.training.batches import make_batch
+from erclip.training.packing import micro_batches, single_rows
+from erclip.training.rounding import rounding_share
+from erclip.training.updates import ScoredBatch, Updater, score_old
 
 ERC = {"loss": {"constraints": ["entropy_ratio_clip"]}, "trainer": {"warmup_updates": 0}}
 
@@ -92,7 +92,7 @@ def test_a_run_measures_without_changing_a_number(tmp_path, monkeypatch):
         "model.dtype=bfloat16",
     ]
     with_it = train(tmp_path / "with", *settings)
-    monkeypatch.setattr("erclip.diagnostics.rounding.due", lambda rollout: False)
+    monkeypatch.setattr("erclip.training.rounding.due", lambda rollout: False)
     without = train(tmp_path / "without", *settings)
 
     def timeless(rows):

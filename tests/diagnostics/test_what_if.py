@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from erclip.diagnostics import what_if
-from erclip.diagnostics.ledger import Ledger
 from erclip.diagnostics.ledger_page import ledger_sheet, numbers, ranges
 from erclip.errors import UserError
-from erclip.metrics import CORE_RULES
+from erclip.runs.ledger import Ledger
+from erclip.runs.metrics import CORE_RULES
 
 # old H, new H, log r, A, slope, token
 ROWS = [

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erclip.embedded import embedded_model_dir
-from erclip.embedded.architecture import CHARACTERS, build_tokenizer
-from erclip.embedded.measure import MAX_TOKENS, sampled_accuracy
+from erclip.models.architecture import CHARACTERS, build_tokenizer
+from erclip.models.measure import MAX_TOKENS, sampled_accuracy
 from erclip.tasks import load_task
 from erclip.tasks.countdown import Problem, solutions
 

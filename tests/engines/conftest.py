@@ -9,8 +9,8 @@ import pytest
 
 from engines.models import make_tiny
 from erclip.config import Config
-from erclip.policy import load_policy
-from erclip.sampling.load import load_sampler
+from erclip.training.policy import load_policy
+from erclip.training.sampling.load import load_sampler
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from engines.models import move
-from erclip.batches import Sample, make_batch
 from erclip.errors import UserError
-from erclip.packing import single_rows
 from erclip.records import Grade
-from erclip.sampling import SamplingSettings, TransformersSampler
+from erclip.training.batches import Sample, make_batch
+from erclip.training.packing import single_rows
+from erclip.training.sampling import SamplingSettings, TransformersSampler
 
 pytestmark = pytest.mark.vllm
 

@@ -15,11 +15,11 @@ from engines.models import make_tiny, move
 from engines.test_vllm_engine import SEEDS, flat, trainer_gap
 from erclip.config import Config
 from erclip.errors import UserError
-from erclip.policy import load_policy
-from erclip.sampling import SamplingSettings
-from erclip.sampling.load import load_sampler
-from erclip.sampling.vllm_engine import ENVIRONMENT
-from erclip.sampling.vllm_worker import EXTENSION
+from erclip.training.policy import load_policy
+from erclip.training.sampling import SamplingSettings
+from erclip.training.sampling.load import load_sampler
+from erclip.training.sampling.vllm_engine import ENVIRONMENT
+from erclip.training.sampling.vllm_worker import EXTENSION
 
 pytestmark = pytest.mark.vllm
 

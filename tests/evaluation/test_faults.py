@@ -12,9 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from erclip.errors import UserError
 from erclip.evaluation import run
-from erclip.evaluation.outcomes import Outcome
 from erclip.evaluation.settings import check_settings
-from erclip.locks import Lock
+from erclip.machine.locks import Lock
+from erclip.training.outcomes import Outcome
 from faults import deaths, survives  # ty: ignore[unresolved-import]
 
 SETTINGS = check_settings(

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from erclip.errors import UserError
 from erclip.evaluation import folder, run
 from erclip.evaluation.chunks import plan
-from erclip.evaluation.compare import read_evaluation
+from erclip.evaluation.pairs import read_evaluation
 from erclip.evaluation.run import mean_entropies, run_evaluation
 from erclip.evaluation.settings import check_settings
 from erclip.records import Prompt
-from erclip.sampling import SamplingSettings, TransformersSampler
 from erclip.tasks.countdown import judge, problems, question
+from erclip.training.sampling import SamplingSettings, TransformersSampler
 
 WANTED = {"model": "embedded", "benchmarks": ("countdown",), "limit": 24, "k": 2, "batch_size": 16}
 

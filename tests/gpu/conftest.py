@@ -7,11 +7,11 @@ import os
 import pytest
 import torch
 
-from erclip.batches import make_batch
 from erclip.config import ModelConfig
-from erclip.packing import single_rows
-from erclip.policy import load_policy
 from erclip.records import Grade, Sample
+from erclip.training.batches import make_batch
+from erclip.training.packing import single_rows
+from erclip.training.policy import load_policy
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
-from erclip.recipes import load_recipe
-from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
-from erclip.sampling.decoder import Decoder
-from erclip.trainer import Trainer
+from erclip.config.recipes import load_recipe
+from erclip.training.sampling import SamplingSettings, TransformersSampler, encode_prompt
+from erclip.training.sampling.decoder import Decoder
+from erclip.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 SETTINGS = SamplingSettings(4, 24)

@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from erclip.batches import make_batch
 from erclip.config import ModelConfig
 from erclip.errors import UserError
-from erclip.packing import single_rows
-from erclip.policy import Policy, load_policy
 from erclip.records import Grade, Prompt, Sample
-from erclip.sampling import SamplingSettings, TransformersSampler
+from erclip.training.batches import make_batch
+from erclip.training.packing import single_rows
+from erclip.training.policy import Policy, load_policy
+from erclip.training.sampling import SamplingSettings, TransformersSampler
 from models.zoo import NAMES, build, config_of, naive, saved
 
 COLUMNS = ("model", "head", "scored", "sampled", "packed", "lora", "checkpointed")

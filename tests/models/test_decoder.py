@@ -7,10 +7,10 @@ import torch
 
 from erclip.config import ModelConfig
 from erclip.errors import UserError
-from erclip.policy import load_policy
 from erclip.records import Prompt
-from erclip.sampling import SamplingSettings, TransformersSampler
-from erclip.sampling.decoder import Decoder
+from erclip.training.policy import load_policy
+from erclip.training.sampling import SamplingSettings, TransformersSampler
+from erclip.training.sampling.decoder import Decoder
 from models.zoo import build, naive, saved, tokenizer
 
 PROMPTS = [Prompt(t, ({"role": "user", "content": t},), None) for t in ("1+2?", "What?", "1+2? is")]

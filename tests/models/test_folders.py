@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from erclip.config import Config, ModelConfig
 from erclip.errors import UserError
-from erclip.policy import load_policy
-from erclip.policy.loading import refuse_untrainable
+from erclip.training.policy import load_policy
+from erclip.training.policy.loading import refuse_untrainable
 from models.zoo import build, saved
 
 LORA = {"rank": 2, "alpha": 4}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from erclip.batches import make_batch
 from erclip.config import ModelConfig
 from erclip.errors import UserError
-from erclip.packing import single_rows
-from erclip.policy import load_policy
 from erclip.records import Grade, Prompt, Response, Sample
+from erclip.training.batches import make_batch
+from erclip.training.packing import single_rows
+from erclip.training.policy import load_policy
 from models.zoo import build, naive, saved
 
 DYNAMIC = ["phi3, longrope", "llama, dynamic NTK"]  # short texts: up to 40 tokens

@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from erclip.config import Config, ModelConfig
+from erclip.config.recipes import Recipe
 from erclip.errors import UserError
 from erclip.launch import run_training
-from erclip.prepare import load_trainable
-from erclip.progress import ProgressDisplay, why_nothing_learned
-from erclip.recipes import Recipe
 from erclip.records import Grade, Prompt
-from erclip.rollouts import teaches
+from erclip.runs.progress import ProgressDisplay, why_nothing_learned
 from erclip.tasks import Task
+from erclip.training.prepare import load_trainable
+from erclip.training.rollouts import teaches
 
 SMALL = {
     "rollout": {"prompts": 2, "responses": 2},

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from erclip.batches import make_batch
-from erclip.packing import Row
-from erclip.policy.policy import pick_rows
 from erclip.records import Grade, Sample
+from erclip.training.batches import make_batch
+from erclip.training.packing import Row
+from erclip.training.policy.policy import pick_rows
 
 SETTINGS = [
     "trainer.rollouts=3", "rollout.prompts=16", "rollout.responses=8", "eval.prompts=4",
@@ -96,7 +96,7 @@ def run(out: Path, threads: int, kill_after: int | None = None) -> str:
 PROGRAM = """
 import os, signal, sys
 from erclip.cli import main
-from erclip.updates import Updater
+from erclip.training.updates import Updater
 left, update = int(sys.argv.pop(1)), Updater.update
 def counted(*args):
     global left

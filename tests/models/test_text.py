@@ -7,8 +7,8 @@ from tokenizers.processors import TemplateProcessing
 
 from erclip.errors import UserError
 from erclip.records import Prompt
-from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
-from erclip.sampling.base import make_response
+from erclip.training.sampling import SamplingSettings, TransformersSampler, encode_prompt
+from erclip.training.sampling.base import make_response
 from models.zoo import build, tokenizer
 
 PROMPT = Prompt("p", ({"role": "user", "content": "1+2"},), None)

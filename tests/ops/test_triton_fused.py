@@ -18,7 +18,7 @@ import torch
 from erclip.ops.gradient import Saved, gradient_tile
 from erclip.ops.options import HeadOptions
 from erclip.ops.reference import reference
-from erclip.ops.statistics import finish
+from erclip.ops.softmax import finish
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from erclip.cli import main
-from erclip.updates import Updater
+from erclip.training.updates import Updater
 
 
 def die_at_second_update(run: str) -> None:

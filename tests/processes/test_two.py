@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from erclip.checkpoints.folders import Checkpoints
-from erclip.checkpoints.resuming import resumed_recipe
-from erclip.diagnostics.ledger import read_ledger
-from erclip.distributed import World
-from erclip.recipes import load_recipe
-from erclip.trainer import Trainer
+from erclip.config.recipes import load_recipe
+from erclip.machine.distributed import World
+from erclip.runs.checkpoint_folders import Checkpoints
+from erclip.runs.ledger import read_ledger
+from erclip.training.checkpoints.resuming import resumed_recipe
+from erclip.training.trainer import Trainer
 from processes.two import ADAPTERS, AHEAD, KINDS, SHORT, one_update
 
 HERE = Path(__file__).parent

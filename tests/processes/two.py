@@ -10,19 +10,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from erclip.batches import Sample
-from erclip.checkpoints.resuming import resumed_recipe
 from erclip.config import Config, ModelConfig
-from erclip.distributed import World, join_world, leave_world
-from erclip.policy import load_policy
-from erclip.recipes import load_recipe
+from erclip.config.recipes import load_recipe
+from erclip.machine.distributed import World, join_world, leave_world
 from erclip.records import Grade
-from erclip.sampling import SamplingSettings, TransformersSampler
-from erclip.scored_rollout import own_batches, score
-from erclip.sharding import whole
 from erclip.tasks import load_task
-from erclip.trainer import Trainer
-from erclip.updates import ScoredBatch, Updater
+from erclip.training.batches import Sample
+from erclip.training.checkpoints.resuming import resumed_recipe
+from erclip.training.policy import load_policy
+from erclip.training.sampling import SamplingSettings, TransformersSampler
+from erclip.training.scored_rollout import own_batches, score
+from erclip.training.sharding import whole
+from erclip.training.trainer import Trainer
+from erclip.training.updates import ScoredBatch, Updater
 
 RULES = """loss.constraints=["entropy_ratio_clip", {kind="random_mask", rate=0.2},
  {kind="top_entropy", fraction=0.7}, {kind="top_entropy", fraction=0.9, of="current"}]"""

@@ -11,9 +11,10 @@ import time
 import numpy as np
 import pytest
 
-from erclip.report import build_report, series
-from erclip.report.read import read_run
-from erclip.report.series import DRAWN, Curve, thinned
+from erclip.report import build_report
+from erclip.runs import series
+from erclip.runs.read import read_run
+from erclip.runs.series import DRAWN, Curve, thinned
 
 
 def write_long(path, write_run, lines):

@@ -265,7 +265,7 @@ def test_at_most_eight_responses_of_each_fate_and_rollout(standard):
     assert rows.count(("right", "first")) == 8
     assert rows.count(("wrong", "last")) == 8
     assert rows.count(("truncated", "last")) == 4
-    assert 'for="fate-truncated">truncated 8<' in standard
+    assert 'for="outcome-truncated">truncated 8<' in standard
 
 
 def test_same_run_same_page(tmp_path, write_run, standard):

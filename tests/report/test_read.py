@@ -8,7 +8,7 @@ import re
 import pytest
 
 from erclip.errors import UserError
-from erclip.report.read import read_run, read_runs
+from erclip.runs.read import read_run, read_runs
 
 
 def lines(path):

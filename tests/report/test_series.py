@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from erclip.metrics import METRICS
-from erclip.report import names, series
-from erclip.report.read import Run
+from erclip.runs import names, series
+from erclip.runs.metrics import METRICS
+from erclip.runs.read import Run
 
 
 def run_of(updates=(), rollouts=(), evals=()) -> Run:

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from erclip.report.sheet import Sheet, Table, print_sheet
+from erclip.pages.sheet import Sheet, Table, print_sheet
 
 INTERVAL = "−0.019 [−0.026, −0.012]"
 TABLE = Table(

@@ -13,8 +13,8 @@ import subprocess
 import pytest
 
 from erclip.report import build_report
-from erclip.report.read import read_run
 from erclip.report.tokens import token_view
+from erclip.runs.read import read_run
 
 EVIL = "</script><img src=x onerror=\"document.title='pwned'\"><!--<script>"
 
@@ -116,8 +116,8 @@ def in_browser(page, clicks: str, tmp_path) -> str:
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_in_a_browser_tokens_are_coloured_and_text_stays_text(page, tmp_path):
     choose = "document.querySelectorAll('.list button')[1].click();"
-    fate = "document.querySelector('button[data-value=fate]').click();"
-    dom = in_browser(page, choose + fate, tmp_path)
+    outcome = "document.querySelector('button[data-value=outcome]').click();"
+    dom = in_browser(page, choose + outcome, tmp_path)
     (stream,) = re.findall(r'<div class="stream">(.*?)</div>', dom, flags=re.DOTALL)
     spans = re.findall(r'<span class="([^"]*)">(.*?)</span>', stream, flags=re.DOTALL)
     assert [(cls.split(), html_module.unescape(text)) for cls, text in spans] == [

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from erclip.progress import ProgressDisplay
-from erclip.recipes import load_recipe
+from erclip.config.recipes import load_recipe
 from erclip.report import build_report
-from erclip.report.read import read_run
 from erclip.report.verdict import verdicts
+from erclip.runs.progress import ProgressDisplay
+from erclip.runs.read import read_run
 
 
 def evals(first: float, last: float, half: float):

@@ -15,14 +15,14 @@ import sys
 import traceback
 from pathlib import Path
 
-import erclip.producers
-from erclip.checkpoints.resuming import resumed_recipe
+import erclip.training.producers
+from erclip.config.recipes import load_recipe
 from erclip.errors import UserError
-from erclip.interrupts import Stopped
-from erclip.recipes import load_recipe
-from erclip.run_dir import RunDir
-from erclip.trainer import Trainer
-from erclip.updates import Updater
+from erclip.machine.interrupts import Stopped
+from erclip.runs.run_dir import RunDir
+from erclip.training.checkpoints.resuming import resumed_recipe
+from erclip.training.trainer import Trainer
+from erclip.training.updates import Updater
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from faults import Faults  # ty: ignore[unresolved-import]
@@ -43,7 +43,7 @@ class Moments(Faults):
     def __init__(self, task: dict):
         super().__init__(task.get("moment"), task.get("inside", False), task.get("signal", 9))
         for owner, name in (
-            (erclip.producers, "collect"),
+            (erclip.training.producers, "collect"),
             (Updater, "update"),
             (RunDir, "log"),
             (RunDir, "log_samples"),
@@ -60,7 +60,7 @@ def live(task: dict) -> None:
         resumed_recipe(out, overrides) if resume else load_recipe("quickstart", [*TINY, *overrides])
     )
     said: list[str] = []
-    Trainer(recipe, out, resume=resume, say=said.append).train()
+    Trainer(recipe, out, resume=resume, log=said.append).train()
     if "report" in task:
         Path(task["report"]).write_text(json.dumps({"moments": moments.seen, "said": said}))
 

@@ -1,4 +1,4 @@
-"""Damage, a full disk, what may change on a resume, which checkpoints are kept, accidents."""
+"""Damage, a full disk, what may change on a resume, which checkpoints are kept, failed batches."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from erclip.checkpoints.folders import Checkpoints, damage
-from erclip.checkpoints.resuming import resumed_recipe
+from erclip.config.recipes import load_recipe
 from erclip.errors import UserError
-from erclip.recipes import load_recipe
-from erclip.trainer import Trainer
-from erclip.updates import Updater
+from erclip.runs.checkpoint_folders import Checkpoints, damage
+from erclip.training.checkpoints.resuming import resumed_recipe
+from erclip.training.trainer import Trainer
+from erclip.training.updates import Updater
 
 TINY = [
     "rollout.prompts=4", "rollout.responses=4", "sampler.max_tokens=8", "trainer.rollouts=3",
@@ -72,7 +72,7 @@ def test_a_damaged_newest_one_falls_back_to_the_one_before(name, copy, run):
     data[len(data) // 2] ^= 1
     (newest / name).write_bytes(data)
     said = []
-    trainer = Trainer(resumed_recipe(copy), copy, resume=True, say=said.append)
+    trainer = Trainer(resumed_recipe(copy), copy, resume=True, log=said.append)
     assert said == [f"Checkpoint {newest} is damaged ({name} has changed)."]
     assert trainer.state.counters.rollouts == 2
     trainer.train()
@@ -91,7 +91,7 @@ def test_missing_files_and_manifests_are_damage(copy):
 def test_without_any_checkpoint_the_run_starts_again(copy, run):
     shutil.rmtree(copy / "checkpoints")
     said = []
-    Trainer(resumed_recipe(copy), copy, resume=True, say=said.append).train()
+    Trainer(resumed_recipe(copy), copy, resume=True, log=said.append).train()
     assert said[0] == "There is no checkpoint to go on from: the run starts again."
     assert said[1:] == [f"What the run had written before is in {copy / 'before-resume-1'}."]
     assert metrics(copy) == metrics(copy / "before-resume-1") == metrics(run)
@@ -162,7 +162,7 @@ def test_a_full_or_read_only_disk_is_one_sentence_and_keeps_what_there_is(
     code, copy, tmp_path, monkeypatch
 ):
     trainer = Trainer(resumed_recipe(copy, ["trainer.rollouts=5"]), copy, resume=True)
-    monkeypatch.setattr("erclip.checkpoints.run_state.save_optimizer", full(code))
+    monkeypatch.setattr("erclip.training.checkpoints.run_state.save_optimizer", full(code))
     with pytest.raises(UserError) as caught:
         trainer.train()
     sentence = str(caught.value)
@@ -176,7 +176,7 @@ def test_a_full_or_read_only_disk_is_one_sentence_and_keeps_what_there_is(
 def test_the_final_model_is_saved_elsewhere_if_the_disk_is_full(copy, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     trainer = Trainer(resumed_recipe(copy, ["trainer.rollouts=4"]), copy, resume=True)
-    monkeypatch.setattr("erclip.checkpoints.run_state.save_optimizer", full(errno.ENOSPC))
+    monkeypatch.setattr("erclip.training.checkpoints.run_state.save_optimizer", full(errno.ENOSPC))
     with pytest.raises(UserError, match="the trained model is in"):
         trainer.train()
     (folder,) = tmp_path.glob("erclip-copy-rollout_00004-*")
@@ -232,8 +232,8 @@ def test_five_bad_updates_in_a_row_end_the_run(tmp_path, monkeypatch):
         trainer.train()
     skipped = [line["grad/skipped"] for line in metrics(out) if line["kind"] == "update"]
     assert skipped == [0, 1, 0, 1, 1, 1, 1, 1]
-    assert str(out / "accidents" / "update_000008.jsonl") in str(caught.value)
-    lines = (out / "accidents" / "update_000008.jsonl").read_text().splitlines()
+    assert str(out / "failed_batches" / "update_000008.jsonl") in str(caught.value)
+    lines = (out / "failed_batches" / "update_000008.jsonl").read_text().splitlines()
     assert len(lines) == 2 * 4
     assert all(json.loads(line)["samples"][0]["token_ids"] for line in lines)
     model = trainer.policy.model.state_dict()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from erclip.checkpoints.folders import Checkpoints, checkpoint_name, damage
+from erclip.runs.checkpoint_folders import Checkpoints, checkpoint_name, damage
 from faults import deaths, survives  # ty: ignore[unresolved-import]
 
 RUN = "abc"

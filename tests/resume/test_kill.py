@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from erclip.checkpoints.folders import Checkpoints
+from erclip.runs.checkpoint_folders import Checkpoints
 
 KILLED = -9
 LIVES = Path(__file__).with_name("lives.py")

@@ -14,15 +14,15 @@ import time
 
 import pytest
 
-from erclip.checkpoints.folders import Checkpoints, damage, read_state
-from erclip.checkpoints.resuming import resumed_recipe
+from erclip.config.recipes import load_recipe
 from erclip.errors import Diverged, UserError, sentence
 from erclip.launch import _evaluations
-from erclip.policy import load_policy
-from erclip.recipes import load_recipe
-from erclip.run_folder import run_id
-from erclip.trainer import Trainer
-from erclip.updates import Updater
+from erclip.runs.checkpoint_folders import Checkpoints, damage, read_state
+from erclip.runs.run_folder import run_id
+from erclip.training.checkpoints.resuming import resumed_recipe
+from erclip.training.policy import load_policy
+from erclip.training.trainer import Trainer
+from erclip.training.updates import Updater
 
 TINY = [
     "rollout.prompts=4", "rollout.responses=4", "sampler.max_tokens=8", "trainer.rollouts=3",
@@ -91,7 +91,7 @@ def test_another_run_s_checkpoint_is_not_gone_on_from(copy, tmp_path):
         copy / "checkpoints" / "rollout_00003",
     )
     said = []
-    trainer = again(copy, say=said.append)
+    trainer = again(copy, log=said.append)
     assert "rollout_00003 is not used (it is another run's)" in said[0]
     assert trainer.state.counters.rollouts == 2
     trainer.train()
@@ -106,7 +106,7 @@ def test_a_history_without_a_checkpoint_is_set_aside(copy, run):
     (copy / "ledger").mkdir()
     (copy / "ledger" / "update_notes.txt").write_text("mine")
     said = []
-    again(copy, say=said.append).train()
+    again(copy, log=said.append).train()
     aside = copy / "before-resume-1"
     assert f"What the run had written before is in {aside}." in said
     assert metrics(aside) == metrics(copy) == metrics(run)
@@ -124,7 +124,7 @@ def test_a_file_that_is_shorter_than_its_checkpoint_says(name, lost, copy):
     file = copy / name
     os.truncate(file, max(0, file.stat().st_size - lost))
     said = []
-    trainer = again(copy, "trainer.rollouts=4", say=said.append)
+    trainer = again(copy, "trainer.rollouts=4", log=said.append)
     assert said == [
         f"{file} is shorter than its checkpoint says: it goes on after its last whole line."
     ]
@@ -142,7 +142,7 @@ def test_what_the_disk_had_no_room_for_is_in_the_checkpoint(tmp_path, monkeypatc
 
     def full(name, text):
         if trainer.state.counters.updates == 3:
-            monkeypatch.setattr("erclip.run_dir.append", refuse)
+            monkeypatch.setattr("erclip.runs.run_dir.append", refuse)
         real(name, text)
 
     def refuse(*_, **__):
@@ -207,7 +207,7 @@ def test_a_reward_that_fails_after_hours_costs_no_update(body, words, tmp_path):
 
 def test_by_default_there_is_a_checkpoint_every_half_hour(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("erclip.checkpoints.keeper.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("erclip.training.checkpoints.keeper.time.monotonic", lambda: clock[0])
     real = Updater.update
 
     def update(self, *arguments):

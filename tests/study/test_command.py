@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from erclip.cli import app
 from erclip.config import Config
+from erclip.config.recipes import load_recipe
 from erclip.errors import UserError
-from erclip.recipes import load_recipe
 from erclip.study.cell import run_cell
 from erclip.study.command import _at, _choose, _locked, study
 from erclip.study.design import read_study, settings_hash

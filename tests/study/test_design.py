@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from erclip.config import Config
+from erclip.config.recipes import read_table
 from erclip.errors import UserError
-from erclip.recipes import read_table
 from erclip.records import Grade, Prompt, Response
 from erclip.study.design import Cell, on_policy, read_study, settings_hash
 from erclip.study.outcomes import number

@@ -10,8 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import pytest
 
-from erclip.console import Console
 from erclip.errors import UserError
+from erclip.machine.console import Console
 from erclip.study import command
 from erclip.study.cell import Outcome
 from erclip.study.design import read_study, settings_hash
@@ -32,7 +32,7 @@ loss = { constraints = [] }
 """
 
 
-def pretend(next_job, processes, tell):
+def pretend(next_job, processes, log):
     """The runs, without training: a row and two points each."""
     while (job := next_job()) is not None:
         values = dict.fromkeys(VALUES, 0.5) | {
@@ -41,7 +41,7 @@ def pretend(next_job, processes, tell):
         }  # fmt: skip
         values.pop("seed")
         curve = [dict.fromkeys(CURVE, 0.25) | {"rollout": rollout} for rollout in (0, 1)]
-        tell(Done(job, Outcome(values, curve), None))
+        log(Done(job, Outcome(values, curve), None))
 
 
 @pytest.fixture

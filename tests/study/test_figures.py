@@ -7,7 +7,7 @@ import math
 import re
 from pathlib import Path
 
-from erclip.report import canvas
+from erclip.pages import canvas
 from erclip.study.figures import ORDER, style
 
 CSS = Path(canvas.__file__).parent / "templates" / "style.css"

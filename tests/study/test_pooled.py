@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from erclip.diagnostics.seeds import Estimate, p_value
-from erclip.evaluation.statistics import holm
+from erclip.statistics import Interval, holm, p_value
 from erclip.study.answer import answer
 from erclip.study.design import Cell, read_study
 from erclip.study.findings import Findings
@@ -122,15 +121,15 @@ def test_a_share_of_runs_has_an_interval():
 
 def test_p_values_are_those_of_students_t():
     """Published quantiles: P(|T| > 2.776) = 0.05 at 4, P(|T| > 4.604) = 0.01 at 4 degrees."""
-    from erclip.evaluation.statistics import t_quantile, two_sided_p
+    from erclip.statistics import t_quantile, two_sided_p
 
     for t, degrees, p in ((2.776445, 4, 0.05), (4.604095, 4, 0.01), (12.706205, 1, 0.05)):
         assert two_sided_p(t, degrees) == pytest.approx(p, rel=1e-5)
         assert two_sided_p(-t, degrees) == pytest.approx(p, rel=1e-5)
     half = t_quantile(4)  # an interval whose end is at 0 has p = 0.05 by construction
-    assert p_value(Estimate(half, half, 5)) == pytest.approx(0.05)
-    assert p_value(Estimate(0.0, 0.0, 5)) == 1.0
-    assert math.isnan(p_value(Estimate(0.3, math.nan, 1)))
+    assert p_value(Interval.around(half, half, 5)) == pytest.approx(0.05)
+    assert p_value(Interval.around(0.0, 0.0, 5)) == 1.0
+    assert math.isnan(p_value(Interval.around(0.3, math.nan, 1)))
 
 
 def test_holms_correction():
@@ -139,4 +138,6 @@ def test_holms_correction():
     assert found == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
-    assert corrected([None, Estimate(0.1, 0.05, 5)])[1] == p_value(Estimate(0.1, 0.05, 5))
+    assert corrected([None, Interval.around(0.1, 0.05, 5)])[1] == p_value(
+        Interval.around(0.1, 0.05, 5)
+    )

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from erclip.diagnostics.seeds import Estimate
 from erclip.errors import UserError
-from erclip.report.sheet import Sheet
+from erclip.pages.sheet import Sheet
+from erclip.statistics import Interval
 from erclip.study.design import Cell, read_study
 from erclip.study.findings import Findings
 from erclip.study.page import study_document, study_sheet
@@ -96,9 +96,9 @@ def test_differences_are_paired_by_seed(results):
     assert point_words(difference) == {1e-4: "tie", 1e-3: "+0.30"}
     assert difference.over_grid.mean == pytest.approx((0.155 + 0.15 + 0.145) / 3)
     assert point_words(against(found["A"], found["B"])) == {1e-4: "tie", 1e-3: "-0.30"}
-    assert verdict(Estimate(0.3, 0.1, 5), 0.049) == "win"
-    assert verdict(Estimate(0.3, 0.1, 5), 0.051) == "tie"
-    assert verdict(Estimate(0.3, 0.0, 2), 0.0) == "few seeds"
+    assert verdict(Interval.around(0.3, 0.1, 5), 0.049) == "win"
+    assert verdict(Interval.around(0.3, 0.1, 5), 0.051) == "tie"
+    assert verdict(Interval.around(0.3, 0.0, 2), 0.0) == "few seeds"
 
 
 def test_the_page_says_wins_ties_and_losses(results):
@@ -159,7 +159,7 @@ def test_a_method_can_be_compared_with_several(tmp_path, results):
     assert [[r.method.name for r in family] for family in families(read(results))] == [
         ["A", "B", "C"]
     ]
-    assert interval(Estimate(0.9, 0.3, 2)) == "0.900 [0.600, 1.000]"
+    assert interval(Interval.around(0.9, 0.3, 2)) == "0.900 [0.600, 1.000]"
 
 
 def test_one_family_per_base_and_the_rest_together(results):

@@ -6,11 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from erclip.cli import app
+from erclip.diagnostics.look import data_sheet
 from erclip.errors import UserError
 from erclip.integrations.verl.reward import compute_score
 from erclip.tasks.base import Wording
 from erclip.tasks.files import Source
-from erclip.tasks.look import data_sheet
 from erclip.tasks.rows import read_gold, read_row
 
 ROWS = [

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from erclip.config.section import Section, by_kind, to_tuple
-from erclip.plugins import PluginError, installed, load_attribute, load_point
+from erclip.machine.plugins import PluginError, installed, load_attribute, load_point
 from erclip.text import in_a_line
 
 GROUP = "erclip.rules"

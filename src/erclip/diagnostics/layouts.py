@@ -6,8 +6,7 @@ Letters: N response tokens of all responses in their order, D hidden size, B row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +15,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from erclip.errors import UserError
-from erclip.policy.precision import autocast_dtype
-from erclip.policy.signature import cache_name, trunk
 from erclip.records import Response
+from erclip.training.policy.signature import cache_name, trunk
+from erclip.training.rounding import nudged_embeddings
 
 Layout = Callable[[Any, Sequence[Response], int], Float[Tensor, "N D"]]
 
@@ -87,27 +86,6 @@ def rounded_elsewhere(model: Any, responses: Sequence[Response], rows: int) -> F
     """What a run does to measure its own noise: the trainer's layout, embeddings nudged."""
     with nudged_embeddings(model):
         return right_padded(model, responses, rows)
-
-
-@contextmanager
-def nudged_embeddings(model: Any) -> Generator[None]:
-    """Within it, every number of a token's embedding is the next one away from zero.
-
-    The next one of the dtype in which products are rounded, which autocast makes coarser.
-    """
-    rounded = autocast_dtype(model)
-
-    def away(module: Any, arguments: Any, output: Tensor) -> Tensor:
-        coarse = rounded or output.dtype
-        # m·2^e grows by m/2 units in its last place, 1 ≤ m < 2: rounded, that is one
-        step = 1 + torch.finfo(coarse).eps / 2
-        return (output.to(coarse).double() * step).to(coarse).to(output.dtype)
-
-    handle = model.get_input_embeddings().register_forward_hook(away)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 LAYOUTS: dict[str, Layout] = {

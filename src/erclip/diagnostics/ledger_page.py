@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from erclip.diagnostics import ledger_plots, what_if
-from erclip.diagnostics.ledger import Ledger, read_ledger
 from erclip.diagnostics.what_if import Decision
 from erclip.errors import UserError
-from erclip.files import read_json
-from erclip.report.sheet import Sheet, Table, percent
+from erclip.machine.files import read_json
+from erclip.pages.sheet import Sheet, Table, percent
+from erclip.runs.ledger import Ledger, read_ledger
 
 DEFAULT_BANDS = (0.02, 0.05, 0.1, 0.2)
 DEFAULT_CLIP = (0.2, 0.28)

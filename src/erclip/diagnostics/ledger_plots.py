@@ -7,11 +7,11 @@ import torch
 from matplotlib.axes import Axes
 
 from erclip.diagnostics import what_if
-from erclip.diagnostics.ledger import Ledger
 from erclip.diagnostics.what_if import Decision
-from erclip.report import canvas
-from erclip.report.canvas import INK, MUTED, SERIES, Key
-from erclip.report.cards import Plot
+from erclip.pages import canvas
+from erclip.pages.canvas import INK, MUTED, SERIES, Key
+from erclip.pages.cards import Plot
+from erclip.runs.ledger import Ledger
 
 ERC_COLOR, PPO_COLOR, BOTH_COLOR = SERIES[0], SERIES[1], SERIES[3]
 _POINTS = 4_000  # of a scatter: more of them make a heavy page, and hide each other
@@ -79,13 +79,13 @@ def scatter(
     gap = ledger.measures["new_logprob"] - ledger.measures["old_logprob"]
     ratio, rho = gap.exp().numpy(), what_if.entropy_ratios(ledger).numpy()
     chosen = torch.randperm(len(ledger), generator=torch.Generator().manual_seed(0))[:_POINTS]
-    fates = erc.clipped.int() + 2 * ppo.clipped.int()
+    outcomes = erc.clipped.int() + 2 * ppo.clipped.int()
     kinds = (("kept", MUTED), ("ERC", ERC_COLOR), ("range", PPO_COLOR), ("both", BOTH_COLOR))
     with canvas.figure() as (fig, (ax,)):
-        for fate, (_, color) in enumerate(kinds):
-            own = chosen[fates[chosen] == fate].numpy()
+        for outcome, (_, color) in enumerate(kinds):
+            own = chosen[outcomes[chosen] == outcome].numpy()
             x, y = (np.clip(v[own], 1 / _REACH, _REACH) for v in (ratio, rho))
-            size, alpha = (8, 0.9) if fate > 1 else (5, 0.5)  # the rare ones on top
+            size, alpha = (8, 0.9) if outcome > 1 else (5, 0.5)  # the rare ones on top
             ax.plot(x, y, ".", color=color, markersize=size, alpha=alpha, markeredgewidth=0)
         for line, edges in ((ax.axhline, band), (ax.axvline, clip)):
             for edge in (1 - edges[0], 1 + edges[1]):

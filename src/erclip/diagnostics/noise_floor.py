@@ -24,11 +24,11 @@ from erclip.diagnostics.layouts import LAYOUTS, right_padded
 from erclip.diagnostics.scoring import HEADS, Scored, clips, score
 from erclip.errors import UserError
 from erclip.losses import entropy_ratio
-from erclip.policy import Policy, load_policy
 from erclip.records import Response
-from erclip.sampling import SamplingSettings, TransformersSampler
 from erclip.seeds import prompt_seeds
 from erclip.tasks import load_task
+from erclip.training.policy import Policy, load_policy
+from erclip.training.sampling import SamplingSettings, TransformersSampler
 
 NUDGE = 1e-3  # relative change of the weights by `update`, as a standard deviation
 SUPPORTED_GAP = 0.05  # nats in float32: a layout that is off by more is not supported by the model
@@ -91,7 +91,7 @@ class Measured(NamedTuple):
 
 
 def measure(
-    path: str, data: DataConfig, plan: Plan, say: Callable[[str], None] = lambda _: None
+    path: str, data: DataConfig, plan: Plan, log: Callable[[str], None] = lambda _: None
 ) -> Measured:
     """Sample responses from the model in the first dtype, then score them in every way asked for.
 
@@ -100,12 +100,12 @@ def measure(
     _check(plan)
     responses = sample(path, data, plan)
     lengths = [len(response.token_ids) for response in responses]
-    say(f"{sum(lengths):,} tokens sampled")
+    log(f"{sum(lengths):,} tokens sampled")
     floors: list[Floor] = []
     notes: list[str] = []
     for dtype in plan.dtypes:
         policy = _load(path, dtype)
-        hidden = _hidden_states(policy, responses, plan, notes, say)
+        hidden = _hidden_states(policy, responses, plan, notes, log)
         for head in _heads(plan, dtype):
             old = score(policy, hidden["first"], responses, head)
             for layout in plan.layouts:
@@ -116,7 +116,7 @@ def measure(
                     )
         if "update" in plan.layouts:
             floors += _after_an_update(path, policy, dtype, responses, plan, hidden["first"])
-            say(f"{dtype}: update")
+            log(f"{dtype}: update")
         del policy, hidden
         gc.collect()
     return Measured(floors, notes, lengths)
@@ -140,7 +140,7 @@ def _hidden_states(
     responses: Sequence[Response],
     plan: Plan,
     notes: list[str],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, Tensor]:
     """Hidden states of every layout that the model supports; "first" is the trainer's pass."""
     dtype = str(policy.model.dtype).removeprefix("torch.")
@@ -149,7 +149,7 @@ def _hidden_states(
         if name not in LAYOUTS:
             continue
         states[name] = LAYOUTS[name](policy.model, responses, plan.rows)
-        say(f"{dtype}: {name}")
+        log(f"{dtype}: {name}")
         if name == "packing":
             old, new = (score(policy, states[n], responses, "float32") for n in ("first", name))
             gap = (new.logprobs - old.logprobs).abs().max().item()

@@ -11,11 +11,11 @@ import torch
 from erclip.diagnostics import what_if
 from erclip.diagnostics.ledger_plots import entropy_bins
 from erclip.diagnostics.noise_floor import Floor, Measured, Plan
-from erclip.evaluation.statistics import t_quantile
-from erclip.report import canvas
-from erclip.report.canvas import MUTED, SERIES, Key
-from erclip.report.cards import Plot
-from erclip.report.sheet import Sheet, Table, percent
+from erclip.pages import canvas
+from erclip.pages.canvas import MUTED, SERIES, Key
+from erclip.pages.cards import Plot
+from erclip.pages.sheet import Sheet, Table, percent
+from erclip.statistics import t_quantile
 
 TOLERATED = 0.01  # of all tokens, clipped falsely
 _CHANGES = tuple(m * 10.0**e for e in range(-5, 1) for m in (1, 2, 5))  # nats

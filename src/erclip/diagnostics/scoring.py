@@ -14,8 +14,8 @@ from torch import Tensor
 
 from erclip.losses import entropy_ratio_clip, policy_loss, ppo_clip
 from erclip.ops import layer_logprob_entropy
-from erclip.policy import Policy
 from erclip.records import Response
+from erclip.training.policy import Policy
 
 HEADS = ("float32", "model")
 

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from erclip.diagnostics.ledger import Ledger
 from erclip.losses import entropy_ratio, entropy_ratio_clip, policy_loss, ppo_clip
-from erclip.metrics import sides
-from erclip.report import words
+from erclip.runs import words
+from erclip.runs.ledger import Ledger
+from erclip.runs.metrics import sides
 
 # nats: from the tokens that are certain to those that are wide open
 ENTROPY_EDGES = (0.0, 1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, float("inf"))

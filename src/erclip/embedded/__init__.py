@@ -1,6 +1,6 @@
 """The embedded model: a decoder small enough for the package, loaded like any other model folder.
 
-`erclip.embedded.warmup` made it, and makes models like it for other tasks and in other sizes.
+`erclip.models.warmup` made it, and makes models like it for other tasks and in other sizes.
 """
 
 from __future__ import annotations

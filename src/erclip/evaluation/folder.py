@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from erclip.errors import UserError
-from erclip.evaluation.outcomes import Outcome
-from erclip.files import append as append_text
-from erclip.files import leftovers, parsed, read_json, write_json
-from erclip.locks import LOCK
+from erclip.machine.files import append as append_text
+from erclip.machine.files import leftovers, parsed, read_json, write_json
+from erclip.machine.locks import LOCK
+from erclip.training.outcomes import Outcome
 
 ABOUT, RESULT, TIMES = "evaluation.json", "result.json", "times.jsonl"
 

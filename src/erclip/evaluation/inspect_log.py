@@ -12,7 +12,7 @@ from typing import Any
 from erclip.errors import UserError
 from erclip.evaluation import folder
 from erclip.extras import need
-from erclip.files import read_json, whole_file
+from erclip.machine.files import read_json, whole_file
 
 SCORER = "erclip"
 ASKING = "an inspect log"

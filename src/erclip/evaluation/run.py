@@ -12,26 +12,26 @@ from typing import Any
 
 import torch
 
-from erclip.batches import make_batch
-from erclip.circumstances import circumstances
 from erclip.config import ModelConfig
 from erclip.errors import UserError
 from erclip.evaluation import folder
 from erclip.evaluation.benchmarks import Benchmark, load_benchmark, load_data
 from erclip.evaluation.chunks import Chunk, plan
-from erclip.evaluation.outcomes import Outcome, summarise
 from erclip.evaluation.problems import gold_fields
 from erclip.evaluation.settings import EvaluationSettings
-from erclip.evaluation.statistics import mean_of_sets
-from erclip.files import append, write_json
-from erclip.locks import Lock
-from erclip.packing import micro_batches
-from erclip.policy import Policy, load_policy
+from erclip.machine.files import append, write_json
+from erclip.machine.locks import Lock
 from erclip.records import Grade, Response, Sample
-from erclip.sampling import SamplingSettings, TransformersSampler, encode_prompt
+from erclip.runs.circumstances import circumstances
 from erclip.seeds import derive_seed
+from erclip.statistics import mean_of_sets
 from erclip.tasks.base import Wording
 from erclip.tasks.repeats import problem_of
+from erclip.training.batches import make_batch
+from erclip.training.outcomes import Outcome, summarise
+from erclip.training.packing import micro_batches
+from erclip.training.policy import Policy, load_policy
+from erclip.training.sampling import SamplingSettings, TransformersSampler, encode_prompt
 
 COMMAND = "erclip eval"
 MAX_TOKENS = 4096
@@ -136,7 +136,7 @@ def read_result(out: Path, names: Sequence[str]) -> dict[str, Any]:
             problems.setdefault(problem_of(line["prompt_id"]), []).append(Outcome(**fields))
         sets[name] = summarise(list(problems.values()))
         means.append([sum(o.correct for o in row) / len(row) for row in problems.values()])
-    average = mean_of_sets(means)._asdict() if len(names) > 1 else None
+    average = mean_of_sets(means).as_json() if len(names) > 1 else None
     return {"sets": sets, "mean_of_sets": average}
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from erclip.evaluation.compare import Comparison
-from erclip.evaluation.statistics import Interval
+from erclip.evaluation.pairs import Comparison
 from erclip.grading.audit import Audit
-from erclip.report.sheet import Sheet, Table, percent
+from erclip.pages.sheet import Sheet, Table, percent
+from erclip.statistics import Interval
 
 CELL = 60  # characters of an answer that a table shows
 
@@ -25,7 +25,7 @@ def result_sheet(result: Mapping[str, Any], remarks: Mapping[str, list[str]], ti
                 name,
                 str(numbers["problems"]),
                 str(k),
-                interval_words(Interval(**numbers["avg_at_k"])),
+                Interval(**numbers["avg_at_k"]).text(1, percent=True),
                 percent(numbers["pass_at"][str(k)], 1),
                 percent(numbers["maj_at_k"], 1),
             )
@@ -40,7 +40,7 @@ def result_sheet(result: Mapping[str, Any], remarks: Mapping[str, list[str]], ti
             )
         )
     if result["mean_of_sets"] is not None:
-        mean = interval_words(Interval(**result["mean_of_sets"]))
+        mean = Interval(**result["mean_of_sets"]).text(1, percent=True)
         accuracy.append(("mean of sets", "", "", mean, "", ""))
     columns = ("set", "problems", "k", "avg@k (95 % interval)", "pass@k", "maj@k")
     tables = [
@@ -59,7 +59,7 @@ def comparison_sheet(comparison: Comparison) -> Sheet:
             str(row.problems),
             percent(row.a, 1),
             percent(row.b, 1),
-            points(row.difference),
+            row.difference.times(100).text(1, signed=True),
             row.verdict,
         )
         for row in comparison.rows
@@ -119,27 +119,7 @@ def comparison_json(comparison: Comparison) -> str:
     """All numbers of a comparison, with the verdicts."""
     fields = asdict(comparison)
     fields["rows"] = [
-        {**asdict(row), "difference": row.difference._asdict(), "verdict": row.verdict}
+        {**asdict(row), "difference": row.difference.as_json(), "verdict": row.verdict}
         for row in comparison.rows
     ]
     return json.dumps(fields, indent=2)
-
-
-def interval_words(interval: Interval) -> str:
-    """A share with its interval.
-
-    >>> interval_words(Interval(0.5, 0.25, 1.0))
-    '50.0 % (25.0 to 100.0)'
-    """
-    mean, low, high = (100 * value for value in interval)
-    return f"{mean:.1f} % ({low:.1f} to {high:.1f})"
-
-
-def points(interval: Interval) -> str:
-    """A difference of shares in percentage points.
-
-    >>> points(Interval(0.02, -0.01, 0.05))
-    '+2.0 (−1.0 to +5.0)'
-    """
-    mean, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in interval)
-    return f"{mean} ({low} to {high})"

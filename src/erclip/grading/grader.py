@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from erclip.grading import guards
-from erclip.grading.compare import is_list, is_readable, meets, same_text
+from erclip.grading.equality import is_list, is_readable, meets, same_text
 from erclip.grading.extract import DEFAULT_FORMATS, check_formats, extract_answer
 from erclip.grading.gold import Gold
 from erclip.grading.pool import Pool
@@ -99,7 +99,7 @@ class Grader:
     def _run(self, tasks: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
         if not tasks:
             return []
-        if self._pool.is_foreign:  # after a fork; the parent keeps its workers
+        if self._pool.was_forked:  # after a fork; the parent keeps its workers
             self._pool = Pool(self._workers, self._time_limit_s)
         return self._pool.run([dict(task) for task in tasks])
 

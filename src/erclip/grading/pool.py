@@ -206,7 +206,7 @@ class Pool:
         weakref.finalize(self, _close_all, slots, self._owner)
 
     @property
-    def is_foreign(self) -> bool:
+    def was_forked(self) -> bool:
         """Whether this is a forked copy, whose workers belong to the parent process."""
         return self._owner != os.getpid()
 

@@ -20,7 +20,7 @@ from math_verify.grader import should_treat_as_complex
 from sympy import Basic, Expr, Float, Product, Rational, Sum
 from sympy.core.random import seed
 
-from erclip.grading.compare import is_readable, meets
+from erclip.grading.equality import is_readable, meets
 from erclip.grading.exact import decimal_fits, parse_number, without_periods
 from erclip.grading.gold import Gold
 from erclip.grading.guards import Guarded

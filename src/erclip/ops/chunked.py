@@ -19,7 +19,7 @@ from torch import Tensor
 from erclip.ops.gradient import Saved, factor_out, gradient_tile
 from erclip.ops.matmul import accumulate, arithmetic, logits_tile, products
 from erclip.ops.options import HeadOptions
-from erclip.ops.statistics import Results, empty_state, finish, reduce_tile
+from erclip.ops.softmax import Results, empty_state, finish, reduce_tile
 from erclip.ops.tiles import Kept, spans, tile_shape
 
 

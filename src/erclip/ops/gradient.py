@@ -15,7 +15,7 @@ from torch import Tensor
 
 from erclip.ops.matmul import Arithmetic
 from erclip.ops.options import HeadOptions
-from erclip.ops.statistics import FLOOR
+from erclip.ops.softmax import FLOOR
 from erclip.ops.tiles import local_targets, to_z
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from erclip.ops.chunked import Epilogue
 from erclip.ops.gradient import Saved, stacked
 from erclip.ops.options import HeadOptions
-from erclip.ops.statistics import lowest
+from erclip.ops.softmax import lowest
 
 BLOCK = 2048
 

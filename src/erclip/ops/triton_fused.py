@@ -22,7 +22,7 @@ from erclip.ops import triton_epilogue
 from erclip.ops.chunked import Fused
 from erclip.ops.gradient import Saved, stacked
 from erclip.ops.options import HeadOptions
-from erclip.ops.statistics import lowest
+from erclip.ops.softmax import lowest
 from erclip.ops.triton_products import _gradient_kernel, _merge_kernel, _scores_kernel
 
 

@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from erclip.config import Config
 from erclip.errors import UserError
-from erclip.policy.adapters import add_adapters
-from erclip.policy.loading import model_folder
-from erclip.policy.precision import autocast_trunk
-from erclip.policy.signature import trunk
+from erclip.training.policy.adapters import add_adapters
+from erclip.training.policy.loading import model_folder
+from erclip.training.policy.precision import autocast_trunk
+from erclip.training.policy.signature import trunk
 
 
 class Counted(NamedTuple):

@@ -17,7 +17,7 @@ from erclip.config import Config
 from erclip.config.sampling import TransformersSampler, VllmSampler
 from erclip.ops.tiles import tile_shape
 from erclip.plan.counts import Counted, count, read_model_config
-from erclip.updates import build_loss
+from erclip.training.updates import build_loss
 
 Phase = Literal["always", "sampling", "update", "step", "checkpoint"]
 

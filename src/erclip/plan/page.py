@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from erclip.config import Config
-from erclip.console import Console
+from erclip.machine.console import Console
 from erclip.plan.memory import Item, available_bytes, plan
 from erclip.plan.remedies import remedies
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from erclip.report import canvas, names, series, words
-from erclip.report.canvas import INK, MUTED, SERIES, Key, run_color
-from erclip.report.cards import LINES, Plot, last_rollout, run_keys
-from erclip.report.read import Run
+from erclip.pages import canvas
+from erclip.pages.canvas import INK, MUTED, SERIES, Key, run_color
+from erclip.pages.cards import LINES, Plot, last_rollout, run_keys
+from erclip.runs import names, series, words
+from erclip.runs.read import Run
 
 LOG_FROM = 1.5  # an entropy ratio: where the 5–95 % band is wider than this, y is logarithmic
 CUT_AT = 30.0  # an entropy ratio: y ends here at the latest

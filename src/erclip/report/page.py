@@ -6,16 +6,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from erclip.errors import UserError
-from erclip.files import write_text
-from erclip.report import tables, verdict, words
-from erclip.report.canvas import Key, run_color
+from erclip.pages.canvas import Key, run_color
+from erclip.pages.html import environment, write
+from erclip.report import tables, verdict
 from erclip.report.plots import AHEAD_ONLY, PLOTS
-from erclip.report.read import Run, read_runs
 from erclip.report.tokens import token_view
+from erclip.runs import words
+from erclip.runs.read import Run, read_runs
 
 
 def build_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
@@ -56,29 +55,8 @@ def render(runs: Sequence[Run]) -> str:
             missing=[name for name, plot in drawn if not plot and name not in AHEAD_ONLY],
             samples=samples,
             whens=sorted({sample.when for sample in samples}),
-            fates=tables.FATES,
+            outcomes=tables.OUTCOMES,
             tokens=tokens,
             svg=Markup,  # pictures are our own markup; matplotlib escapes the names in them
         )
     )
-
-
-def environment() -> Environment:
-    """Return the templates of this package; what they print is escaped."""
-    return Environment(
-        loader=PackageLoader("erclip.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def write(out: Path, html: str) -> None:
-    """Write a page whole or not at all."""
-    try:
-        write_text(out, html)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the report to {out} ({error.strerror}); give --out another place"
-        ) from error

@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from erclip.report import canvas, names, series
-from erclip.report.canvas import MUTED, SERIES, Key, run_color
-from erclip.report.cards import Panel, Plot, last_rollout, per_update, run_keys, stacked
+from erclip.pages import canvas
+from erclip.pages.canvas import MUTED, SERIES, Key, run_color
+from erclip.pages.cards import Panel, Plot, last_rollout, per_update, run_keys, stacked
 from erclip.report.clipping import clip_fractions, entropy_ratio
-from erclip.report.read import Run
-from erclip.report.series import Curve
+from erclip.runs import names, series
+from erclip.runs.read import Run
+from erclip.runs.series import Curve
 
 
 def reward(runs: Sequence[Run]) -> Plot | None:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from erclip.report import names, series, words
-from erclip.report.read import Row, Run
-from erclip.report.series import Evaluation
+from erclip.runs import names, series, words
+from erclip.runs.read import Row, Run
+from erclip.runs.series import Evaluation
 
-FATES = ("right", "wrong", "truncated")
+OUTCOMES = ("right", "wrong", "truncated")
 _SAMPLES_PER_FATE = 8  # of one rollout of one run
 
 
@@ -43,7 +43,7 @@ class Sample:
     run: int
     rollout: int
     when: str
-    fate: str
+    outcome: str
     prompt_id: str
     prompt: str
     response: str
@@ -102,13 +102,13 @@ def results(runs: Sequence[Run]) -> list[Result]:
 
 
 def samples(runs: Sequence[Run]) -> list[Sample]:
-    """Return some responses of every run's first and last rollout: at most 8 of each fate."""
+    """Return some responses of every run's first and last rollout: at most 8 of each outcome."""
     chosen = []
     for index, run in enumerate(runs):
         last = max((row["rollout"] for row in run.samples), default=0)
         taken: dict[tuple[int, str], int] = {}
         for row in run.samples:
-            key = (row["rollout"], words.fate(row))
+            key = (row["rollout"], words.outcome(row))
             taken[key] = taken.get(key, 0) + 1
             if taken[key] <= _SAMPLES_PER_FATE:
                 chosen.append(_sample(index, row, "last" if row["rollout"] == last else "first"))
@@ -124,7 +124,7 @@ def _sample(run: int, row: Row, when: str) -> Sample:
         run=run,
         rollout=row["rollout"],
         when=when,
-        fate=words.fate(row),
+        outcome=words.outcome(row),
         prompt_id=text("prompt_id"),
         prompt=text("prompt"),
         response=text("response"),

@@ -15,9 +15,9 @@ from typing import Any, TypeGuard
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from erclip.metrics import CORE_RULES
-from erclip.report import words
-from erclip.report.read import Row, Run
+from erclip.runs import words
+from erclip.runs.metrics import CORE_RULES
+from erclip.runs.read import Row, Run
 
 TOKENS_SHOWN = 400_000  # of one page: about 16 MB of numbers and text
 _NUMBERS = {"old_entropies": "h", "old_logprobs": "p", "new_entropies": "h2", "new_logprobs": "p2"}
@@ -43,7 +43,7 @@ def token_view(runs: Sequence[Run]) -> TokenView:
         if total <= TOKENS_SHOWN:
             shown.append((index, row))
     shown.sort(key=lambda pair: (pair[0], pair[1]["rollout"]))
-    script = resources.files("erclip.report").joinpath("templates/tokens.js").read_text("utf-8")
+    script = resources.files("erclip.pages").joinpath("templates/tokens.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return TokenView(
         responses=[htmlsafe_json_dumps(_response(index, row)) for index, row in shown],
@@ -70,7 +70,7 @@ def _response(index: int, row: Row) -> dict[str, object]:
         "run": index,
         "rollout": row["rollout"],
         "update": row.get("update_in_rollout"),
-        "fate": words.fate(row),
+        "outcome": words.outcome(row),
         "id": words.printable(row.get("prompt_id")),
         "prompt": words.printable(row.get("prompt")),
         "answer": words.printable(row.get("answer")),

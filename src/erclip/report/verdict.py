@@ -14,20 +14,15 @@ from typing import Literal
 
 import numpy as np
 
-from erclip.report import names, series
-from erclip.report.read import Run
+from erclip.runs import names, series
+from erclip.runs.noise import NOISE_REMEDY, NOISE_SHARE
+from erclip.runs.read import Run
 
 Status = Literal["good", "none", "warning"]
 
-NOISE_SHARE = 0.25  # of what ERC clips, seen where the true ρ is 1: from here on it is noise
 COLLAPSE, EXPLOSION = 0.2, 2.5  # last entropy over first
 WAITING = 0.1  # of the time: below it, sampler and trainer keep step
 SPIKE = 10.0  # times the median gradient norm
-
-NOISE_REMEDY = (
-    "compute in float32 (model.dtype), or set min_entropy_change or a wider band; "
-    "`erclip noise-floor` measures which of them helps"
-)
 
 
 @dataclass(frozen=True)
@@ -51,20 +46,6 @@ def verdicts(run: Run) -> list[Verdict]:
 def as_json(found: Sequence[Verdict]) -> str:
     """The same for machines."""
     return json.dumps([asdict(verdict) for verdict in found], indent=2) + "\n"
-
-
-def noise_warning(noise: float, clipped: float) -> str | None:
-    """One line for a run in progress, where noise is over a quarter of what ERC clips.
-
-    >>> noise_warning(0.01, 0.2) is None, noise_warning(0.0, 0.0) is None
-    (True, True)
-    """
-    if not (noise > 0 and noise > NOISE_SHARE * clipped):
-        return None
-    return (
-        f"ERC clips noise: {100 * noise:.1f} % of tokens on a mini-batch whose true ratio is 1, "
-        f"{100 * clipped:.1f} % in all; {NOISE_REMEDY}."
-    )
 
 
 def _accuracy(run: Run) -> Iterator[Verdict]:

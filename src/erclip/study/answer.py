@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from erclip.diagnostics.seeds import Estimate
+from erclip.statistics import Interval
 from erclip.study.design import NO_RULE
 from erclip.study.findings import Findings
 from erclip.study.frontier import Frontier
@@ -17,7 +17,7 @@ from erclip.study.texts import interval, p_text, signed, where
 
 class _Finding(NamedTuple):
     effect: Effect
-    found: Estimate
+    found: Interval
     p: float
 
     def words(self) -> str:
@@ -31,7 +31,7 @@ def answer(findings: Findings) -> list[str]:
     found = [
         _Finding(effect, own, p)
         for effect, p in zip(findings.pooled, ps, strict=True)
-        if effect.against == NO_RULE and isinstance(own := effect.outcomes[name], Estimate)
+        if effect.against == NO_RULE and isinstance(own := effect.outcomes[name], Interval)
     ]
     better = OUTCOMES[name].better is not False
     found.sort(key=lambda own: own.found.mean, reverse=better)
@@ -87,7 +87,7 @@ def _frontier(fronts: Sequence[Frontier]) -> str:
     )
 
 
-def _height(front: Frontier) -> Estimate:
+def _height(front: Frontier) -> Interval:
     assert front.height is not None
     return front.height
 

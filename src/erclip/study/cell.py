@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from erclip.checkpoints.folders import Checkpoints
 from erclip.config import Config
+from erclip.config.recipes import Recipe
 from erclip.errors import Diverged, UserError
-from erclip.recipes import Recipe
-from erclip.report import names, series, words
-from erclip.report.read import Row, Run, read_run
-from erclip.run_folder import run_id
+from erclip.runs import names, series, words
+from erclip.runs.checkpoint_folders import Checkpoints
+from erclip.runs.read import Row, Run, read_run
+from erclip.runs.run_folder import run_id
 from erclip.study.design import settings_hash
 from erclip.study.machine import cpu
-from erclip.trainer import Trainer
+from erclip.training.trainer import Trainer
 
 MEANS = {  # column → metric of the updates
     "kl_old": names.KL_OLD,

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from erclip.console import Console
 from erclip.errors import UserError
-from erclip.files import leftovers, write_text
-from erclip.locks import Lock
-from erclip.report.sheet import write_sheet
+from erclip.machine.console import Console
+from erclip.machine.files import leftovers, write_text
+from erclip.machine.locks import Lock
+from erclip.pages.sheet import write_sheet
 from erclip.study.design import Cell, Study, in_words, read_study, settings_hash
 from erclip.study.findings import Findings
 from erclip.study.outcomes import Row, number
@@ -49,7 +49,7 @@ def study(
             if work.pending:
                 console.print(work.opening())
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-                run_jobs(work.next_job, min(processes or _cores(), len(work.pending)), work.tell)
+                run_jobs(work.next_job, min(processes or _cores(), len(work.pending)), work.log)
         finally:
             if work.rows:
                 results.tidy()
@@ -107,7 +107,7 @@ class Work:
             return Job(cell, config, self.results.folder / "runs" / f"{name}-{self._hashes[cell]}")
         return None
 
-    def tell(self, done: Done) -> None:
+    def log(self, done: Done) -> None:
         """Write a row, or say why there is none."""
         cell = done.job.cell
         self._hashes.pop(cell, None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from erclip.config import Config
+from erclip.config.recipes import check
 from erclip.errors import UserError
-from erclip.recipes import check
 
 EQUAL_UPDATES = "equal_updates"
 

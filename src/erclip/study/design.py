@@ -34,9 +34,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from erclip.config import Config
+from erclip.config.recipes import check, merge, one_sentence, read_table
 from erclip.config.section import Section
 from erclip.errors import UserError, as_user_error
-from erclip.recipes import check, merge, one_sentence, read_table
 from erclip.study.controls import on_policy
 from erclip.study.file import OWN_KEYS, StudyFile, check_losses, check_names, columns, unset
 

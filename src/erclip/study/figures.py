@@ -10,10 +10,10 @@ from typing import NamedTuple
 from markupsafe import escape
 from matplotlib.axes import Axes
 
-from erclip.diagnostics.seeds import Estimate
-from erclip.report import canvas
-from erclip.report.canvas import SERIES, Key, Line
-from erclip.report.cards import LINES, Plot
+from erclip.pages import canvas
+from erclip.pages.canvas import SERIES, Key, Line
+from erclip.pages.cards import LINES, Plot
+from erclip.statistics import Interval
 from erclip.study.design import NO_RULE
 from erclip.study.findings import Findings
 from erclip.study.frontier import Frontier
@@ -25,7 +25,7 @@ from erclip.study.results import at_best, interval_of, over_grid
 ORDER = (0, 1, 2, 6, 4, 7, 5, 3)
 MARKERS = ("o", "s", "^")
 
-Effects = Mapping[str, Mapping[str, Sequence[Estimate | None]]]
+Effects = Mapping[str, Mapping[str, Sequence[Interval | None]]]
 """Label of a row → rule → its difference in each panel."""
 
 
@@ -65,7 +65,7 @@ def effects_plot(findings: Findings) -> dict[str, Plot]:
 
 
 def _rows(effects: Sequence[Effect]) -> Effects:
-    rows: dict[str, dict[str, Sequence[Estimate | None]]] = {}
+    rows: dict[str, dict[str, Sequence[Interval | None]]] = {}
     for effect in effects:
         for stratum in effect.strata:
             label = ", ".join(filter(None, (stratum.regime, stratum.surrogate)))
@@ -81,8 +81,8 @@ def _rows(effects: Sequence[Effect]) -> Effects:
     return rows
 
 
-def _estimate(found: object) -> Estimate | None:
-    return found if isinstance(found, Estimate) else None
+def _estimate(found: object) -> Interval | None:
+    return found if isinstance(found, Interval) else None
 
 
 def draw_effects(rows: Effects, rules: Sequence[str], panels: Sequence[str]) -> str:

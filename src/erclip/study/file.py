@@ -135,7 +135,10 @@ def _check_method(name: str, table: Mapping[str, Any], file: StudyFile) -> None:
 
 def check_losses(losses: Iterable[tuple[LossConfig, str]]) -> None:
     """Build and try every loss, given with the name of its cell, once."""
-    from erclip.updates import build_loss, check_loss  # torch: only once the file itself is right
+    from erclip.training.updates import (  # torch: only once the file itself is right
+        build_loss,
+        check_loss,
+    )
 
     seen: set[str] = set()
     for loss, cell in losses:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from erclip.report.sheet import Table
+from erclip.pages.sheet import Table
 from erclip.study.design import Study
 from erclip.study.frontier import Frontier, frontiers
 from erclip.study.pooled import Effect, effects

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from erclip.diagnostics.seeds import Estimate, estimate
+from erclip.statistics import Interval, estimate
 from erclip.study.design import NO_RULE
 from erclip.study.machine import machine
 from erclip.study.outcomes import Row, number
@@ -41,8 +41,8 @@ class Frontier(NamedTuple):
     rule: str
     settings: tuple[Setting, ...]
     span: tuple[float, float] | None  # of x, where both curves are
-    height: Estimate | None
-    area: Estimate | None
+    height: Interval | None
+    area: Interval | None
 
 
 def frontiers(regimes: Mapping[str, Mapping[str, Runs]], gained: str, kept: str) -> list[Frontier]:
@@ -139,7 +139,7 @@ class _Side(NamedTuple):
 
 def _between(
     side: _Side, base: _Side
-) -> tuple[tuple[float, float] | None, Estimate | None, Estimate | None]:
+) -> tuple[tuple[float, float] | None, Interval | None, Interval | None]:
     """Span, height and area over no rule's curve, from the seeds and machines that both have."""
     seeds = [s for s in side.seeds() if s in base.seeds() and side.machines(s) == base.machines(s)]
     whole = height_between(side.curve(seeds), base.curve(seeds)) if seeds else None

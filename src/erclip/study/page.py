@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from erclip.report.sheet import Sheet, markdown, markdown_cell
+from erclip.pages.sheet import Sheet, markdown, markdown_cell
 from erclip.study.answer import answer
 from erclip.study.findings import Findings
 from erclip.study.plots import Pictures

@@ -15,10 +15,11 @@ import numpy as np
 from markupsafe import escape
 from matplotlib.axes import Axes
 
-from erclip.diagnostics.seeds import estimate
-from erclip.files import write_text
-from erclip.report import canvas, series
-from erclip.report.cards import Plot
+from erclip.machine.files import write_text
+from erclip.pages import canvas
+from erclip.pages.cards import Plot
+from erclip.runs import series
+from erclip.statistics import estimate
 from erclip.study.design import NO_RULE, Cell
 from erclip.study.figures import effects_plot, frontier_plots, slug, style
 from erclip.study.findings import Findings

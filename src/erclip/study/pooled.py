@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from erclip.diagnostics.seeds import Estimate
-from erclip.evaluation.statistics import Interval, difference_interval
+from erclip.statistics import Interval, difference_interval
 from erclip.study.design import NO_RULE
 from erclip.study.outcomes import OUTCOMES
 from erclip.study.results import VARIANT, Point, Runs, Seeds, at_best, interval_of, over_grid
@@ -35,8 +34,8 @@ class Effect(NamedTuple):
     rule: str
     against: str
     strata: tuple[Stratum, ...]
-    outcomes: dict[str, Estimate | Interval | None]
-    over_grid: Estimate | None
+    outcomes: dict[str, Interval | Interval | None]
+    over_grid: Interval | None
 
 
 def effects(regimes: Mapping[str, Mapping[str, Runs]], outcomes: Sequence[str]) -> list[Effect]:
@@ -53,7 +52,7 @@ def effects(regimes: Mapping[str, Mapping[str, Runs]], outcomes: Sequence[str]) 
     ]
 
 
-def _difference(found: Sequence[Stratum], name: str) -> Estimate | Interval | None:
+def _difference(found: Sequence[Stratum], name: str) -> Interval | Interval | None:
     """One outcome's pooled difference; of shares, of which every seed's may be the same, one whose
     interval has a width all the same, and no p."""
     if not OUTCOMES[name].over_grid:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from erclip.config import Config
 from erclip.errors import UserError, sentence
-from erclip.files import write_text
-from erclip.interrupts import Stopped
+from erclip.machine.files import write_text
+from erclip.machine.interrupts import Stopped
 from erclip.study.design import Cell
 from erclip.text import in_a_line, redacted
 
@@ -64,8 +64,8 @@ class Worker:
             return Done(job, None, f"its process ended with code {self.process.exitcode}")
 
 
-def run_jobs(next_job: Callable[[], Job | None], processes: int, tell: Callable[[Done], None]):
-    """Run what `next_job` gives until it gives nothing and nothing runs; `tell` hears of each end.
+def run_jobs(next_job: Callable[[], Job | None], processes: int, log: Callable[[Done], None]):
+    """Run what `next_job` gives until it gives nothing and nothing runs; `log` hears of each end.
 
     `next_job` may give nothing now and something after the next end. Ctrl-C reaches the runs too:
     they write checkpoints, and the same command goes on with them.
@@ -83,7 +83,7 @@ def run_jobs(next_job: Callable[[], Job | None], processes: int, tell: Callable[
             ready = wait([worker.connection for worker in busy])
             for worker in busy:
                 if worker.connection in ready:
-                    tell(worker.result())
+                    log(worker.result())
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from erclip.diagnostics.seeds import Estimate, estimate, p_value
-from erclip.evaluation.statistics import Interval, holm, mean_interval
+from erclip.statistics import Interval, estimate, holm, mean_interval, p_value
 from erclip.study.design import REGIME, Cell, Method
 from erclip.study.machine import machine
 from erclip.study.outcomes import OUTCOMES, Row, number, with_outcomes
@@ -41,7 +40,7 @@ class Runs:
         """One column at one point, by seed; what was not measured is left out."""
         return _values(self.points.get(point, {}), column)
 
-    def estimate(self, point: Point, column: str = ACCURACY) -> Estimate | None:
+    def estimate(self, point: Point, column: str = ACCURACY) -> Interval | None:
         """Mean and interval over the seeds at one point."""
         values = self.values(point, column)
         return estimate(list(values.values())) if values else None
@@ -87,10 +86,10 @@ class Runs:
 class Against(NamedTuple):
     """A method minus the one that it is compared with; `points` only where both have two seeds."""
 
-    at_best: Estimate | None
-    pass_at_best: Estimate | None
-    over_grid: Estimate | None
-    points: dict[Point, Estimate]
+    at_best: Interval | None
+    pass_at_best: Interval | None
+    over_grid: Interval | None
+    points: dict[Point, Interval]
 
 
 def read(results: Results) -> dict[str, Runs]:
@@ -171,7 +170,7 @@ def against(runs: Runs, base: Runs) -> Against:
     )
 
 
-def interval_of(differences: Mapping[int, float]) -> Estimate | None:
+def interval_of(differences: Mapping[int, float]) -> Interval | None:
     """Mean and interval over the seeds, two at least."""
     return estimate(list(differences.values())) if len(differences) > 1 else None
 
@@ -181,9 +180,9 @@ def plain(point: Point) -> Point:
     return tuple(part for part in point if part[0] != VARIANT)
 
 
-def corrected(differences: Iterable[Estimate | Interval | None]) -> list[float]:
+def corrected(differences: Iterable[Interval | Interval | None]) -> list[float]:
     """Holm's p of each of a family of differences; NaN where there is none."""
-    tests = (found if isinstance(found, Estimate) else None for found in differences)
+    tests = (found if isinstance(found, Interval) else None for found in differences)
     return holm([math.nan if found is None else p_value(found) for found in tests])
 
 
@@ -210,10 +209,11 @@ def families(found: Mapping[str, Runs]) -> list[list[Runs]]:
     return groups + ([rest] if rest else [])
 
 
-def verdict(difference: Estimate | None, p: float) -> str:
+def verdict(difference: Interval | None, p: float) -> str:
     """win, tie or loss by a corrected p; nothing inside the noise is a gain.
 
-    >>> verdict(Estimate(0.02, 0.03, 5), 0.14), verdict(Estimate(-0.05, 0.03, 5), 0.01)
+    >>> tie, loss = Interval.around(0.02, 0.03, 5), Interval.around(-0.05, 0.03, 5)
+    >>> verdict(tie, 0.14), verdict(loss, 0.01)
     ('tie', 'loss')
     """
     if difference is None or difference.count < 3:

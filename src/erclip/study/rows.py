@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from erclip.errors import UserError
-from erclip.files import append, write_text
+from erclip.machine.files import append, write_text
 from erclip.study.design import Cell, Study
 from erclip.study.outcomes import Row
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from erclip.diagnostics.seeds import p_value
-from erclip.report.sheet import Table
+from erclip.pages.sheet import Table
+from erclip.statistics import p_value
 from erclip.study.design import NO_RULE
 from erclip.study.file import StudyFile
 from erclip.study.frontier import Frontier
@@ -154,8 +154,8 @@ def _best(regimes: Regimes, outcomes: Sequence[str]) -> Table:
 def _outcome(runs: Runs, point: Point, name: str) -> str:
     if name == "collapsed":
         fallen, count = runs.collapsed
-        low, high = share(fallen, count)[1:]
-        return f"{fallen} of {count} [{low:.2f}, {high:.2f}]"
+        ends = share(fallen, count)
+        return f"{fallen} of {count} [{ends.low:.2f}, {ends.high:.2f}]"
     found = runs.estimate(point, name)
     if name in ("final_accuracy", "final_reward", PASS):
         return interval(found)

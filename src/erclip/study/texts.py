@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from erclip.diagnostics.seeds import Estimate
-from erclip.evaluation.statistics import Interval
+from erclip.statistics import Interval
 from erclip.study.design import in_words
 from erclip.study.results import Point, Runs
 
@@ -25,16 +24,14 @@ def marked(runs: Runs, point: Point) -> str:
     return f"{where(point)} (edge: {', '.join(edges)})" if edges else where(point)
 
 
-def interval(found: Estimate | None) -> str:
+def interval(found: Interval | None) -> str:
     """The mean of shares with its interval, if there is one."""
     if found is None:
         return "–"
-    if math.isnan(found.half):
-        return f"{found.mean:.3f}"
-    return f"{found.mean:.3f} [{max(found.low, 0.0):.3f}, {min(found.high, 1.0):.3f}]"
+    return found.within(0.0, 1.0).text()
 
 
-def signed(found: Estimate | Interval | None, digits: int = 3) -> str:
+def signed(found: Interval | Interval | None, digits: int = 3) -> str:
     """A difference with its interval."""
     if found is None:
         return "–"
@@ -55,6 +52,6 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
-def with_p(found: Estimate | Interval | None, p: float) -> str:
+def with_p(found: Interval | Interval | None, p: float) -> str:
     """A difference with its interval and its corrected p, if it has one."""
     return signed(found) if math.isnan(p) else f"{signed(found)}, p {p_text(p)}"

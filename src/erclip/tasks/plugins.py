@@ -17,10 +17,10 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 from erclip.errors import UserError
-from erclip.plugins import installed
+from erclip.machine.plugins import installed
+from erclip.machine.usercode import user_code
 from erclip.records import Grade, Response
 from erclip.tasks.base import GradeFn, Task, Wording
-from erclip.usercode import user_code
 
 GROUP = "erclip.tasks"
 

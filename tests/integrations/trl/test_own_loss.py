@@ -7,14 +7,14 @@ import copy
 import pytest
 import torch
 
-from erclip.batches import make_batch
 from erclip.config import Config
 from erclip.integrations.trl import ERCConfig
 from erclip.integrations.trl.tensors import loss_tensors
-from erclip.packing import single_rows
-from erclip.policy import Policy
 from erclip.records import Grade, Prompt, Response, Sample
-from erclip.updates import Updater, score_old
+from erclip.training.batches import make_batch
+from erclip.training.packing import single_rows
+from erclip.training.policy import Policy
+from erclip.training.updates import Updater, score_old
 
 from .conftest import next_batches, nudge
 

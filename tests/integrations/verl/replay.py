@@ -1,8 +1,8 @@
 """A run of `erclip verl` in a process of its own, and our trainer fed with its batches.
 
 What reached every update is written down by `verl_cpu_rollout` and given to
-`erclip.updates.Updater`, which must come to the same losses, fractions, gradient norms, old scores
-and advantages.
+`erclip.training.updates.Updater`, which must come to the same losses, fractions, gradient norms,
+old scores and advantages.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from erclip.advantages import group_advantages
-from erclip.batches import make_batch
 from erclip.config import Config, ModelConfig
 from erclip.embedded import embedded_model_dir
 from erclip.integrations.verl.settings import ERCPolicyLossConfig, loss_config
-from erclip.packing import single_rows
-from erclip.policy import load_policy
 from erclip.records import Grade, Response, Sample
-from erclip.updates import Updater, score_old
+from erclip.training.advantages import group_advantages
+from erclip.training.batches import make_batch
+from erclip.training.packing import single_rows
+from erclip.training.policy import load_policy
+from erclip.training.updates import Updater, score_old
 
 STEPS, MINI_BATCHES, RANKS, GROUP = 3, 2, 2, 4
 SECTION = {

@@ -13,16 +13,16 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.workers.engine import EngineRegistry
 
-from erclip.batches import make_batch
 from erclip.config import Config
 from erclip.embedded import embedded_model_dir
 from erclip.errors import UserError
 from erclip.integrations.verl import worker  # noqa: F401
 from erclip.integrations.verl.loss import ERCLoss
 from erclip.integrations.verl.settings import loss_config
-from erclip.packing import single_rows
 from erclip.records import Grade, Sample
-from erclip.updates import Updater, score_old
+from erclip.training.batches import make_batch
+from erclip.training.packing import single_rows
+from erclip.training.updates import Updater, score_old
 
 pytestmark = pytest.mark.verl
 

@@ -13,8 +13,8 @@ from verl.utils import tensordict_utils as tu
 from erclip.errors import UserError
 from erclip.integrations.verl import loss as adapter
 from erclip.integrations.verl.settings import MODES, loss_config
-from erclip.metrics import token_sums
-from erclip.updates import build_loss
+from erclip.runs.metrics import token_sums
+from erclip.training.updates import build_loss
 
 pytestmark = pytest.mark.verl
 

@@ -12,7 +12,7 @@ from erclip.errors import UserError
 from erclip.integrations.verl.launch import compose, recipes
 from erclip.integrations.verl.nodes import user_error
 from erclip.integrations.verl.settings import MODES, ERCPolicyLossConfig, loss_config
-from erclip.updates import build_loss
+from erclip.training.updates import build_loss
 
 pytestmark = pytest.mark.verl
 
@@ -238,7 +238,7 @@ def test_our_engine_is_the_one_that_workers_get():
 
 def test_recipes_say_what_the_toml_recipes_say():
     """The paper's settings exist twice; they must not drift apart."""
-    from erclip.recipes import load_recipe
+    from erclip.config.recipes import load_recipe
 
     for size in ("1.5b", "7b"):
         ours: Config = load_recipe(f"paper-{size}-erc-dapo").config

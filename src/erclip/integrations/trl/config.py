@@ -14,7 +14,7 @@ from erclip.config.sampling import DynamicSampling, OversampleDynamicSampling
 from erclip.config.section import Section
 from erclip.errors import UserError
 from erclip.losses import policy_loss
-from erclip.updates import build_loss
+from erclip.training.updates import build_loss
 
 REPLACED = (
     "beta",
@@ -43,7 +43,7 @@ REPLACED = (
 GIVEN = frozenset({"entropies", "old_entropies", "entropy_slopes", "sampler_logprobs", "lots"})
 """Optional inputs of a loss that an `ERCTrainer` can give."""
 
-FOREIGN = {
+ELSEWHERE = {
     "entropy_bonus": "is not part of an ERCTrainer's loss",
     "importance": "is vllm_importance_sampling_correction in TRL",
     "kl": "needs a reference model, which an ERCTrainer does not keep",
@@ -110,7 +110,7 @@ class ERCConfig(GRPOConfig):
         for name in ("loss", "dynamic_sampling", "overlong"):
             section = getattr(sections, name)
             setattr(self, name, section and section.model_dump(mode="json"))
-        _refuse_foreign(sections.loss)
+        _refuse_elsewhere(sections.loss)
         _refuse_idle_overlong(sections.overlong, self.max_completion_length)
         loss_fn = build_loss(sections.loss)
         self._refuse_inert_erc(loss_fn)
@@ -177,12 +177,12 @@ class ERCConfig(GRPOConfig):
             )
 
 
-def _refuse_foreign(loss: LossConfig) -> None:
+def _refuse_elsewhere(loss: LossConfig) -> None:
     """Whatever a recipe's loss can have beside rules and terms."""
     for name, known in LossConfig.model_fields.items():
         value = getattr(loss, name)
         if name not in ("surrogate", "constraints", "terms") and value != known.default:
-            why = FOREIGN.get(name, "is unknown to an ERCTrainer")
+            why = ELSEWHERE.get(name, "is unknown to an ERCTrainer")
             raise UserError(f"loss.{name} {why}; leave it at {known.default!r}.")
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from erclip.rollouts import derive_seed
+from erclip.training.rollouts import derive_seed
 
 Rows = dict[str, Tensor]
 Item = TypeVar("Item")

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from erclip.ops import LogprobEntropy, LogprobEntropyHead
-from erclip.policy.heads import unlike_head
-from erclip.policy.signature import trunk
+from erclip.training.policy.heads import unlike_head
+from erclip.training.policy.signature import trunk
 
 
 def add_scoring_head(model: PreTrainedModel) -> str | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from erclip.losses import policy_loss
 from erclip.losses.types import Statistics
-from erclip.policy import Scores
+from erclip.training.policy import Scores
 
 Batch = dict[str, Any]
 

@@ -19,9 +19,9 @@ from erclip.integrations.trl.config import ERCConfig
 from erclip.integrations.trl.head import add_scoring_head
 from erclip.integrations.trl.tensors import Batch, UpdateStatistics, loss_mask, loss_tensors
 from erclip.integrations.trl.window import UpdateWindow
-from erclip.policy import Scores
-from erclip.rewards import overlong_punishment
-from erclip.updates import build_loss
+from erclip.training.policy import Scores
+from erclip.training.rewards import overlong_punishment
+from erclip.training.updates import build_loss
 
 
 class ERCTrainer(GRPOTrainer):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from erclip.losses import LossOutput
 from erclip.losses.types import Flags, Tokens
-from erclip.metrics import ratio_quantiles, token_sums
+from erclip.runs.metrics import ratio_quantiles, token_sums
 
 
 class UpdateWindow:

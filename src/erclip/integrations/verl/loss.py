@@ -34,8 +34,8 @@ from erclip.errors import UserError
 from erclip.integrations.verl.settings import MODES, OWN, loss_config
 from erclip.losses import LossFn, LossOutput, policy_loss
 from erclip.losses.types import Statistics
-from erclip.metrics import token_sums
-from erclip.updates import build_loss
+from erclip.runs.metrics import token_sums
+from erclip.training.updates import build_loss
 
 
 @dataclass

@@ -16,7 +16,7 @@ from verl.workers.config import PolicyLossConfig
 from erclip.config import LossConfig
 from erclip.config.rules import UNKNOWN, built_in
 from erclip.errors import UserError
-from erclip.updates import build_loss
+from erclip.training.updates import build_loss
 
 SECTION = "actor_rollout_ref.actor.policy_loss"
 

@@ -1,0 +1,1 @@
+"""Small models made on the spot: warmed up on a task, or unpacked from a Python package."""

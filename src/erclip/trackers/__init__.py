@@ -1,6 +1,0 @@
-"""metrics.jsonl → trackio, wandb, tensorboard, mlflow, on threads of their own."""
-
-from erclip.trackers.base import RunInfo, Tracker, tracked
-from erclip.trackers.tracking import Observers, Tracking
-
-__all__ = ["Observers", "RunInfo", "Tracker", "Tracking", "tracked"]

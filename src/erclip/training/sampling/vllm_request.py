@@ -1,0 +1,84 @@
+"""What an engine and a server of vLLM are asked alike, and what their log-probs mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from erclip.errors import UserError
+from erclip.records import Prompt, Response
+from erclip.training.sampling.base import SamplingSettings, make_response
+
+GREEDY = 0.01  # vLLM takes no temperature between 0 and this
+
+
+def logprobs_mode(top_p: float) -> str:
+    """Which of its log-probs vLLM reports, for the whole life of an engine.
+
+    "processed" is at the temperature but renormalised after the nucleus cut, "raw" is before both.
+    A log-prob is that of the policy at the temperature, so one fits only where the cut or the
+    temperature is 1; `config` refuses both at once.
+    """
+    return "processed_logprobs" if top_p == 1 else "raw_logprobs"
+
+
+def knows_logprobs(mode: str, settings: SamplingSettings) -> bool:
+    """Whether this mode's log-probs are the policy's at the temperature, before the nucleus cut."""
+    if mode == "raw_logprobs":
+        return settings.temperature == 1
+    return settings.top_p == 1 and settings.temperature >= GREEDY
+
+
+def check_lengths(
+    prompts: Sequence[Prompt],
+    encoded: Sequence[Sequence[int]],
+    settings: SamplingSettings,
+    max_model_len: int,
+) -> None:
+    """Refuse what would be cut short; raises UserError with the prompt's name."""
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if len(ids) + settings.max_tokens > max_model_len:
+            raise UserError(
+                f"Prompt {prompt.id} has {len(ids)} tokens, which leaves no room for "
+                f"{settings.max_tokens} more within vLLM's {max_model_len}; lower max_tokens or "
+                "raise sampler.max_model_len."
+            )
+
+
+def request(settings: SamplingSettings, ends: Sequence[int]) -> dict[str, Any]:
+    """One prompt's request; everything that could come from a model's own defaults is said."""
+    greedy = settings.temperature < GREEDY
+    return {
+        "n": 1 if greedy else settings.responses,
+        "max_tokens": settings.max_tokens,
+        "temperature": 0.0 if greedy else settings.temperature,
+        "top_p": 1.0 if greedy else settings.top_p,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "stop_token_ids": list(ends),
+        "ignore_eos": True,
+        "logprobs": 0,
+    }
+
+
+def make_responses(
+    tokenizer: Any,
+    ends: Sequence[int],
+    prompt: Prompt,
+    prompt_ids: Sequence[int],
+    sequences: Sequence[tuple[Sequence[int], Sequence[float]]],
+    settings: SamplingSettings,
+    mode: str,
+) -> list[Response]:
+    """The records of one prompt's (token ids, log-probs); NaN where `mode` cannot tell them."""
+    if settings.temperature < GREEDY:
+        sequences = [sequences[0]] * settings.responses
+    known = knows_logprobs(mode, settings)
+    return [
+        make_response(
+            tokenizer, ends, prompt, prompt_ids, ids, values if known else [math.nan] * len(ids)
+        )
+        for ids, values in sequences
+    ]
