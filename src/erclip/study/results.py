@@ -189,7 +189,7 @@ def corrected(differences: Iterable[Interval | Interval | None]) -> list[float]:
 def share(fallen: int, count: int) -> Interval:
     """A share of runs with its interval.
 
-    >>> [round(x, 2) for x in share(0, 5)]
+    >>> [round(x, 2) for x in share(0, 5)[:3]]
     [0.0, 0.0, 0.49]
     """
     return mean_interval([1.0] * fallen + [0.0] * (count - fallen))

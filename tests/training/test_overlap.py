@@ -52,7 +52,7 @@ def gone(pid):
 def run(tmp_path_factory):
     """A run with its sampler beside it, which is killed in the middle; then the rest of it."""
     out, said = tmp_path_factory.mktemp("overlap") / "out", []
-    trainer = Trainer(load_recipe("quickstart", SHORT), out, say=said.append)
+    trainer = Trainer(load_recipe("quickstart", SHORT), out, log=said.append)
     assert "does not repeat itself bit for bit" in said[0]
     pid, count = trainer.producer._process.pid, []
 
