@@ -227,6 +227,22 @@ def test_an_infinite_threshold_is_no_rule(part):
     assert torch.equal(gradient(in_a_loss(part)), gradient(erclip.policy_loss(erclip.reinforce())))
 
 
+@pytest.mark.parametrize("clip", [erclip.ppo_clip, erclip.gppo_clip])
+def test_an_infinite_range_is_r_times_a(clip):
+    r = torch.tensor([[0.1, 5.0]], dtype=torch.float64)
+    for advantage in (1.0, -1.0):
+        logprobs = r.log().requires_grad_()
+        out = erclip.policy_loss(clip(math.inf, math.inf))(
+            logprobs=logprobs,
+            old_logprobs=0 * r,
+            advantages=torch.tensor([advantage], dtype=torch.float64),
+            mask=r > 0,
+        )
+        out.loss.backward()
+        assert torch.allclose(logprobs.grad, -advantage * r / 2)
+        assert not (out.ppo_low | out.ppo_high).any()
+
+
 @pytest.mark.parametrize(
     ("part", "sentence"),
     [

@@ -8,6 +8,7 @@ is measured against.
 
 from __future__ import annotations
 
+import math
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -23,6 +24,8 @@ from erclip.losses.ratios import (
     row_mean,
 )
 from erclip.losses.types import LossInputs, SurrogateOutput, Tokens
+
+UNREACHED = 2 * math.exp(MAX_LOG_RATIO)
 
 
 @dataclass(frozen=True, repr=False)
@@ -271,7 +274,10 @@ def _held(ratio: Tokens, bound: float | Tokens, gradient: float) -> Tensor:
     """`bound`, exactly, with d/d log π equal to gradient·bound (0 for PPO-clip, 1 for GPPO).
 
     r/sg(r) − 1 is exactly 0 wherever r is finite and non-zero, which the clamp of log r ensures.
+    A bound that no ratio reaches holds nothing, and is finite, so that its gradient is no NaN.
     """
+    if not isinstance(bound, Tensor):
+        bound = min(max(bound, 0.0), UNREACHED)
     return bound + gradient * bound * (ratio / ratio.detach() - 1)
 
 

@@ -29,9 +29,11 @@ def batch(seed, ragged=True):
 
 
 def config_of(actor_config, mode, low, high, **policy):
-    config = actor_config(mode, clip_ratio=low, clip_ratio_low=low, clip_ratio_high=high)
-    for name, value in policy.items():
-        object.__setattr__(config.policy_loss, name, value)
+    config = actor_config("dapo")
+    clip = {"clip_ratio": low, "clip_ratio_low": low, "clip_ratio_high": high, "clip_ratio_c": 20.0}
+    for owner, settings in ((config, clip), (config.policy_loss, policy)):
+        for name, value in settings.items():
+            object.__setattr__(owner, name, value)  # verl's settings are frozen
     return config
 
 

@@ -40,6 +40,7 @@ class Batch:
             return [torch.randn(n, generator=g) * scale + offset for n in RESPONSES]
 
         self.old_logprobs = rows(0.3, -1.0)
+        self.sampler_logprobs = [row - 0.1 for row in self.old_logprobs]
         steps = rows(0.3)
         steps[0][0] = 3.0  # r = 20: past the dual clip
         self.logprobs = [
@@ -97,6 +98,7 @@ class Batch:
             entropies=padded(self.entropies),
             old_entropies=padded(self.old_entropies),
             entropy_slopes=padded(self.slopes),
+            sampler_logprobs=padded(self.sampler_logprobs),
             num_tokens=N,
         )
         out.loss.backward()
@@ -121,7 +123,8 @@ def test_value_gradient_and_fractions_are_the_cores(mode, actor_config):
     settings = {"dual": 10.0} if MODES[mode].surrogate.endswith(("ppo_clip", "gppo_clip")) else {}
     config = actor_config(mode, **settings)
     batch = Batch()
-    loss, metrics = adapter.ERCLoss(config)(batch.model_output(), batch.data())
+    data = batch.data(rollout_log_probs=batch.sampler_logprobs)
+    loss, metrics = adapter.ERCLoss(config)(batch.model_output(), data)
     loss.backward()
     ours = batch.ours(loss_config(config.policy_loss))
     torch.testing.assert_close(loss, ours.loss, rtol=0, atol=1e-7)
@@ -257,7 +260,7 @@ def test_rules_over_the_mini_batch_and_against_the_sampler(actor_config):
     assert total == pytest.approx(expected.item(), abs=1e-7)
     torch.testing.assert_close(batch.gradient(), whole.gradient(), rtol=0, atol=1e-7)
     assert value(metrics, "clip/low_entropy_frac") * N == pytest.approx(N - 2)  # ⌈0.2 · 8⌉ kept
-    with pytest.raises(UserError, match=r"needs rollout_log_probs .* calculate_log_probs=True"):
+    with pytest.raises(UserError, match=r"needs rollout_log_probs .*calculate_log_probs=True"):
         loss_fn(Batch().model_output(), Batch().data())
 
 

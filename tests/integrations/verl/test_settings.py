@@ -79,7 +79,7 @@ def test_keys_reach_the_factories():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"loss_mode": "erc_dpao"}, "loss_mode = 'erc_dpao' is none of dapo"),
+        ({"loss_mode": "erc_dpao"}, "loss_mode = 'erc_dpao' is none of "),
         (
             {"loss_mode": "gppo", "erc_low": 0.1},
             "erc_low = 0.1 has no effect with loss_mode = gppo",
