@@ -358,10 +358,11 @@ def verl(
     dry_run: Annotated[bool, typer.Option(help="Check and print the configuration only.")] = False,
 ) -> None:
     """Train with verl on many machines (extra `verl`): its trainer, our losses and entropies."""
-    from erclip.integrations.verl.launch import as_yaml, compose, launch
+    from erclip.integrations.verl.launch import as_yaml, compose, launch, validate
 
     config = compose(recipe, overrides or [])
     if dry_run:
+        validate(config)
         console.print(as_yaml(config))
     else:
         launch(config)

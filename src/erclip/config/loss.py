@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_serializer
 
@@ -16,6 +16,9 @@ from erclip.config.rules import (
     read_rule,
 )
 from erclip.config.section import NonNegative, Section, to_tuple
+
+if TYPE_CHECKING:
+    from erclip.losses import Term, policy_loss
 
 
 class KlConfig(Section):
@@ -57,3 +60,23 @@ class LossConfig(Section):
         """No terms, no word of them: the settings of runs that knew none read alike."""
         written = write(self)
         return written if self.terms else {k: v for k, v in written.items() if k != "terms"}
+
+
+def build_loss(config: LossConfig) -> policy_loss:
+    """The composition that a section describes; loads torch."""
+    from erclip.losses import entropy_bonus, kl_penalty, policy_loss, positive_nll
+
+    terms: list[Term] = [term.build() for term in config.terms]
+    if config.positive_nll:
+        terms.append(positive_nll(config.positive_nll))
+    if config.entropy_bonus:
+        terms.append(entropy_bonus(config.entropy_bonus))
+    if config.kl is not None:
+        terms.append(kl_penalty(config.kl.weight, config.kl.estimator))
+    importance = config.importance
+    return policy_loss(
+        config.surrogate.build(),
+        [constraint.build() for constraint in config.constraints],
+        importance=None if importance is None else importance.build(),
+        terms=terms,
+    )

@@ -180,11 +180,11 @@ class Pool:
         return {name: (total / count).item() for name, total in totals.items()}
 
 
-def token_sums(out: LossOutput, entropies: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def token_sums(out: LossOutput, entropies: Tensor | None, mask: Tensor) -> dict[str, Tensor]:
     """What one micro-batch adds to the pool: sums over its masked tokens."""
     ratio = out.ratio
-    sums = {
-        "policy/entropy": torch.where(mask, entropies, 0.0).sum(),
+    known = {} if entropies is None else {"policy/entropy": torch.where(mask, entropies, 0.0).sum()}
+    sums = known | {
         "policy/kl_old": torch.where(mask, ratio - 1 - ratio.log(), 0.0).sum(),
         "ratio/mean": torch.where(mask, ratio, 0.0).sum(),
     }

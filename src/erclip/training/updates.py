@@ -10,16 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erclip.config import Config, LossConfig
+from erclip.config import Config
+from erclip.config.loss import build_loss
 from erclip.errors import UserError
-from erclip.losses import (
-    LossOutput,
-    Term,
-    entropy_bonus,
-    kl_penalty,
-    policy_loss,
-    positive_nll,
-)
+from erclip.losses import LossOutput, policy_loss
 from erclip.losses.parts import needs_of
 from erclip.losses.types import Statistics
 from erclip.machine.distributed import World
@@ -51,24 +45,6 @@ Lots = Callable[[TokenBatch], Tensor]
 
 Watch = Callable[[ScoredBatch, Scores, LossOutput], None]
 """Whoever wants to see the tokens of an update: old scores, new scores, what fired."""
-
-
-def build_loss(config: LossConfig) -> policy_loss:
-    """The composition that a recipe describes."""
-    terms: list[Term] = [term.build() for term in config.terms]
-    if config.positive_nll:
-        terms.append(positive_nll(config.positive_nll))
-    if config.entropy_bonus:
-        terms.append(entropy_bonus(config.entropy_bonus))
-    if config.kl is not None:
-        terms.append(kl_penalty(config.kl.weight, config.kl.estimator))
-    importance = config.importance
-    return policy_loss(
-        config.surrogate.build(),
-        [constraint.build() for constraint in config.constraints],
-        importance=None if importance is None else importance.build(),
-        terms=terms,
-    )
 
 
 def uses_erc(loss_fn: policy_loss) -> bool:

@@ -23,7 +23,8 @@ from safetensors import safe_open
 
 from erclip.config import Config, ModelConfig
 from erclip.embedded import embedded_model_dir
-from erclip.integrations.verl.settings import ERCPolicyLossConfig, loss_config
+from erclip.integrations.verl.modes import loss_config
+from erclip.integrations.verl.settings import ERCPolicyLossConfig
 from erclip.records import Grade, Response, Sample
 from erclip.training.advantages import group_advantages
 from erclip.training.batches import make_batch

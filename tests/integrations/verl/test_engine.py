@@ -18,7 +18,7 @@ from erclip.embedded import embedded_model_dir
 from erclip.errors import UserError
 from erclip.integrations.verl import worker  # noqa: F401
 from erclip.integrations.verl.loss import ERCLoss
-from erclip.integrations.verl.settings import loss_config
+from erclip.integrations.verl.modes import loss_config
 from erclip.records import Grade, Sample
 from erclip.training.batches import make_batch
 from erclip.training.packing import single_rows

@@ -12,7 +12,7 @@ from verl.utils import tensordict_utils as tu
 
 from erclip.errors import UserError
 from erclip.integrations.verl import loss as adapter
-from erclip.integrations.verl.settings import MODES, loss_config
+from erclip.integrations.verl.modes import MODES, loss_config
 from erclip.runs.metrics import token_sums
 from erclip.training.updates import build_loss
 

@@ -10,8 +10,9 @@ from erclip.config import Config, LossConfig
 from erclip.config.rules import built_in
 from erclip.errors import UserError
 from erclip.integrations.verl.launch import compose, recipes
+from erclip.integrations.verl.modes import MODES, loss_config
 from erclip.integrations.verl.nodes import user_error
-from erclip.integrations.verl.settings import MODES, ERCPolicyLossConfig, loss_config
+from erclip.integrations.verl.settings import ERCPolicyLossConfig
 from erclip.training.updates import build_loss
 
 pytestmark = pytest.mark.verl

@@ -25,6 +25,8 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from erclip.errors import UserError
 from erclip.integrations.verl.loss import ERCLoss
 from erclip.ops import LogprobEntropyHead
+from erclip.training.rounding import due, nudged_embeddings
+from erclip.training.updates import uses_erc
 
 VENDOR = "erclip"  # the registry's key; the variable VERL_ENGINE_VENDOR selects it
 
@@ -87,6 +89,7 @@ class ERCEngine(FSDPEngineWithLMHead):
 
     _slopes = False
     _updates = 0  # since the rollout was last scored
+    _rollouts = 0  # that were trained on
 
     def _build_module(self) -> nn.Module:
         module = super()._build_module()
@@ -122,9 +125,24 @@ class ERCEngine(FSDPEngineWithLMHead):
         tu.assign_non_tensor(data, update_in_rollout=self._updates)
         loss_function.prepare(data, self.get_data_parallel_group())
         try:
-            return super().train_batch(data, loss_function)
+            rounding = self._rounding(data, loss_function)
+            outputs = super().train_batch(data, loss_function)
         finally:
             self._slopes = False
+        outputs["metrics"].update(rounding)
+        return outputs
+
+    def _rounding(self, data: Any, loss_function: ERCLoss) -> dict[str, Any]:
+        """What ERC clips for rounding alone, where it is due: `erclip.training.rounding`."""
+        if self._updates > 1:
+            return {}
+        self._rollouts += 1
+        if not due(self._rollouts) or not uses_erc(loss_function.loss_fn):
+            return {}
+        with nudged_embeddings(self.module):
+            metrics = super().infer_batch(data, loss_function)["metrics"]
+        name = "clip/erc_frac"  # of a forward pass that is nobody's update
+        return {"erc/rounding_frac": metrics[name]} if name in metrics else {}
 
     def prepare_model_inputs(self, micro_batch: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """verl's inputs; the head learns which tokens to score."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ def recipes() -> list[str]:
 
 
 def compose(recipe: str, overrides: Sequence[str]) -> Any:
-    """verl's `ppo_trainer` configuration, then the recipe, then the overrides; checked.
+    """verl's `ppo_trainer` configuration, then the recipe, then the overrides; checked by us.
 
-    `recipe` is a shipped recipe's name or a YAML file with a `defaults` list of its own.
+    `recipe` is a shipped recipe's name or a YAML file with a `defaults` list of its own. verl is
+    not imported: that takes longer than all else here, and a wrong setting need not wait for it.
     """
     require_verl()
     from hydra import compose as hydra_compose
@@ -40,26 +42,25 @@ def compose(recipe: str, overrides: Sequence[str]) -> Any:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from erclip.integrations.verl.settings import loss_config
-
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else _folder() / f"{recipe}.yaml"
     if not path.is_file():
         raise UserError(
             f"No verl recipe {recipe!r}: it is neither a file nor one of {', '.join(recipes())}."
         )
-    search = f"hydra.searchpath=[file://{_folder()},pkg://verl.trainer.config]"
+    search = f"hydra.searchpath=[file://{_folder()},file://{_verls_folder()}]"
     try:
         with initialize_config_dir(str(path.parent.resolve()), version_base=None):
             config = hydra_compose(path.stem, overrides=[search, *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"verl's configuration: {' '.join(str(error).split())}") from None
     check_config(config)
+    from erclip.integrations.verl.modes import loss_config  # loads torch
+
     loss_config(config.actor_rollout_ref.actor.policy_loss)
-    _validate(config)
     return config
 
 
-def _validate(config: Any) -> None:
+def validate(config: Any) -> None:
     """verl's own checks, which it makes with `assert` and ValueError."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
@@ -85,6 +86,8 @@ def as_yaml(config: Any) -> str:
 
 def launch(config: Any) -> None:
     """What `python -m verl.trainer.main_ppo` does, with our TaskRunner."""
+    make_absolute(config, Path.cwd())
+    validate(config)
     import ray
     from omegaconf import OmegaConf
     from verl.trainer.main_ppo import run_ppo
@@ -94,7 +97,6 @@ def launch(config: Any) -> None:
     from erclip.integrations.verl.runner import ERCTaskRunner
 
     auto_set_device(config)
-    make_absolute(config, Path.cwd())
     address = config.ray_kwargs.ray_init.get("address")
     if config.trainer.nnodes > 1 and not address:  # else Ray may start a cluster of this machine
         OmegaConf.update(config, "ray_kwargs.ray_init.address", "auto", force_add=True)
@@ -142,3 +144,10 @@ def _absolute(key: str, value: str, here: Path) -> str:
 
 def _folder() -> Path:
     return Path(str(resources.files("erclip.integrations.verl") / "recipes"))
+
+
+def _verls_folder() -> Path:
+    """Of verl's configuration; its package is found, not imported."""
+    spec = find_spec("verl")
+    assert spec is not None and spec.submodule_search_locations, "require_verl has looked for it"
+    return Path(spec.submodule_search_locations[0], "trainer", "config")

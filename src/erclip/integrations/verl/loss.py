@@ -30,12 +30,12 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
+from erclip.config.loss import build_loss
 from erclip.errors import UserError
-from erclip.integrations.verl.settings import MODES, OWN, loss_config
+from erclip.integrations.verl.modes import MODES, OWN, loss_config
 from erclip.losses import LossFn, LossOutput, policy_loss
 from erclip.losses.types import Statistics
 from erclip.runs.metrics import token_sums
-from erclip.training.updates import build_loss
 
 
 @dataclass
