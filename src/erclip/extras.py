@@ -35,6 +35,8 @@ EXTRAS = {
     "ledger": ("pyarrow",),
     "lora": ("peft",),
     "mlflow": ("mlflow",),
+    "skyrl": ("skyrl",),
+    "swift": ("packaging", "swift", "trl"),
     "tensorboard": ("tensorboard",),
     "trackio": ("pandas", "trackio"),
     "trl": ("packaging", "trl"),

@@ -73,15 +73,15 @@ old_entropies, which a trainer does not have.
                     f"{self.section}: {part!r} needs {', '.join(missing)}, which {self.name} does "
                     "not have."
                 )
-        if loss_fn.measures_current and self.measures != "current":
+        if loss_fn.mini_batch_rules and self.measures == "nothing":
+            raise UserError(
+                f"{self.section}: {loss_fn.mini_batch_rules[0]!r} rests on the whole mini-batch, "
+                f"of which {self.name} shows one part at a time; use a rule for single tokens."
+            )
+        if loss_fn.measures_current and self.measures == "old":
             raise UserError(
                 f"{self.section}: {loss_fn!r} measures the policy in training, for which "
                 f"{self.name} makes no forward pass; use a rule that measures the old one."
-            )
-        if loss_fn.mini_batch_rules and self.measures == "nothing":
-            raise UserError(
-                f"{self.section}: {loss_fn.mini_batch_rules[0]!r} rests on the whole mini-batch, of "
-                f"which {self.name} shows a loss one part at a time; use a rule for single tokens."
             )
         return loss_fn
 

@@ -36,14 +36,18 @@ def due(rollout: int) -> bool:
 @torch.no_grad()
 def rounding_share(updater: Updater, mini_batch: Sequence[ScoredBatch]) -> float:
     """Σ clipped / Σ tokens of a mini-batch at the weights that scored it; a collective."""
-    token_rules = [c for c in updater.loss_fn.constraints if not isinstance(c, MiniBatchRule)]
-    rules = policy_loss(reinforce(), token_rules)
-    pool = Pool()
+    rules, pool = token_rules(updater.loss_fn), Pool()
     with nudged_embeddings(updater.policy.model):
         for scored in mini_batch:
             out = rules(**updater.tensors(scored, updater.score(scored.batch)))
             pool.add({"clipped": (out.erc_low | out.erc_high).sum()}, scored.batch.num_tokens)
     return pool.means(updater.world)["clipped"]
+
+
+def token_rules(loss_fn: policy_loss) -> policy_loss:
+    """The constraints that decide token by token, under the plainest surrogate."""
+    kept = [rule for rule in loss_fn.constraints if not isinstance(rule, MiniBatchRule)]
+    return policy_loss(reinforce(), kept)
 
 
 @contextmanager
@@ -55,7 +59,9 @@ def nudged_embeddings(model: Any) -> Generator[None]:
     rounded = autocast_dtype(model)
 
     def away(module: Any, arguments: Any, output: Tensor) -> Tensor:
-        coarse = rounded or output.dtype
+        device = output.device.type
+        cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        coarse = rounded or cast or output.dtype
         # m·2^e grows by m/2 units in its last place, 1 ≤ m < 2: rounded, that is one
         step = 1 + torch.finfo(coarse).eps / 2
         return (output.to(coarse).double() * step).to(coarse).to(output.dtype)

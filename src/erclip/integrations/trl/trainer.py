@@ -14,11 +14,12 @@ from trl import GRPOTrainer
 
 from erclip.config.data import OverlongConfig
 from erclip.errors import UserError
+from erclip.integrations.hf.head import add_scoring_head
+from erclip.integrations.hf.statistics import UpdateStatistics
+from erclip.integrations.hf.window import UpdateWindow
 from erclip.integrations.trl import groups
 from erclip.integrations.trl.config import ERCConfig
-from erclip.integrations.trl.head import add_scoring_head
-from erclip.integrations.trl.tensors import Batch, UpdateStatistics, loss_mask, loss_tensors
-from erclip.integrations.trl.window import UpdateWindow
+from erclip.integrations.trl.tensors import Batch, loss_mask, loss_tensors
 from erclip.training.policy import Scores
 from erclip.training.rewards import overlong_punishment
 from erclip.training.updates import build_loss

@@ -149,5 +149,5 @@ def _folder() -> Path:
 def _verls_folder() -> Path:
     """Of verl's configuration; its package is found, not imported."""
     spec = find_spec("verl")
-    assert spec is not None and spec.submodule_search_locations, "require_verl has looked for it"
-    return Path(spec.submodule_search_locations[0], "trainer", "config")
+    assert spec is not None, "require_verl has looked for it"
+    return Path((spec.submodule_search_locations or [""])[0], "trainer", "config")

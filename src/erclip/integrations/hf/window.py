@@ -1,6 +1,7 @@
 """One optimiser step's metrics, pooled over its micro-batches and over all ranks.
 
-TRL averages a mean per micro-batch; where micro-batches differ in length, that is another number.
+These trainers average a mean per micro-batch; where micro-batches differ in length, that is another
+number.
 """
 
 from __future__ import annotations
