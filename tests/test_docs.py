@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from erclip.config import Config
+from erclip.integrations import prime_rl
 from erclip.runs.metrics import METRICS
 from erclip.study.design import read_study
 
@@ -22,7 +23,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def blocks(language):
     for page in PAGES:
         for match in re.finditer(rf"```{language}\n(.*?)```", page.read_text(), flags=re.S):
-            marks = [pytest.mark.trl] if "erclip.integrations.trl" in match[1] else []
+            homes = [h for h in ("trl", "swift") if f"erclip.integrations.{h} " in match[1]]
+            marks = [getattr(pytest.mark, home) for home in homes]
             name = f"{page.name}:{match[1].splitlines()[0][:40]}"
             yield pytest.param(match[1], id=name, marks=marks)
 
@@ -39,6 +41,10 @@ def test_python_blocks_run(code, tmp_path, monkeypatch):
 def test_toml_blocks_are_recipes_or_studies(text, tmp_path):
     table = tomllib.loads(text)
     assert table
+    if "import_path" in text:  # a trainer that is not ours, which calls a function of ours
+        assert table["trainer"]["loss"]["import_path"] == "erclip.integrations.prime_rl.loss"
+        assert prime_rl.HOME.read(table["trainer"]["loss"]["kwargs"])
+        return
     if "methods" not in table:
         Config.model_validate(table)
         return

@@ -136,6 +136,9 @@ def test_the_base_wheel_installs_into_an_empty_environment(wheel, tmp_path):
         ("import erclip.integrations.trl", "trl"),
         ("import erclip.integrations.verl.settings", "verl"),
         ("import erclip.integrations.verl.worker", "verl"),
+        ("from erclip.integrations.swift import use; use({})", "swift"),
+        ("import erclip.integrations.skyrl", "train"),
+        ("import erclip.integrations.prime_rl", "train"),
     ],
 )
 def test_what_is_missing_is_named_with_its_extra_in_one_sentence(bare, code, extra):

@@ -29,18 +29,6 @@ else:
 @pytest.fixture
 def actor_config():
     """verl's dataclass for the actor, with our policy-loss section."""
-    from verl.workers.config import FSDPActorConfig
+    from .engines import actor
 
-    from erclip.integrations.verl.settings import ERCPolicyLossConfig
-
-    def build(loss_mode, **settings):
-        kl = {k: settings.pop(k) for k in ("use_kl_loss", "kl_loss_coef") if k in settings}
-        return FSDPActorConfig(
-            strategy="fsdp2",
-            rollout_n=2,
-            use_dynamic_bsz=True,
-            policy_loss=ERCPolicyLossConfig(loss_mode=loss_mode, **settings),
-            **kl,
-        )
-
-    return build
+    return actor

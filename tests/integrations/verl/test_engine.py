@@ -8,21 +8,23 @@ import random
 import pytest
 import torch
 from tensordict import TensorDict
-from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
-from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
-from verl.workers.engine import EngineRegistry
 
-from erclip.config import Config
+from erclip.config import Config, ModelConfig
 from erclip.embedded import embedded_model_dir
 from erclip.errors import UserError
+from erclip.integrations.verl import engine as adapter
 from erclip.integrations.verl import worker  # noqa: F401
 from erclip.integrations.verl.loss import ERCLoss
 from erclip.integrations.verl.modes import loss_config
 from erclip.records import Grade, Sample
 from erclip.training.batches import make_batch
 from erclip.training.packing import single_rows
+from erclip.training.policy import load_policy
 from erclip.training.updates import Updater, score_old
+
+from . import engines
+from .engines import add_old, as_verl, nested, response_part
 
 pytestmark = pytest.mark.verl
 
@@ -37,28 +39,7 @@ def process_group(tmp_path_factory):
 
 @pytest.fixture
 def build():
-    def build(dtype="fp32", **model):
-        settings = {"override_config": {"attn_implementation": "sdpa"}, "use_remove_padding": False}
-        engine = EngineRegistry.new(
-            model_type="language_model",
-            backend="fsdp2",
-            model_config=HFModelConfig(path=str(embedded_model_dir()), **{**settings, **model}),
-            engine_config=FSDPEngineConfig(
-                strategy="fsdp2",
-                mixed_precision={"param_dtype": dtype, "reduce_dtype": "fp32"},
-                use_dynamic_bsz=True,
-                max_token_len_per_gpu=200,
-                infer_max_token_len_per_gpu=400,
-            ),
-            optimizer_config=FSDPOptimizerConfig(
-                lr=LEARNING_RATE, weight_decay=0.1, clip_grad=1.0, total_training_steps=10
-            ),
-            checkpoint_config=CheckpointConfig(),
-        )
-        engine.initialize()
-        return engine
-
-    return build
+    return engines.build
 
 
 @pytest.fixture
@@ -68,57 +49,6 @@ def samples(responses):
     return [
         Sample(r, grade, 0.0, rng.choice([-1.0, 0.5, 1.2])) for r in itertools.chain(*responses[:4])
     ]
-
-
-# Large enough to leave the band within three updates, small enough that tokens are left in it:
-# with all of them clipped, the gradient is rounding, and AdamW makes whole steps of that.
-LEARNING_RATE = 2e-4
-
-
-def nested(rows):
-    return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
-
-
-def as_verl(samples, **non_tensor):
-    """The same responses in the layout in which verl's workers get them."""
-    prompts = [torch.tensor(s.response.prompt_ids) for s in samples]
-    answers = [torch.tensor(s.response.token_ids) for s in samples]
-    whole = [torch.cat(pair) for pair in zip(prompts, answers, strict=True)]
-    ones = [torch.ones_like(a) for a in answers]
-    fields = {
-        "prompts": prompts,
-        "responses": answers,
-        "input_ids": whole,
-        "position_ids": [torch.arange(len(w)) for w in whole],
-        "response_mask": ones,
-        "loss_mask": ones,
-        "advantages": [
-            torch.full((len(a),), s.advantage) for s, a in zip(samples, answers, strict=True)
-        ],
-    }
-    data = TensorDict({k: nested(v) for k, v in fields.items()}, batch_size=len(samples))
-    padded = non_tensor.pop("use_remove_padding", False)
-    tu.assign_non_tensor(
-        data,
-        temperature=0.8,
-        use_remove_padding=padded,
-        use_fused_kernels=False,
-        use_dynamic_bsz=True,
-        max_token_len_per_gpu=200,
-        calculate_entropy=True,
-        global_batch_size=len(samples),
-        **non_tensor,
-    )
-    return data
-
-
-def response_part(values, samples):
-    """verl returns all positions; ours are the response's, shifted by one."""
-    rows = []
-    for row, sample in zip(values.unbind(), samples, strict=True):
-        length = len(sample.response.token_ids)
-        rows.append(row[-length - 1 : -1])
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -193,17 +123,93 @@ def test_updates_are_our_trainers(mode, rule, build, samples, policy, actor_conf
         torch.testing.assert_close(weights[name], expected, rtol=0, atol=2e-5)
 
 
-def add_old(data, old, samples):
-    """What verl's trainer does between scoring and training."""
-    lengths = [len(s.response.token_ids) for s in samples]
-    for name, kept_as in (("log_probs", "old_log_probs"), ("entropy", "entropy")):
-        rows = response_part(old[name], samples)
-        data[kept_as] = nested(row[:n] for row, n in zip(rows, lengths, strict=True))
+def test_rounding_is_measured_once_in_ten_rollouts_and_changes_nothing(
+    build, samples, actor_config, monkeypatch
+):
+    """In bfloat16 it clips tokens before any update; the updates that follow are the same."""
+    loss_fn = ERCLoss(actor_config("erc_dapo"))
+    found = []
+    for measured in (True, False):
+        engine, data = build(dtype="bf16"), as_verl(samples)
+        if not measured:
+            monkeypatch.setattr(adapter, "due", lambda _: False)
+        seen = []
+        for _ in range(2):  # rollouts, of two updates each
+            with engine.eval_mode():
+                old = engine.infer_batch(data)["model_output"]
+            add_old(data, old, samples)
+            for _ in range(2):
+                with engine.train_mode():
+                    seen.append(engine.train_batch(data, loss_fn)["metrics"])
+        found.append(seen)
+    shares = [update.pop("erc/rounding_frac", None) for update in found[0]]
+    assert shares[1:] == [None, None, None]
+    assert 0.005 < shares[0].aggregate() < 0.5
+    assert "erc/rounding_frac" not in found[1][0]
+    assert found[0][0]["erc/noise_frac"].aggregate() == 0.0
+    for with_it, without in zip(*found, strict=True):
+        assert with_it["grad_norm"] == without["grad_norm"]
+        assert with_it["clip/erc_frac"].aggregate() == without["clip/erc_frac"].aggregate()
+
+
+def test_lora_updates_are_our_trainers(build, samples, actor_config):
+    """The same fractions, gradient norms and adapters from the same start; nothing else moves."""
+    section = actor_config("erc_dapo", erc_low=0.02, erc_high=0.02, erc_rule="directional")
+    engine = build(lora_rank=4, lora_alpha=8, target_modules="all-linear")
+    data, loss_fn = as_verl(samples), ERCLoss(section)
+    with engine.eval_mode():
+        old = engine.infer_batch(data)["model_output"]
+    add_old(data, old, samples)
+    config = our_config(section).model_copy(update={"model": ModelConfig(lora=ADAPTERS)})
+    policy = load_policy(config.model, temperature=0.8)
+    begun = whole(engine)
+    assert begun.keys() == policy.model.state_dict().keys()
+    policy.model.load_state_dict(begun)
+    batch = make_batch(single_rows(samples), pad_id=policy.pad_id, device=policy.device)
+    scored, updater, clipped = score_old(policy, batch), Updater(policy, config), 0.0
+    for _ in range(3):
+        with engine.train_mode():
+            metrics = engine.train_batch(data, loss_fn)["metrics"]
+        ours = updater.update([scored])
+        assert metrics["grad_norm"] == pytest.approx(ours["grad/norm"], rel=1e-3)
+        for name in ("clip/erc_frac", "policy/entropy"):
+            assert metrics[name].aggregate() == pytest.approx(ours[name], abs=1e-5), name
+        clipped += ours["clip/erc_frac"]
+    assert clipped > 0.05
+    for name, weight in whole(engine).items():
+        torch.testing.assert_close(weight, policy.model.state_dict()[name], rtol=0, atol=5e-5)
+        assert ("lora_" in name) != torch.equal(weight, begun[name]), name
+
+
+ADAPTERS = {"rank": 4, "alpha": 8}
+
+
+def whole(engine):
+    """Weights by their names in our policy."""
+    return {
+        name.removeprefix("base_model.model."): weight.full_tensor().clone()
+        for name, weight in engine.module.state_dict().items()
+    }
+
+
+@pytest.mark.timeout(900)
+def test_ulysses_over_two_ranks_is_one_rank(build, samples, actor_config, tmp_path):
+    """Each rank scores half of the packed positions; decisions, gradients and weights are one's."""
+    model = {"use_remove_padding": True, "override_config": {"attn_implementation": "ulysses"}}
+    one = engines.updates(build(**model), samples, ERCLoss(actor_config("erc_dapo")))
+    two = engines.on_two_ranks(tmp_path, samples, model)
+    assert one["clip"][-1] > 0.05
+    assert two["clip"] == pytest.approx(one["clip"], abs=1e-5)
+    assert two["norm"] == pytest.approx(one["norm"], rel=1e-3)
+    for name in ("log_probs", "entropy"):
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=2e-5)
+    for name, weight in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], weight, rtol=0, atol=5e-5)
 
 
 def our_config(section):
     trainer = {
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": engines.LEARNING_RATE,
         "weight_decay": 0.1,
         "grad_clip": 1.0,
         "warmup_updates": 0,
