@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import typing
 from contextlib import nullcontext
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -11,6 +13,10 @@ import torch
 
 if find_spec("skyrl") is None:  # only `make test-skyrl` has it
     collect_ignore_glob = ["test_worker.py", "test_contract.py"]
+elif sys.version_info < (3, 12):  # where pydantic refuses the TypedDict of SkyRL's records
+    import typing_extensions
+
+    typing.TypedDict = typing_extensions.TypedDict
 
 
 @pytest.fixture

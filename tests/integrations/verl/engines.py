@@ -159,7 +159,7 @@ def updates(engine, samples, loss_fn):
     with engine.eval_mode():
         old = engine.infer_batch(data)["model_output"]
     add_old(data, old, samples)
-    found = {name: old[name].values() for name in ("log_probs", "entropy")}
+    found = {name: response_part(old[name], samples) for name in ("log_probs", "entropy")}
     clip, norm = [], []
     for _ in range(3):
         with engine.train_mode():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import types
+import warnings
 from typing import Any
 
 import torch
@@ -14,9 +15,31 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from erclip.errors import UserError
 from erclip.ops import LogprobEntropy, LogprobEntropyHead
 from erclip.training.policy.heads import unlike_head
 from erclip.training.policy.signature import trunk
+
+
+def install_head(model: PreTrainedModel, blocked: str | None, slopes: bool, name: str) -> bool:
+    """Whether our head scores this model from now on; a warning where `name`'s own has to.
+
+    `blocked` is why ours cannot be tried. Raises UserError for `slopes`, which only ours has.
+    """
+    reason = blocked or add_scoring_head(model)
+    if reason is None:
+        return True
+    if slopes:
+        raise UserError(
+            f"rule = 'directional' needs erclip's head, which cannot serve this model ({reason}); "
+            "set rule = 'paper'."
+        )
+    warnings.warn(
+        f"{name}'s own head scores this model ({reason}): entropies below 1e-4 nats lose 5 % and "
+        "more there, which ERC may take for a change of the policy; see docs/noise-floor.md.",
+        stacklevel=4,
+    )
+    return False
 
 
 def add_scoring_head(model: PreTrainedModel) -> str | None:

@@ -115,8 +115,8 @@ def use(cfg: Any, loss: Mapping[str, Any]) -> None:
         default = field.default if field.default is not MISSING else field.default_factory()
         if (value := getattr(algorithm, name)) != default:
             raise UserError(
-                f"trainer.algorithm.{name} = {value} has no effect under `use(cfg, loss)`; leave it "
-                f"at {default}, and write the bound into the loss."
+                f"trainer.algorithm.{name} = {value} has no effect under `use(cfg, loss)`; leave "
+                f"it at {default}, and write the bound into the loss."
             )
     utils = need("skyrl.backends.skyrl_train.utils.off_policy_correction_utils", "use")
     if utils.off_policy_correction_enabled(algorithm.off_policy_correction):

@@ -47,21 +47,13 @@ class ERCPolicyWorkerBase(FSDPPolicyWorkerBase):
 
     def _forward_micro_batch(self, micro_batch: Any) -> Any:
         """Old log-probs [B, T] and, right of them, old entropies: [B, 2·T]."""
-        model, kept = self.model, []
-
-        def scored(*positional: Any, **named: Any) -> Tensor:
-            named |= {"return_output": True, "compute_entropy": True}
-            logprobs, output = model(*positional, **named, entropy_requires_grad=False)
-            kept.append(_of_actions(output, logprobs))
-            return logprobs
-
-        scored.eval = model.eval  # type: ignore[attr-defined]
-        self.model = scored
+        model, self.model = self.model, _Scoring(self.model)
         try:
             output = super()._forward_micro_batch(micro_batch)
+            entropies = self.model.entropies
         finally:
             self.model = model
-        output["output"] = torch.cat([output["output"], kept[0].to("cpu")], dim=1)
+        output["output"] = torch.cat([output["output"], entropies.to("cpu")], dim=1)
         return output
 
     def _forward_backward_micro(self, *positional: Any, **named: Any) -> dict[str, float]:
@@ -77,6 +69,20 @@ class ERCPolicyWorkerBase(FSDPPolicyWorkerBase):
         finally:
             handle.remove()
             entropies_now.set(None)
+
+
+class _Scoring:
+    """The model for one forward pass, with its entropies kept."""
+
+    def __init__(self, model: Any):
+        self._model, self.eval = model, model.eval
+        self.entropies: Any = None
+
+    def __call__(self, *positional: Any, **named: Any) -> Tensor:
+        named |= {"return_output": True, "compute_entropy": True, "entropy_requires_grad": False}
+        logprobs, output = self._model(*positional, **named)
+        self.entropies = _of_actions(output, logprobs)
+        return logprobs
 
 
 def _of_actions(output: Any, logprobs: Tensor) -> Tensor:
