@@ -5,18 +5,31 @@ from __future__ import annotations
 import sys
 import typing
 from contextlib import nullcontext
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 if find_spec("skyrl") is None:  # only `make test-skyrl` has it
     collect_ignore_glob = ["test_worker.py", "test_contract.py"]
-elif sys.version_info < (3, 12):  # where pydantic refuses the TypedDict of SkyRL's records
-    import typing_extensions
+else:
+    if sys.version_info < (3, 12):  # where pydantic refuses the TypedDict of SkyRL's records
+        import typing_extensions
 
-    typing.TypedDict = typing_extensions.TypedDict
+        typing.TypedDict = typing_extensions.TypedDict
+    for name in (  # imported at the top of modules of SkyRL, called on GPUs only
+        "flash_attn",
+        "flash_attn.bert_padding",
+        "vllm_router",
+        "vllm_router.launch_router",
+        "vllm_router.router_args",
+    ):
+        if find_spec(name.partition(".")[0]) is None or name.partition(".")[0] in sys.modules:
+            absent = MagicMock(__spec__=ModuleSpec(name, None), __path__=[])
+            sys.modules.setdefault(name, absent)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_the_settings_that_are_checked_exist():
     )
     from skyrl.train.config import SkyRLTrainConfig
 
-    from erclip.integrations.skyrl import REPLACED
+    from erclip.integrations.skyrl.settings import REPLACED
 
     cfg = SkyRLTrainConfig()
     assert not off_policy_correction_enabled(cfg.trainer.algorithm.off_policy_correction)

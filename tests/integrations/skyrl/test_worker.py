@@ -164,7 +164,6 @@ def test_settings_that_would_do_nothing_are_refused(cfg, registry, path, value, 
 
 
 def test_another_batch_layout_for_the_old_policy_is_refused(cfg, registry):
-    pytest.importorskip("erclip.integrations.skyrl.erc")
     cfg.trainer.recompute_old_logprobs_per_minibatch = False
     with pytest.raises(UserError, match="another batch layout alone moves entropies"):
         use(cfg, {"constraints": ["entropy_ratio_clip"]})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -24,26 +24,12 @@ from erclip.extras import need, stand_on
 
 stand_on("train", "the adapter for SkyRL")
 
-from erclip.integrations.home import Home, token_means
+from erclip.integrations.home import token_means
+from erclip.integrations.skyrl.settings import ENTROPIES, HOME, check
 from erclip.losses import policy_loss
 
 SUPPORTED = ("0.3", "0.4")
 NAME = "erclip"  # in SkyRL's registry
-ENTROPIES = frozenset({"entropies", "old_entropies"})
-HOME = Home(
-    "SkyRL",
-    given=ENTROPIES | {"sampler_logprobs", "lots"},
-    elsewhere={
-        "kl": "is trainer.algorithm.use_kl_loss in SkyRL",
-        "terms": "would not be divided by SkyRL's N, which is inside its advantages",
-        "positive_nll": "would not be divided by SkyRL's N, which is inside its advantages",
-        "entropy_bonus": "is trainer.algorithm.use_entropy_loss in SkyRL",
-        "mask_truncated": "is generator.apply_overlong_filtering in SkyRL",
-    },
-)
-REPLACED = ("eps_clip_low", "eps_clip_high", "clip_ratio_c")
-"""Of `trainer.algorithm`: settings of SkyRL's own losses, which would have no effect."""
-
 entropies_now: ContextVar[Tensor | None] = ContextVar("erclip_skyrl_entropies", default=None)
 """[B, T] of the forward pass whose loss is computed; `erc.ERCPolicyWorker` sets it."""
 
@@ -109,26 +95,10 @@ def use(cfg: Any, loss: Mapping[str, Any]) -> None:
     """
     stand_on("skyrl", "the adapter for SkyRL")
     check_version(version("skyrl"))
-    loss_fn, algorithm = HOME.read(loss), cfg.trainer.algorithm
-    for name in REPLACED:
-        field = type(algorithm).__dataclass_fields__[name]
-        default = field.default if field.default is not MISSING else field.default_factory()
-        if (value := getattr(algorithm, name)) != default:
-            raise UserError(
-                f"trainer.algorithm.{name} = {value} has no effect under `use(cfg, loss)`; leave "
-                f"it at {default}, and write the bound into the loss."
-            )
-    utils = need("skyrl.backends.skyrl_train.utils.off_policy_correction_utils", "use")
-    if utils.off_policy_correction_enabled(algorithm.off_policy_correction):
-        raise UserError(
-            "trainer.algorithm.off_policy_correction has no effect under `use(cfg, loss)`; use "
-            "`importance` in the loss, or a rule with anchor = 'sampler'."
-        )
-    if loss_fn.needs & ENTROPIES:
-        need("erclip.integrations.skyrl.erc", "ERC in SkyRL").check(cfg)
+    check(cfg.trainer, HOME.read(loss))
     registry = need("skyrl.backends.skyrl_train.utils.ppo_utils", "use").PolicyLossRegistry
     registry.register(NAME, Loss(dict(loss)))
-    algorithm.policy_loss_type = NAME
+    cfg.trainer.algorithm.policy_loss_type = NAME
 
 
 def check_version(found: str) -> None:

@@ -16,30 +16,7 @@ from skyrl.train.entrypoints.main_base import BasePPOExp
 from skyrl.train.trainer import RayPPOTrainer
 from torch import Tensor
 
-from erclip.errors import UserError
 from erclip.integrations.skyrl import entropies_now
-
-
-def check(cfg: Any) -> None:
-    """UserError for settings under which entropies could not be compared."""
-    trainer = cfg.trainer
-    for path, value, wanted, why in (
-        ("strategy", trainer.strategy, "fsdp", "the worker that keeps entropies is FSDP's"),
-        (
-            "recompute_old_logprobs_per_minibatch",
-            trainer.recompute_old_logprobs_per_minibatch,
-            True,
-            "another batch layout alone moves entropies out of the band",
-        ),
-        (
-            "algorithm.use_kl_in_reward",
-            trainer.algorithm.use_kl_in_reward,
-            False,
-            "it reads the old log-probs, beside which the entropies lie",
-        ),
-    ):
-        if value != wanted:
-            raise UserError(f"trainer.{path} = {value}: {why}; set it to {wanted}.")
 
 
 class ERCPolicyWorkerBase(FSDPPolicyWorkerBase):
