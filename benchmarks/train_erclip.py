@@ -16,7 +16,7 @@ import erclip
 from erclip.config.recipes import load_recipe
 from erclip.embedded import embedded_model_dir
 from erclip.training.trainer import Trainer
-from train_work import peak_rss_mib, questions
+from train_work import peak_device_mib, peak_rss_mib, questions
 
 
 def settings(job: dict, folder: Path) -> list[str]:
@@ -32,6 +32,7 @@ def settings(job: dict, folder: Path) -> list[str]:
         "trainer.saved_samples": 0,
         "rollout.dynamic_sampling": json.dumps("drop" if job.get("drop") else "off"),
         "model.path": json.dumps(job["model"]),
+        "model.device": json.dumps(job.get("device", "cpu")),
         "eval.prompts": 1,
         "eval.responses": 1,
         "eval.max_tokens": 1,
@@ -93,6 +94,7 @@ def main() -> None:
         "tokens": tokens,
         "tokens_per_cpu_s": tokens * count / sum(cpu),
         "peak_rss_mib": peak_rss_mib(),
+        "peak_device_mib": peak_device_mib(),
         "versions": f"erclip {erclip.__version__}, torch {torch.__version__}",
     }
     print(json.dumps(result))

@@ -16,7 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from erclip.embedded import embedded_model_dir
 from erclip.tasks import load_task
-from train_work import peak_rss_mib, questions, spread
+from train_work import peak_device_mib, peak_rss_mib, questions, spread
 
 
 class Timed(GRPOTrainer):
@@ -104,7 +104,7 @@ def main() -> None:
             weight_decay=0.1,
             logging_steps=1,
             bf16=False,
-            use_cpu=True,
+            use_cpu=job.get("device", "cpu") == "cpu",
             report_to=[],
             save_strategy="no",
             gradient_checkpointing=False,
@@ -130,6 +130,7 @@ def main() -> None:
         "tokens": tokens,
         "tokens_per_cpu_s": tokens / cpu,
         "peak_rss_mib": peak_rss_mib(),
+        "peak_device_mib": peak_device_mib(),
         "versions": f"trl {trl.__version__}, transformers {transformers.__version__}, "
         f"torch {torch.__version__}",
     }

@@ -14,6 +14,7 @@ TITLES = {
     "op": "The head",
     "noise": "Wrong ERC decisions by head and trunk (SmolLM2 against float64)",
     "training": "SmolLM2 on word problems, rollout by rollout",
+    "against_trl": "SmolLM2 in TRL and in erclip, seconds per rollout",
     "processes": "Two processes against one",
 }
 

@@ -41,6 +41,7 @@ STEPS = (
     Step("model", 1, 60),
     Step("noise", 1, 60),
     Step("training", 5, 60),
+    Step("against_trl", 3, 60),
     Step("processes", 1, 30),
 )
 
