@@ -57,8 +57,12 @@ def main(task: Task) -> int:
     rows = Rows(task.out / "against_trl.csv", ("system", "round"), COLUMNS)
     job = {
         **(TINY if task.tiny else WORK),
-        **{"model": str(task.model), "device": task.device, "threads": 4},
-        **{"erc": True, "prompt_repeats": 1, "drop": False},
+        "model": str(task.model),
+        "device": task.device,
+        "threads": 4,
+        "erc": True,
+        "prompt_repeats": 1,
+        "drop": False,
     }
     for number in range(1, ROUNDS + 1):
         for system, script in SYSTEMS.items():
