@@ -24,7 +24,7 @@ quickstart: setup
 test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/ty check src
+	$(BIN)/ty check src benchmarks
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 test-slow: setup
@@ -133,7 +133,7 @@ clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
 
 # Everything that needs a GPU, on a machine without a network: tests, then prices (docs/gpu.md).
-# make gpu-bundle here, bring the tree and .gpu there, make gpu; DEVICE=cpu rehearses it. STEPS="op noise" are those alone.
+# make gpu-bundle here, bring the tree and .gpu there, make gpu; DEVICE=cpu rehearses it. STEPS="head noise" are those alone.
 BUNDLE ?= .gpu
 STEPS ?=
 OUT ?= gpu-results

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import erclip
 from erclip.config.recipes import load_recipe
 from erclip.embedded import embedded_model_dir
+from erclip.training.producers import InTurns
+from erclip.training.sampling import TransformersSampler
 from erclip.training.trainer import Trainer
 from train_work import peak_device_mib, peak_rss_mib, questions
 
@@ -65,7 +67,9 @@ def wider_model(folder: Path, times: int) -> Path:
     model.resize_token_embeddings(times * model.config.vocab_size, mean_resizing=False)
     path = folder / "model"
     model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(embedded_model_dir()).save_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model_dir())
+    assert tokenizer is not None
+    tokenizer.save_pretrained(path)
     return path
 
 
@@ -76,6 +80,8 @@ def main() -> None:
         folder = Path(name)
         trainer = Trainer(load_recipe("quickstart", settings(job, folder)), folder / "run", Clock())
         if job.get("fixed_length"):  # an id that is next to never drawn: nothing ends early
+            assert isinstance(trainer.producer, InTurns)
+            assert isinstance(trainer.producer.sampler, TransformersSampler)
             trainer.producer.sampler.end_ids = [trainer.policy.tokenizer.unk_token_id]
         clock = trainer.observer
         assert isinstance(clock, Clock)

@@ -43,6 +43,8 @@ class Timed(GRPOTrainer):
 class Clock(TrainerCallback):
     """Readings before the first rollout and after every rollout's last update."""
 
+    trainer: Timed
+
     def __init__(self, updates: int):
         self.updates, self.readings = updates, []
 

@@ -17,7 +17,7 @@ from rows import Rows
 from step import OUT_OF_TIME, Task, told
 
 BENCHMARKS = Path(__file__).parent.parent
-SYSTEMS = {"TRL": "train_trl.py", "erclip": "train_erclip.py"}
+SYSTEMS = {"erclip": "train_erclip.py", "TRL": "train_trl.py"}
 ROUNDS = 3
 COLUMNS = (
     *("rollout_s", "sample_s", "score_s", "update_s", "tokens", "tokens_per_s", "peak_gib"),
