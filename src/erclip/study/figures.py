@@ -131,8 +131,8 @@ def frontier_plots(findings: Findings) -> dict[str, Plot]:
                 ax.set_ylabel(f"final accuracy, {regime}")
             svg = canvas.to_svg(fig, f"accuracy kept under {escape(regime)} over accuracy gained")
         caption = (
-            "A dot per setting, means over seeds; a line joins those that no other setting of the "
-            "rule beats in both. A rule helps where its line lies above that of no rule."
+            "A dot per setting, means over seeds; a line per method joins those that no other "
+            "setting of it beats in both. A rule helps where its lines lie above that of no rule."
         )
         keys = tuple(style(i).key(rule) for i, rule in enumerate(rules))
         title = f"The frontier: {regime}"
