@@ -17,6 +17,7 @@ from erclip.config import Config
 from erclip.config.sampling import TransformersSampler, VllmSampler
 from erclip.ops.tiles import tile_shape
 from erclip.plan.counts import Counted, count, read_model_config
+from erclip.training.policy.heads import keeps_logits
 from erclip.training.updates import build_loss
 
 Phase = Literal["always", "sampling", "update", "step", "checkpoint"]
@@ -214,6 +215,8 @@ def _update(config: Config, text: Any, counted: Counted) -> Iterator[Item]:
     buffers = 3 * tile[0] * tile[1] * 4 + 3 * tokens * text.hidden_size * 4
     why = f"3 tiles of {tile[0]} × {tile[1]} and 3 × N × D, float32, N = {tokens}"
     yield Item("head", "update", buffers, why)
+    if keeps_logits(tokens, text.vocab_size, _head_dtype(config)):
+        yield Item("kept logits", "update", 4 * tokens * text.vocab_size, "N × V, float32")
     if counted.adapted_head:
         both = 2 * counted.adapted_head * 4
         yield Item("adapted head", "update", both, "weight and adapter side by side, and gradients")
@@ -236,3 +239,8 @@ def device_of(config: Config) -> str:
 
 def _width(config: Config) -> int:
     return getattr(torch, config.model.dtype).itemsize
+
+
+def _head_dtype(config: Config) -> torch.dtype:
+    """Of the hidden states that reach the head."""
+    return getattr(torch, config.model.autocast or config.model.dtype)

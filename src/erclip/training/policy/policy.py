@@ -33,7 +33,7 @@ from erclip.training.policy.adapters import (
     switched_off,
 )
 from erclip.training.policy.checkpointing import checkpoint_layers
-from erclip.training.policy.heads import unlike_head
+from erclip.training.policy.heads import keeps_logits, unlike_head
 from erclip.training.policy.loading import load_pretrained
 from erclip.training.policy.positions import Positions
 from erclip.training.policy.precision import autocast_dtype, autocast_trunk
@@ -170,10 +170,12 @@ class Policy:
             scores = scores_from_logits(logits / self.temperature, batch.targets, slopes)
             return LogprobEntropy(*scores)
         hidden = trunk(self.model)(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        rows = pick_rows(hidden, batch.hidden_index)
         return layer_logprob_entropy(
             self.model.get_output_embeddings(),
-            pick_rows(hidden, batch.hidden_index),
+            rows,
             batch.targets,
+            cache_logits=keeps_logits(len(rows), vocabulary_size(self.model), rows.dtype),
             temperature=self.temperature,
             softcap=self.softcap,
             slopes=slopes,
