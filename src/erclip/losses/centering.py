@@ -34,7 +34,8 @@ class score_centering(Term):
 
     without `cap` w is 1 and α is ρ. The weight has to be the surrogate's: `reinforce()` without a
     cap, `truncated_reinforce(cap)` with one. Nothing is left to take away for p = q, and for an
-    infinite cap. Tokens that a constraint drops are centred as well.
+    infinite cap. Tokens that a constraint drops are centred as well. Only the gradient of this cost
+    means something; its value also tells how small the tails are.
 
     >>> q, p = torch.tensor([[[0.5, 0.3]]]).log(), torch.tensor([[[0.4, 0.4]]]).log()
     >>> loss_fn = policy_loss(reinforce(), terms=[score_centering()])

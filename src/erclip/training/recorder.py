@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def rule_flags(out: LossOutput) -> dict[str, Tensor]:
 
 def detached(scores: Scores) -> Scores:
     """The same numbers without the graph that would keep a micro-batch's activations alive."""
-    return Scores(scores.logprobs.detach(), scores.entropies, scores.slopes)
+    return replace(scores, logprobs=scores.logprobs.detach(), top_logprobs=None)
 
 
 def _row_numbers(scored: ScoredBatch) -> np.ndarray:

@@ -20,6 +20,7 @@ from erclip.tasks import Task
 from erclip.training.advantages import group_advantages
 from erclip.training.rewards import at, reward, verdict
 from erclip.training.sampling import Sampler, SamplingSettings
+from erclip.training.updates import build_loss
 
 
 class PromptStream:
@@ -150,6 +151,7 @@ def _sample_groups(
         temperature=config.sampler.temperature,
         top_p=config.sampler.top_p,
         max_prompt_tokens=config.sampler.max_prompt_tokens,
+        top=build_loss(config.loss).top,
     )
     started = time.perf_counter()
     responses = sampler.sample(prompts, settings, seeds)

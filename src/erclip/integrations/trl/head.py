@@ -67,8 +67,9 @@ def _place(
     with torch.autocast(hidden.device.type, enabled=False):  # it would round the logits
         out = head(before.to(head.weight.dtype), ids[mask], **options)
 
-    def place(values: Tensor) -> Tensor:
+    def place(values: Tensor | None) -> Any:
+        if values is None:
+            return None
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
-    slopes = None if out.slopes is None else place(out.slopes)
-    return LogprobEntropy(place(out.logprobs), place(out.entropies), slopes)
+    return LogprobEntropy(*map(place, out[:4]))
