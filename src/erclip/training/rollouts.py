@@ -87,6 +87,14 @@ class Rollout:
             "time/sample_s": self.sample_s,
             "time/grade_s": self.grade_s,
         }
+        completed = [s.reward for s in samples if not s.response.truncated]
+        if completed:
+            metrics["train/completed_reward"] = sum(completed) / len(completed)
+        cut = [s.response for s in samples if s.response.nucleus is not None]
+        if cut:
+            lengths = [len(response.token_ids) for response in cut]
+            mass = sum(n * (r.nucleus or 0.0) for n, r in zip(lengths, cut, strict=True))
+            metrics["sampler/nucleus_mass"] = mass / sum(lengths)
         if self.sampler_wait_frac is not None:
             metrics["time/sampler_wait_frac"] = self.sampler_wait_frac
         return metrics

@@ -39,7 +39,11 @@ from erclip.training.scored_rollout import ScoredRollout
 from erclip.training.updates import Updater, uses_erc
 
 CHECKED = 1000  # prompts that are tried before a run begins
-DRIFT = ("staleness/kl", "staleness/effective_frac")  # a rollout's are those of its first update
+DRIFT = (
+    "staleness/kl",
+    "staleness/chi2",
+    "staleness/effective_frac",
+)  # a rollout's are those of its first update
 IN_A_ROW = 5  # updates skipped in a row before the run gives up
 
 
