@@ -116,8 +116,8 @@ def seconds(trainer: Trainer, rollouts: tuple[int, ...], recorder: object) -> fl
     start = time.process_time()
     for number in rollouts:
         trainer._begin_rollout(number)
-        assert trainer.state.flight is not None
-        trainer._finish_rollout(trainer.state.flight)
+        assert trainer.state.current is not None
+        trainer._finish_rollout(trainer.state.current)
     return time.process_time() - start
 
 

@@ -91,7 +91,7 @@ class Recorder:
     def _write_ledger(
         self, places: dict[str, int], seen: Sequence[tuple[ScoredBatch, Scores, LossOutput]]
     ) -> None:
-        parts = [part for own in self._world.to_first(lambda: self._columns(seen)) for part in own]
+        parts = [part for own in self._world.to_first(self._columns, seen) for part in own]
         if not parts:
             return
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

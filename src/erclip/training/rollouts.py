@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -122,7 +121,7 @@ def collect(
     for round_ in range(plan.max_rounds if plan.kind == "refill" else 1):
         prompts = world.share(stream.take(asked))
         seeds = world.share(prompt_seeds(asked, seed, round_))
-        parts = world.gather(partial(_sample_groups, prompts, task, sampler, config, seeds))
+        parts = world.gather(_sample_groups, prompts, task, sampler, config, seeds)
         groups = numbered(interleave([part.groups for part in parts]), rollout.sampled)
         rollout.sample_s += max(part.sample_s for part in parts)
         rollout.grade_s += max(part.grade_s for part in parts)
