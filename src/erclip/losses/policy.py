@@ -88,7 +88,7 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
     def top(self) -> int:
         """How many of the sampler's likeliest tokens its parts look at, at each position."""
         asking = (part for part in self.parts if "sampler_top_logprobs" in needs_of(part))
-        return max((part.top for part in asking), default=0)
+        return max((getattr(part, "top", 128) for part in asking), default=0)
 
     @property
     def mini_batch_rules(self) -> tuple[MiniBatchRule, ...]:
