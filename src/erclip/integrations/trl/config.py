@@ -40,10 +40,7 @@ REPLACED = (
 )
 """TRL's settings of its own loss and head: they would have no effect, so they are refused."""
 
-GIVEN = frozenset(
-    {"entropies", "old_entropies", "entropy_slopes", "entropy_slope_means"}
-    | {"sampler_logprobs", "lots"}
-)
+GIVEN = frozenset({"entropies", "old_entropies", "entropy_slopes", "sampler_logprobs", "lots"})
 """Optional inputs of a loss that an `ERCTrainer` can give."""
 
 ELSEWHERE = {

@@ -67,9 +67,8 @@ def _place(
     with torch.autocast(hidden.device.type, enabled=False):  # it would round the logits
         out = head(before.to(head.weight.dtype), ids[mask], **options)
 
-    def place(values: Tensor | None) -> Any:
-        if values is None:
-            return None
+    def place(values: Tensor) -> Tensor:
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
-    return LogprobEntropy(*map(place, out[:4]))
+    slopes = None if out.slopes is None else place(out.slopes)
+    return LogprobEntropy(place(out.logprobs), place(out.entropies), slopes)

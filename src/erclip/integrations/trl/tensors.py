@@ -43,13 +43,8 @@ def loss_tensors(batch: Batch, new: Scores | None, old: Scores | None = None) ->
     }
     if new is None:
         return tensors
-    return {
-        **tensors,
-        "logprobs": new.logprobs,
-        "entropies": new.entropies,
-        "entropy_slopes": new.slopes,
-        "entropy_slope_means": new.slope_means,
-    }
+    own = {"logprobs": new.logprobs, "entropies": new.entropies, "entropy_slopes": new.slopes}
+    return {**tensors, **own}
 
 
 class UpdateStatistics:

@@ -21,7 +21,7 @@ from erclip.integrations.trl.tensors import Batch, UpdateStatistics, loss_mask, 
 from erclip.integrations.trl.window import UpdateWindow
 from erclip.training.policy import Scores
 from erclip.training.rewards import overlong_punishment
-from erclip.training.updates import SLOPES, build_loss
+from erclip.training.updates import build_loss
 
 
 class ERCTrainer(GRPOTrainer):
@@ -44,7 +44,7 @@ class ERCTrainer(GRPOTrainer):
         sections = args.sections()
         self.dynamic_sampling = sections.dynamic_sampling
         self.loss_fn = build_loss(sections.loss)
-        self._needs_slopes = bool(SLOPES & self.loss_fn.needs)
+        self._needs_slopes = "entropy_slopes" in self.loss_fn.needs
         self._statistics = {
             mode: UpdateStatistics(self.loss_fn, self.accelerator) for mode in ("train", "eval")
         }
@@ -95,8 +95,8 @@ class ERCTrainer(GRPOTrainer):
             return True
         if self._needs_slopes:
             raise UserError(
-                f"{self.loss_fn!r} needs entropy slopes, so erclip's head, which cannot serve this "
-                f"model ({reason}); set rule = 'paper', or leave out the rule that needs them."
+                f"rule = 'directional' needs erclip's head, which cannot serve this model "
+                f"({reason}); set rule = 'paper'."
             )
         warnings.warn(
             f"TRL's own head scores this model ({reason}): entropies below 1e-4 nats lose 5 % and "
@@ -162,7 +162,7 @@ class ERCTrainer(GRPOTrainer):
                 model, ids, attention, width, compute_entropy=True, **images
             )
             assert entropies is not None
-            return Scores(logprobs, entropies.detach())
+            return Scores(logprobs, entropies.detach(), None)
         options = {"temperature": self.temperature, "slopes": slopes}
         with self.accelerator.autocast():
             out = model(
@@ -171,7 +171,7 @@ class ERCTrainer(GRPOTrainer):
                 score=(targets, loss_mask(batch)),
                 options=options,
             )
-        return Scores(out.logprobs, out.entropies.detach(), out.slopes, out.slope_means)
+        return Scores(out.logprobs, out.entropies.detach(), out.slopes)
 
     # The loss ----------------------------------------------------------------------------------
 
