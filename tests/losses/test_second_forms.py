@@ -299,19 +299,23 @@ def gradients(part, tensors, leaf="logprobs"):
     return (-given[leaf].grad[mask] * mask.sum()).tolist()
 
 
+def named(value):
+    return getattr(value, "__name__", repr(value))
+
+
 def same(found, expected):
     assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("form", "part"), SURROGATES, ids=lambda x: repr(x))
+@pytest.mark.parametrize(("form", "part"), SURROGATES, ids=named)
 def test_surrogates(form, part, seed):
     tensors, tokens = batch(seed)
     same(gradients(part, tensors), [form(part, token) for token in tokens])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("form", "part"), CONSTRAINTS, ids=lambda x: repr(x))
+@pytest.mark.parametrize(("form", "part"), CONSTRAINTS, ids=named)
 def test_constraints(form, part, seed):
     tensors, tokens = batch(seed)
     expected = [
