@@ -31,9 +31,15 @@ test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
 
 # The types as people see them who build on the losses: a downstream project under mypy and pyright.
-test-types: setup
-	$(BIN)/python -m pip install -q mypy pyright
-	$(BIN)/python -m pytest -q -m slow --timeout 900 tests/downstream
+test-types: .venv-types/.ready
+	.venv-types/bin/python -m pip list
+	.venv-types/bin/python -m pytest -q -m slow --timeout 900 --confcutdir tests/downstream tests/downstream
+
+.venv-types/.ready: pyproject.toml
+	test -x .venv-types/bin/python || $(PYTHON) -m venv .venv-types
+	.venv-types/bin/python -m pip install -q $(TORCH)
+	.venv-types/bin/python -m pip install -q -e . beartype pytest pytest-timeout mypy pyright
+	touch $@
 
 # The suite on the lowest versions that pyproject.toml allows (uv resolves them, pip installs them) and on
 # what pip resolves today without constraints; docs/install.md records both.

@@ -132,7 +132,8 @@ def _decisions(
         for rule in ("paper", "directional")
         for band in bands
     ]
-    return erc + [what_if.ppo_decision(ledger, *clip) for clip in clips]
+    ranges = [what_if.ppo_decision(ledger, *clip) for clip in clips]
+    return [*erc, *ranges, *what_if.other_rules(ledger)]
 
 
 def _sentences(ledger: Ledger, rules: Rules) -> list[str]:
@@ -176,7 +177,8 @@ def _rules_table(ledger: Ledger, decisions: Sequence[Decision], rules: Rules) ->
         ("rule", "clipped", "low side", "high side", "of range's", "median H"),
         rows,
         "Shares of all tokens in the ledger. “Of range's”: how many of the tokens past the run's"
-        " clip range the rule clips too. “Median H”: old entropy of what it clips, in nats. Another"
+        " clip range the rule clips too. “Median H”: old entropy of what it clips, in nats. Rules"
+        " written like code are those of docs/rules.md as their defaults make them. Another"
         " rule would have led to other weights from its first update on; this is what it says about"
         " the tokens that were seen.",
     )

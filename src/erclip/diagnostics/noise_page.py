@@ -15,7 +15,7 @@ from erclip.pages import canvas
 from erclip.pages.canvas import MUTED, SERIES, Key
 from erclip.pages.cards import Plot
 from erclip.pages.sheet import Sheet, Table, percent
-from erclip.statistics import t_quantile
+from erclip.student import t_quantile
 
 TOLERATED = 0.01  # of all tokens, clipped falsely
 _CHANGES = tuple(m * 10.0**e for e in range(-5, 1) for m in (1, 2, 5))  # nats

@@ -98,12 +98,12 @@ class SamplerProcess:
 
     def ask(self, number: int) -> None:
         """Let rollout `number` be sampled, whenever those before it are."""
-        self.world.from_first(lambda: self._send({"sample": number}))
+        self.world.from_first(self._send, {"sample": number})
 
     def arrived(self, *, wait: bool) -> list[Rollout]:
         """What has been sampled by now; a signal breaks off waiting for the first one."""
         started = time.perf_counter()
-        lines = self.world.from_first(lambda: self._receive("groups", wait=wait))
+        lines = self.world.from_first(self._receive, "groups", wait=wait)
         rollouts = [self._rollout(line) for line in lines]
         if rollouts:
             rollouts[0].waited_s = time.perf_counter() - started

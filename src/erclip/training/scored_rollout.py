@@ -211,4 +211,4 @@ def _with_scores(batch: TokenBatch, old: Old) -> ScoredBatch:
             span = slice(len(sample.response.token_ids))
             logprobs[row, span], entropies[row, span] = old[sample.number]
     device = batch.mask.device
-    return ScoredBatch(batch, Scores(logprobs.to(device), entropies.to(device), None))
+    return ScoredBatch(batch, Scores(logprobs.to(device), entropies.to(device)))

@@ -65,7 +65,7 @@ ERC_KEYS = {
 }
 GIVEN = frozenset(
     {"entropies", "old_entropies", "entropy_slopes", "sampler_logprobs", "reference_logprobs"}
-    | {"correct", "lots"}
+    | {"correct", "lots", "entropy_slope_means"}
 )
 """Optional inputs of a loss that this adapter can give."""
 

@@ -11,6 +11,7 @@ from erclip.training.policy import Policy
 from erclip.training.policy.loading import model_folder
 from erclip.training.sampling.base import Sampler
 from erclip.training.sampling.transformers import TransformersSampler
+from erclip.training.updates import build_loss
 
 
 def load_sampler(config: Config, policy: Policy, world: World | None = None) -> Sampler:
@@ -29,7 +30,7 @@ def load_sampler(config: Config, policy: Policy, world: World | None = None) -> 
         from erclip.training.sampling.vllm_engine import VllmEngine
 
         folder, trust = model_folder(config.model.path), config.model.trust_remote_code
-        return VllmEngine(settings, policy, folder, trust=trust)
+        return VllmEngine(settings, policy, folder, trust=trust, top=build_loss(config.loss).top)
     from erclip.training.sampling.vllm_server import VllmServer
 
     return VllmServer(settings, policy, world or World())

@@ -27,7 +27,7 @@ from erclip.training.sampling.base import (
     refuse_unknown_ids,
 )
 from erclip.training.sampling.decoder import Decoder, pad_left
-from erclip.training.sampling.draw import sample_token, uniforms
+from erclip.training.sampling.draw import Drawn, sample_token, uniforms
 from erclip.training.sampling.rounding import Rounding, rounded_weights
 
 
@@ -81,7 +81,7 @@ class TransformersSampler:
             for index, i in enumerate(chosen):
                 own = rows[index * settings.responses : (index + 1) * settings.responses]
                 results[i] = [
-                    make_response(self.tokenizer, self.end_ids, prompts[i], encoded[i], *row)
+                    make_response(self.tokenizer, self.end_ids, prompts[i], encoded[i], **row)
                     for row in own
                 ]
         return results
@@ -92,8 +92,8 @@ class TransformersSampler:
         prompts: list[list[int]],
         settings: SamplingSettings,
         draws: Tensor,
-    ) -> list[tuple[list[int], list[float], list[int]]]:
-        """(token ids, log-probs, versions) of each of the B sequences, siblings adjacent."""
+    ) -> list[dict[str, Any]]:
+        """What was drawn for each of the B sequences, siblings adjacent."""
         device = self.model.device
         ids, attention = pad_left(prompts, self.end_ids[0], device)
         versions = self._follow()
@@ -106,14 +106,13 @@ class TransformersSampler:
         rows = torch.arange(len(attention), device=device)  # which sequence each live row is
         ends = torch.tensor(self.end_ids, device=device)
         live = torch.ones(len(rows), dtype=torch.bool, device=device)
-        tokens = torch.full((len(rows), settings.max_tokens), -1, device=device)
-        logprobs = torch.zeros(tokens.shape, device=device)
+        drawn = Drawn(len(rows), settings, logits.shape[1], device)
         for step in range(settings.max_tokens):
-            token, logprob = sample_token(
-                logits, settings.temperature, settings.top_p, draws[rows, step]
+            draw = sample_token(
+                logits, settings.temperature, settings.top_p, draws[rows, step], settings.top
             )
-            tokens[rows[live], step] = token[live]
-            logprobs[rows[live], step] = logprob[live]
+            drawn.put(step, rows, live, draw)
+            token = draw.token
             live &= ~torch.isin(token, ends)
             alive = int(live.sum())
             if alive == 0 or step == settings.max_tokens - 1:
@@ -126,16 +125,12 @@ class TransformersSampler:
             attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
             versions += self._follow()
             logits = decoder.read(token[:, None], attention)
-        if not torch.isfinite(logprobs).all():
+        if not torch.isfinite(drawn.logprobs).all():
             raise Diverged(
                 "The model's logits are NaN or infinite, so it cannot be sampled from: training "
                 "has diverged"
             )
-        lengths = (tokens >= 0).sum(1).tolist()
-        return [
-            (row[:n], values[:n], versions[:n])
-            for row, values, n in zip(tokens.tolist(), logprobs.tolist(), lengths, strict=True)
-        ]
+        return drawn.rows(versions)
 
     def _follow(self) -> list[int]:
         """The version of the weights of the next step, where there are several."""
