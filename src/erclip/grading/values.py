@@ -1,7 +1,7 @@
 r"""Equality by value, which decides most comparisons of expressions in a millisecond.
 
 Everything is computed at two precisions, so that a cancellation is noticed and left to algebra, and
-no addend may be too small for its sum. What agrees to 55 digits is equal. Expressions and equations
+no addend may be too small for its sum. What agrees to 100 digits is equal. Expressions and equations
 are compared at fixed points. All is floating point with bounded exponents, so the cost is bounded.
 """
 
@@ -17,10 +17,10 @@ import mpmath
 from erclip.grading.exact import decimal_fits, parse_number
 from erclip.grading.expression import Unclear, parse
 
-DIGITS = (40, 70)
+DIGITS = (120, 200)
 RELIABLE = 1e-30
-SAME = 1e-55
-ABSORBED = 1e-25
+SAME = 1e-100
+ABSORBED = 1e-60
 MAX_LOG2 = 10**5
 MAX_FACTORIAL = 10**4
 POINTS = tuple(
@@ -51,27 +51,26 @@ def equal_values(gold: str, answer: str, tolerance: float | None = None) -> bool
     compared = 0
     for left, right in _sampled(*trees):
         if not _names(trees[0]) | _names(trees[1]):
-            return _equal_constants(left, right, (gold, answer), tolerance)
+            if _close(left, right) or _is_complex(left) or _is_complex(right):
+                return _close(left, right)
+            return is_rounding(_fraction(left), _fraction(right), (gold, answer), tolerance)
         if not _close(left, right):
             return False
         compared += 1
     return True if compared >= MIN_POINTS else None
 
 
-def _equal_constants(
-    gold: Any, answer: Any, texts: tuple[str, str], tolerance: float | None
+def is_rounding(
+    gold: Fraction, answer: Fraction, texts: tuple[str, str], tolerance: float | None
 ) -> bool:
-    if _close(gold, answer):
-        return True
-    if _is_complex(gold) or _is_complex(answer):
-        return False
-    gold, answer = map(_fraction, (gold, answer))
-    if tolerance is not None and abs(gold - answer) <= Fraction(repr(float(tolerance))):
+    """Whether two unequal values are within the tolerance, or one is a faithful decimal."""
+    error = abs(gold - answer)
+    if tolerance is not None and error <= Fraction(repr(float(tolerance))):
         return True
     for text, other in ((texts[0], answer), (texts[1], gold)):
         number = parse_number(text)
         if number and number.places is not None:
-            return decimal_fits(abs(gold - answer), other, number.places)
+            return decimal_fits(error, other, number.places)
     return False
 
 
