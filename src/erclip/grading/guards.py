@@ -19,7 +19,7 @@ _BRACKETS = re.compile(r"\^\s*[{(\[]|[{(\[]|[})\]]|\^")
 _CHAIN = re.compile(rf"(?:\^\s*-?\\?\w+\s*){{{MAX_POWERS_CHAINED + 1}}}")
 _DIGIT_RUN = re.compile(rf"\d{{{MAX_DIGIT_RUN + 1}}}")
 _OPERATOR = re.compile(r"[-+*/^_=<>!]|\\[a-zA-Z]+")
-_FORBIDDEN = re.compile(r"__|lambda|[\x00-\x08\x0b-\x1f\x7f]")
+_FORBIDDEN = re.compile(r"__|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class Guarded(Exception):
@@ -31,7 +31,7 @@ def check(text: str) -> None:
     if len(text) > MAX_CHARS:
         raise Guarded(f"{len(text)} characters, at most {MAX_CHARS}")
     if _FORBIDDEN.search(text):
-        raise Guarded("control characters or Python names")
+        raise Guarded("control characters or double underscores")
     if _DIGIT_RUN.search(text):
         raise Guarded(f"a number of more than {MAX_DIGIT_RUN} digits")
     if len(_OPERATOR.findall(text)) > MAX_OPERATORS:

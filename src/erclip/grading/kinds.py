@@ -11,9 +11,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from erclip.grading.exact import parse_number
-from erclip.grading.names import NUMBER_WORDS
 from erclip.grading.structure import without_label
 from erclip.grading.typography import same_spelling
+from erclip.grading.words import NUMBER_WORDS
 
 _CLOCK = re.compile(r'(\d{1,2}):(\d{2})(?::(\d{2}))?(?:"([aApP])[mM]")?')
 _RATIO = re.compile(r"\d+(?:\.\d+)?(?:: ?\d+(?:\.\d+)?)+")

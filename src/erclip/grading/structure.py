@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from erclip.grading.typography import canonical
-from erclip.grading.units import changes_value
+from erclip.grading.words import changes_value
 
 _LABEL_WORDS = frozenset(
     """answer the is final total page day number problem question year room case step result
@@ -113,7 +113,7 @@ def without_label(text: str) -> str:
     words = re.findall(r'"([^"]+)"', match[1])
     numbered = words == ["No"] and text[match.end() : match.end() + 1].isdigit()
     known = numbered or all(word.lower() in _LABEL_WORDS for word in words)
-    if known or (match[2] and not any(map(changes_value, words))):
+    if known or (match[2] and not any(changes_value(word, is_label=True) for word in words)):
         return text[match.end() :]
     return text
 
