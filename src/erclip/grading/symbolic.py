@@ -20,7 +20,7 @@ from sympy import Basic, Expr, Float, Rational
 from sympy.core.random import seed
 
 from erclip.grading.equality import is_readable, meets
-from erclip.grading.exact import without_periods
+from erclip.grading.exact import parse_number, without_periods
 from erclip.grading.gold import Gold
 from erclip.grading.guards import Guarded
 from erclip.grading.scalars import ScalarRule, Verdict, operands, plain_scalar
@@ -108,6 +108,8 @@ def _equal(gold: str, answer: str, tolerance: float | None) -> bool:
 @lru_cache(maxsize=2048)
 def parse_latex(text: str, is_real: bool) -> Basic:
     """math-verify's reading of one LaTeX text, unevaluated; prose is no product of letters."""
+    if (number := parse_number(text)) and number.places is None:
+        return Rational(number.value.numerator, number.value.denominator)
     if not _KNOWN.fullmatch(text):
         raise ParseError(text)
     try:
