@@ -122,7 +122,7 @@ class Scanner:
     def _braces(content: str, before: str) -> str:
         """Braces that only group vanish, unless they hold a sum or belong to an unknown command."""
         is_sum = re.search(r"(?<!^)[-+]", content) and '"' not in content
-        if is_sum or re.search(r"\\[a-zA-Z]+ ?$|\}$", before):
+        if is_sum or (not content.startswith('"') and re.search(r"\\[a-zA-Z]+ ?$|\}$", before)):
             return f"{{{content}}}"
         return content
 

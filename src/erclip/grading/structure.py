@@ -38,7 +38,9 @@ _CONDITION = re.compile(
     r"[a-zA-Z][, a-zA-Z]*(?:(?:\\in |\\[gl]e |[<>]|\\ne ).*)?|.*(?:\\[gl]e |[<>])[a-zA-Z].*|"
 )
 _COMPARES = re.compile(r"[=<>]|\\(?:in|[gl]e|ne) ")
-_THOUSANDS = re.compile(r'[^\d(\[{,"]*\d{1,3}(?:,\d{3}){1,6}(?:\.\d+)?[^\d)\],]*')
+_THOUSANDS = re.compile(
+    r'[^\d(\[{,"]*\d{1,3}(?:,\d{3}){1,6}(?:\.\d+)?(?:(?:[^\d)\],^]|\^\{-?\d\})*|[(\[]"[^"]+"[)\]])'
+)
 _CONNECTIVE = re.compile(r'(?:, ?)?"(?:and|or|And|Or|AND|OR)"|;')
 _SPREAD = re.compile(r'[^"(]*(?:\\quad [^"(]*)+')
 _PLUS_MINUS = re.compile(r"\\(pm|mp) ")
