@@ -33,6 +33,8 @@ log=lg
 infty=infin
 overline=bar
 vec=overrightarrow
+hat=widehat
+tilde=widetilde
 equiv=cong
 mod=bmod pmod pod
 approx=simeq doteq thickapprox
@@ -100,7 +102,7 @@ LISTS = frozenset("cases aligned align gathered gather split equation dcases ali
 
 # Marks that make another name of the name below them.
 MARKS = frozenset(
-    """overline dot mathbb mathcal mathfrak vec hat tilde widehat widetilde cancel not
+    """overline dot mathbb mathcal mathfrak vec hat tilde cancel not
     underbrace""".split()  # noqa: SIM905
 )
 

@@ -39,7 +39,7 @@ _CONDITION = re.compile(
 )
 _COMPARES = re.compile(r"[=<>]|\\(?:in|[gl]e|ne) ")
 _THOUSANDS = re.compile(
-    r'[^\d(\[{,"]*\d{1,3}(?:,\d{3}){1,6}(?:\.\d+)?(?:(?:[^\d)\],^]|\^\{-?\d\})*|[(\[]"[^"]+"[)\]])'
+    r'[^\d(\[{,"]*\d{1,3}(?:,\d{3}){1,6}(?:\.\d+)?(?:(?:[^\d)\],^]|\^\{(?:-?\d|\\circ ?)\})*|[(\[]"[^"]+"[)\]])'
 )
 _CONNECTIVE = re.compile(r'(?:, ?)?"(?:and|or|And|Or|AND|OR)"|;')
 _SPREAD = re.compile(r'[^"(]*(?:\\quad [^"(]*)+')

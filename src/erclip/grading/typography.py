@@ -92,7 +92,7 @@ def _stripped(text: str) -> str:
     """Without the full stop, and without braces around the whole."""
     text = text.strip()
     while True:
-        bare = re.sub(r"^(?:\\quad ?)+|(?:\s|\\\\|\\quad|(?<!\\)[.,;:])+$", "", text).strip()
+        bare = re.sub(r"^(?:\\quad ?)+|(?:\s|\\\\?|\\quad|(?<!\\)[.,;:])+$", "", text).strip()
         if bare.startswith("{") and bare.endswith("}") and closing(bare, 0) == len(bare) - 1:
             bare = bare[1:-1].strip()
         if bare.startswith(r"\{") and r"\}" not in bare:  # of a system of equations

@@ -14,7 +14,7 @@ from typing import Any
 
 import mpmath
 
-from erclip.grading.exact import decimal_fits, parse_number
+from erclip.grading.exact import Number, numbers_equal, places_of
 from erclip.grading.expression import Unclear, parse
 
 DIGITS = (120, 200)
@@ -53,25 +53,12 @@ def equal_values(gold: str, answer: str, tolerance: float | None = None) -> bool
         if not _names(trees[0]) | _names(trees[1]):
             if _close(left, right) or _is_complex(left) or _is_complex(right):
                 return _close(left, right)
-            return is_rounding(_fraction(left), _fraction(right), (gold, answer), tolerance)
+            written = Number(_fraction(left), places_of(gold))
+            return numbers_equal(written, Number(_fraction(right), places_of(answer)), tolerance)
         if not _close(left, right):
             return False
         compared += 1
     return True if compared >= MIN_POINTS else None
-
-
-def is_rounding(
-    gold: Fraction, answer: Fraction, texts: tuple[str, str], tolerance: float | None
-) -> bool:
-    """Whether two unequal values are within the tolerance, or one is a faithful decimal."""
-    error = abs(gold - answer)
-    if tolerance is not None and error <= Fraction(repr(float(tolerance))):
-        return True
-    for text, other in ((texts[0], answer), (texts[1], gold)):
-        number = parse_number(text)
-        if number and number.places is not None:
-            return decimal_fits(error, other, number.places)
-    return False
 
 
 def _fraction(value: Any) -> Fraction:
