@@ -50,7 +50,7 @@ _FOREIGN = re.compile(
     |ألف|آلاف|هزار|ہزار|हज़ार|हजार|হাজার|હજાર|ஆயிரம்|వేయి|వేలు|พัน|หมื่น|แสน|ล้าน|ათასი
     |hundert\w*|cien\w*|cento|honderd|hundra|hundre|сто|сот\w*|száz|sut[ăe]|yüz|ratus|trăm|सौ
     |[мМ][иі]л\w*|εκατομμ\w*|δισεκ\w*|միլի\w*|מיל\w*|ملي\w*|ملا\w*|میل\w*|juta|triệu|tỷ|लाख|करोड़
-    |\w*dutzend|docenas?|dúzias?|dozzin[ae]|douzaines?|дюжин\w*|oder|und|ou|o|u|y|et|eller|och|og|lub
+    |googol\w*|\w*dutzend|docenas?|dúzias?|dozzin[ae]|douzaines?|дюжин\w*|oder|und|ou|o|u|y|et|eller|och|og|lub
     |albo|nebo|alebo|vagy|és|sau|și|или|либо|и|або|чи|та|ή|και|veya|ve|hoặc|và|atau|dan|या|और|أو|או
     |nicht|pas|не|keine?|mehr|weniger|más|menos|moins|mais|più|meno|meer|minder|mer|mindre|більше
     |бол(?:ьше|ее)|мен(?:ьше|ее)|mal|fois|veces|vezes|volte|раза?|[qk][uvw]adrat\w*|cuadrado|carrée?
