@@ -142,7 +142,7 @@ def rules(run: Run) -> dict[str, tuple[str, ...]]:
 
     A rule is whatever a part of the loss reported: `clip/<rule>_frac`.
     """
-    columns = dict.fromkeys(name for row in run.updates for name in row)
+    columns = _names(run.updates)
     own = {m[1] for name in columns if (m := names.CLIP.fullmatch(name))}
     found = {}
     for rule in (m[1] for name in columns if (m := names.CLIP.fullmatch(name))):
@@ -166,9 +166,8 @@ def median_by_step(run: Run, name: str) -> Curve:
 def evaluations(run: Run) -> dict[tuple[str, int], list[Evaluation]]:
     """Return avg@k of every held-out set over the run, by (set, k)."""
     found: dict[tuple[str, int], list[Evaluation]] = {}
-    names_ = list(run.evals.columns) if isinstance(run.evals, Rows) else _names(run.evals)
     rollouts = column(run.evals, "rollout").astype(int).tolist()
-    for name in names_:
+    for name in _names(run.evals):
         key = names.avg_at(name)
         if key is None:
             continue
@@ -231,6 +230,8 @@ def _weights(run: Run, name: str) -> Float[np.ndarray, " U"]:
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
+    if isinstance(rows, Rows):
+        return list(rows.columns)
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
