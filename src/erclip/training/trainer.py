@@ -19,6 +19,7 @@ from erclip.records import Group
 from erclip.runs.checkpoint_folders import Checkpoints, read_state
 from erclip.runs.run_dir import RunDir
 from erclip.runs.run_folder import lock_run
+from erclip.runs.work import Work
 from erclip.seeds import derive_seed, seed_torch
 from erclip.tasks import Task, load_task
 from erclip.training.checkpoints.keeper import Keeper, Log, newest_checkpoint
@@ -62,7 +63,7 @@ class Trainer:
 
     With `resume`, `out` is a run that goes on from its newest sound checkpoint; `log` gets a
     sentence about each damaged one. The folder is locked from here to the end of `train`: by the
-    `lock` that the caller has on it, or by one of its own.
+    `lock` that the caller has on it, or by one of its own. `work` hears what is being done.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class Trainer:
         resume: bool = False,
         lock: Lock | None = None,
         log: Log = lambda text: None,
+        work: Work | None = None,
     ):
+        self.work = work or Work()
         self.config, self.observer, self.world = recipe.config, observer, world or World()
         self.lock = lock
         if lock is None:
@@ -97,6 +100,7 @@ class Trainer:
         if saved is not None:
             check_settings(state, config, saved)
         check_function(config.reward)
+        self.work.begin("loading")
         self.task = self.world.together(lambda: task_from(config.data))
         for remark in self.task.remarks if self.world.first else ():
             log(remark)
@@ -107,7 +111,7 @@ class Trainer:
         )
         self.world.together(lambda: self._check_prompts())
         self.policy.shard(self.world)
-        self.updater = Updater(self.policy, config, self.world)
+        self.updater = Updater(self.policy, config, self.world, self.work)
         self.state = RunState(config, self.world, self.policy, self.updater, stream)
         self.drift = Drift(out, self.policy, config, self.world)
         self.recorder = Recorder(config, self.policy.tokenizer, out, self.world)
@@ -118,17 +122,19 @@ class Trainer:
         self.keeper = Keeper(self.state, checkpoints, lambda: self.recorder.lines, saved, log)
         self.run: RunDir | None = None
         self.world.from_first(lambda: self._open(recipe, out, state if resume else None, log))
-        self.interrupts = Interrupts(self.world)
+        farewell = f"go on with: erclip train --resume {out}"
+        self.interrupts = Interrupts(self.world, self.work.say, farewell)
         self.producer = self._load_producer(stream, out, log)
-        self.queue = RolloutQueue(self.state, self.producer, self.interrupts)
+        self.queue = RolloutQueue(self.state, self.producer, self.interrupts, self.work)
 
     def _load_producer(self, stream: PromptStream, out: Path, log: Log) -> Producer:
         config, policy, world = self.config, self.policy, self.world
         if config.rollout.overlap is not None:
             log(NOT_EXACT)
-            return SamplerProcess(config, stream, policy, self.interrupts, world, out)
-        sampler = world.together(lambda: load_sampler(config, policy, world))
-        return InTurns(config, self.task, stream, policy, sampler, self.interrupts, world)
+            return SamplerProcess(config, stream, policy, self.interrupts, world, out, self.work)
+        sampler = world.together(lambda: load_sampler(config, policy, world, self.work))
+        parts = (self.task, stream, policy, sampler, self.interrupts, world, self.work)
+        return InTurns(config, *parts)
 
     def _check_prompts(self) -> None:
         """Have the tokenizer and its template refuse what they will refuse before a run begins."""
@@ -197,6 +203,7 @@ class Trainer:
 
     def save(self) -> Path | None:
         """A checkpoint of this moment, with what has been sampled; a collective."""
+        self.work.begin("saving")
         self.queue.receive()
         return self.keeper.save()
 
@@ -210,17 +217,23 @@ class Trainer:
     def _finish_rollout(self, rollout: ScoredRollout) -> None:
         """The updates that are still to be made, K × E of them in all."""
         counters = self.state.counters
+        self._begin_updates(rollout)
         while not rollout.finished:
             self._update(rollout)
             if not rollout.finished:
                 if self.keeper.due(updates=counters.updates):
                     self.save()
+                    self._begin_updates(rollout)
                 self.interrupts.check()
         self.recorder.end()
         counters.rollouts = rollout.number
         self.state.current = None
         self._log("rollout", rollout.number, rollout.summary())
         self.producer.update_weights(counters.updates)
+
+    def _begin_updates(self, rollout: ScoredRollout) -> None:
+        left = rollout.tokens(rollout.order[rollout.done :])
+        self.work.begin("updating", left // self.world.size, "tokens")
 
     def _update(self, rollout: ScoredRollout) -> None:
         """One update; what ERC clips of a first mini-batch whose true ρ is 1 is noise."""
