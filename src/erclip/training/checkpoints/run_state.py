@@ -21,7 +21,7 @@ from erclip.machine.distributed import World
 from erclip.machine.files import write_json
 from erclip.runs.checkpoint_folders import STATE, Checkpoints, checkpoint_name, fill_folder
 from erclip.runs.run_dir import RunDir
-from erclip.training.checkpoints.resuming import settings_digest
+from erclip.training.checkpoints.resuming import changed_setting, lasting_settings
 from erclip.training.checkpoints.rollout_files import load_rollouts, save_rollouts
 from erclip.training.checkpoints.training_state import (
     load_optimizer,
@@ -148,7 +148,7 @@ class RunState:
             "counters": asdict(self.counters),
             "score": self.counters.score if fresh else None,
             "prompts": self.stream.position,
-            "settings": settings_digest(self.config),
+            "settings": lasting_settings(self.config),
             "files": run.sizes(),
             "unwritten": run.unwritten,
             "updates": self.counters.updates,
@@ -191,8 +191,13 @@ def _save_elsewhere(fill: Callable[[Path], None], name: str) -> Path | None:
 
 
 def check_settings(state: Mapping[str, Any], config: Config, folder: Path) -> None:
-    """Refuse a checkpoint of other settings: somebody edited config.json."""
-    if state.get("settings") != settings_digest(config):
+    """Refuse a checkpoint of other settings: somebody edited config.json.
+
+    One from before 2026-11-27 holds a digest that nobody can compare any more: config.json counts.
+    """
+    saved = state.get("settings")
+    changed = changed_setting(saved, config) if isinstance(saved, dict) else None
+    if changed is not None:
         raise UserError(
-            f"{folder} was written with other settings than config.json has now; put them back"
+            f"{folder} was written with another {changed} than config.json has now; put it back"
         )
