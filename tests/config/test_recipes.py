@@ -118,7 +118,7 @@ def test_overrides_and_shorthand():
         ('loss.constraints=["erc"]', "erc is called entropy_ratio_clip here"),
         (
             "learning_rate=1e-5",
-            r"Unknown key learning_rate .*\(learning_rate belongs in \[trainer\]\)",
+            r"Unknown key learning_rate in --set \(.* belongs in \[trainer\]\)",
         ),
         ("model.learning_rate=1e-5", r"learning_rate belongs in \[trainer\]"),
         ("trainer.lr=1e-5", "here it is trainer.learning_rate"),
@@ -170,7 +170,7 @@ def test_no_error_is_in_pydantics_words():
             said = str(error)
             assert not any(words in said for words in PYDANTIC), said
             assert "quickstart.toml" not in said, said
-            assert override.partition("=")[0].rpartition(".")[2] in said, said
+            assert override.partition("=")[0].rpartition(".")[0] in said, said
     assert refused > 200
 
 
@@ -196,7 +196,7 @@ def test_every_name_of_another_system_leads_to_a_key_or_a_rule():
 def test_an_unknown_recipe_gets_a_hint(tmp_path):
     with pytest.raises(UserError, match="Did you mean quickstart"):
         load_recipe("quikstart")
-    with pytest.raises(UserError, match="name of a method, .* here it is ppo_clip"):
+    with pytest.raises(UserError, match=r"name of a method, .* here it is ppo_clip"):
         load_recipe("grpo")
     with pytest.raises(UserError, match="is a folder"):
         load_recipe(str(tmp_path))

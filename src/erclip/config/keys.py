@@ -94,8 +94,8 @@ def meaning(field: FieldInfo) -> str:
 def allowed(field: FieldInfo) -> str:
     """What a key may be.
 
-    >>> allowed(FieldInfo(annotation=int, metadata=[Ge(1)]))
-    'a whole number of at least 1'
+    >>> allowed(FieldInfo(annotation=Annotated[int, Ge(1)] | None))
+    'a whole number of at least 1 (or left out)'
     """
     role = rule_role(field)
     if role is not None:

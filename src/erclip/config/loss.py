@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_serializer
+from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
 from erclip.config.rules import (
     ConstraintConfig,
@@ -51,6 +52,20 @@ class LossConfig(Section):
         (), description="further costs that are added to the loss, each with a `weight`"
     )
     mask_truncated: bool = Field(False, description="DAPO's overlong filtering")
+
+    @model_validator(mode="after")
+    def _bands_that_clip(self) -> LossConfig:
+        for rule in self.constraints:
+            if rule.kind == "entropy_ratio_clip":
+                for side in ("low", "high"):
+                    width = getattr(rule, side)
+                    if 1 <= width < math.inf:
+                        raise ValueError(
+                            f"{side} = {width:g} of entropy_ratio_clip is a share, of which the "
+                            f"paper takes 0.05 (5 %): at {width:g} hardly any is clipped on that "
+                            "side; inf says so"
+                        )
+        return self
 
     @model_serializer(mode="wrap")
     def _written(self, write: Callable[[LossConfig], dict[str, Any]]) -> dict[str, Any]:

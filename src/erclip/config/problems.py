@@ -79,7 +79,8 @@ def _in_words(
     if names and names[-1].isdigit() and kind == "missing":
         names = names[:-1]  # a list that is too short
     elif kind == "missing":
-        return ".".join(names), f"{'.'.join(names)} is missing{_source(names, name, overrides)}"
+        where = _source(names[:-1], name, overrides) if len(names) > 1 else f" in {name}"
+        return ".".join(names), f"{'.'.join(names)} is missing{where}"
     key, where, value = ".".join(names), _source(names, name, overrides), problem["input"]
     if kind in ("value_error", "assertion_error"):
         said = problem["msg"].partition(", ")[2] or problem["msg"]
