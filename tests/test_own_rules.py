@@ -107,8 +107,8 @@ def test_report_ledger_and_compare_name_the_rules(run, folder):
     arguments += ["--set", "loss.surrogate=ppo_clip", "--set", "loss.constraints=[]"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    page = folder / "compare.html"
-    arguments = ["compare", str(out), str(run[0]), "--out", str(page)]
+    page = folder / "compared" / "compare.html"
+    arguments = ["compare", str(out), str(run[0]), "--out", str(page.parent)]
     done = CliRunner().invoke(app, arguments, env={"COLUMNS": "300"})
     assert done.exit_code == 0, done.output
     words = " ".join(done.output.split())

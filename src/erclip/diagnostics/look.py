@@ -57,11 +57,6 @@ def columns(prompt: str | None, answer: str | None) -> dict[str, str] | None:
     return {role: name for role, name in named.items() if name is not None} or None
 
 
-def parts(text: str | None) -> tuple[str, ...] | None:
-    """The parts of an option such as `boxed,dapo`; None if it was not given."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def _measured(problems: Sequence[Prompt], model: str | None) -> tuple[str, list[str], list[int]]:
     """(unit, the first prompts rendered, the length of every prompt)."""
     if model is None:

@@ -297,6 +297,7 @@ class Trainer:
         metrics["time/eval_s"] = time.perf_counter() - started
         counters.evaluated = rollout
         counters.score = metrics[f"eval/{self.task.name}/avg_at_{self.config.eval.responses}"]
+        self.state.note_evaluation(rollout, metrics)
         self._log("eval", rollout, metrics)
         if rollout == 0 or (counters.best is not None and counters.score <= counters.best):
             return False

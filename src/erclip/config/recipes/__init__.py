@@ -47,6 +47,18 @@ def load_recipe(source: str = "quickstart", overrides: Sequence[str] = ()) -> Re
         return Recipe(path.stem, check(table, path.name, overrides))
 
 
+def with_trackers(recipe: Recipe, kinds: Sequence[str]) -> Recipe:
+    """The recipe with these trackers besides its own; one that it has keeps its settings.
+
+    >>> with_trackers(load_recipe("quickstart"), ["wandb"]).config.trackers[0].kind
+    'wandb'
+    """
+    own = recipe.config.trackers
+    new = [kind for kind in dict.fromkeys(kinds) if kind not in {t.kind for t in own}]
+    added = check({"trackers": new}, "--tracker").trackers
+    return recipe._replace(config=recipe.config.model_copy(update={"trackers": (*own, *added)}))
+
+
 def read_table(source: str) -> dict[str, Any]:
     """The unchecked table of a shipped recipe or a TOML file, with all that it `extends`."""
     return _read(_find(source), seen=())

@@ -14,6 +14,8 @@ from erclip.config import Config
 from erclip.config.recipes import Recipe, override
 from erclip.errors import UserError
 from erclip.machine.files import read_json
+from erclip.runs.checkpoint_folders import Checkpoints, read_state
+from erclip.runs.run_folder import run_id
 from erclip.text import HIDDEN, redacted_values, shown
 
 CHANGEABLE = (
@@ -59,6 +61,20 @@ def resumed_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
             f"{first['msg'].removeprefix('Value error, ')}"
         ) from None
     return Recipe(str(described.get("recipe", run.name)), config)
+
+
+def finished(run: Path, config: Config) -> str | None:
+    """A sentence on how to extend a run that has made all its rollouts, None for any other."""
+    saved, _ = Checkpoints(run / "checkpoints", run_id(run)).newest()
+    counters = {} if saved is None else read_state(saved).get("counters", {})
+    done, wanted = counters.get("rollouts"), config.trainer.rollouts
+    if saved is None or done != wanted or read_state(saved).get("training"):
+        return None
+    return (
+        f"{run} has finished its {done} rollouts: its model is {saved}, its report "
+        f"{run / 'report.html'}; to extend it: erclip train --resume {run} "
+        f"--set trainer.rollouts={2 * done}"
+    )
 
 
 def lasting_settings(config: Config) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from erclip.config import Config
 from erclip.errors import UserError, as_user_error
 from erclip.machine.distributed import World
-from erclip.machine.files import write_json
+from erclip.machine.files import write_json, write_text
 from erclip.runs.checkpoint_folders import STATE, Checkpoints, checkpoint_name, fill_folder
+from erclip.runs.model_card import model_card
 from erclip.runs.run_dir import RunDir
 from erclip.training.checkpoints.resuming import changed_setting, lasting_settings
 from erclip.training.checkpoints.rollout_files import load_rollouts, save_rollouts
@@ -64,6 +65,8 @@ class RunState:
     waiting: list[ScoredRollout] = field(default_factory=list)
     lines: list[dict[str, Any]] = field(default_factory=list)
     """What the recorder has chosen of the current rollout."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """The first and the newest, for the model card."""
 
     @property
     def name(self) -> str:
@@ -98,6 +101,7 @@ class RunState:
         def fill(folder: Path) -> None:
             assert run is not None
             save_model(folder)
+            write_text(folder / "README.md", self._card())
             save_optimizer(optimizer, self.updater, folder)
             numbers = save_rollouts(rollouts, scores, folder) if rollouts else []
             write_json(folder / STATE, {**self._numbers(run), "rollouts": numbers})
@@ -129,6 +133,7 @@ class RunState:
                 f"has finished {self.counters.rollouts}; ask for more"
             )
         self.lines = state["lines"]
+        self.evaluations = state.get("evaluations", [])
         self.updater.statistics = state.get("statistics")
         load_optimizer(self.updater, folder, self.world)
         if state["rollouts"]:
@@ -139,6 +144,15 @@ class RunState:
             self.current = self.waiting.pop(0)
             self.current.take_up(self.policy, self.config, self.world)
         self.stream.position = state["prompts"]
+
+    def note_evaluation(self, rollout: int, metrics: Mapping[str, Any]) -> None:
+        """Keep it for the model card."""
+        numbers = {name: value for name, value in metrics.items() if name.startswith("eval/")}
+        self.evaluations = [*self.evaluations[:1], {"rollout": rollout, **numbers}]
+
+    def _card(self) -> str:
+        counters = self.counters
+        return model_card(self.config, counters.rollouts, counters.updates, self.evaluations)
 
     def _numbers(self, run: RunDir) -> dict[str, Any]:
         fresh = self.current is None and self.counters.evaluated == self.counters.rollouts
@@ -154,6 +168,7 @@ class RunState:
             "updates": self.counters.updates,
             "time_s": run.time_s,
             "lines": self.lines,
+            "evaluations": self.evaluations,
             "statistics": self.updater.statistics,
             "training": self.current is not None,
         }
