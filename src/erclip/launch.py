@@ -14,11 +14,13 @@ from erclip.machine.distributed import AllFailed, World, is_lost_peer, join_worl
 from erclip.machine.files import parsed
 from erclip.machine.interrupts import Stopped
 from erclip.machine.locks import Lock
+from erclip.runs.checkpoint_folders import MANIFEST, STATE
 from erclip.runs.progress import ProgressDisplay
 from erclip.runs.run_folder import new_run_lock
 from erclip.runs.trackers import Observers, Tracking
 from erclip.training.trainer import Trainer
 
+RESUME_FILES = (STATE, MANIFEST)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
@@ -127,8 +129,8 @@ def _finish(folder: Path, console: Console, checkpoint: Path | None) -> None:
 
 def publishing(checkpoint: Path) -> str:
     """The two lines that bring a checkpoint to a hub, without what only a resume needs."""
-    left_out = "'optimizer*' 'rollout.*' state.json manifest.json"
-    return f"  hf auth login\n  hf upload YOU/NAME {checkpoint} --exclude {left_out}"
+    left_out = " ".join(f"--exclude {name}" for name in ("'optimizer.*'", *RESUME_FILES))
+    return f"  hf auth login\n  hf upload YOU/NAME {checkpoint} . {left_out}"
 
 
 def _lines(folder: Path) -> list[Mapping[str, Any]]:

@@ -27,7 +27,7 @@ def test_what_a_card_says():
     assert "base_model" not in front
     assert "| countdown, avg@4 | 0.295 \\[0.265, 0.328\\] | 0.595 \\[0.565, 0.628\\] |" in card
     assert "480 updates in 60 rollouts of 64 prompts × 8 responses" in card
-    assert "ppo\\_clip\\(low=0.2, high=0.28, dual=10.0\\) with entropy\\_ratio\\_clip" in card
+    assert "ppo\\_clip(low=0.2, high=0.28, dual=10.0) with entropy\\_ratio\\_clip(low=0.05" in card
     assert "AutoModelForCausalLM.from_pretrained" in card
     assert "```text\nBe brief.\n```" in card
     assert "It has not been evaluated." in model_card(config, 0, 0, [])

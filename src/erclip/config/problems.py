@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -17,38 +17,55 @@ from erclip.text import shown
 Problem = Mapping[str, Any]
 
 
+class Source(NamedTuple):
+    """Where settings are from."""
+
+    name: str
+    overrides: Sequence[str]
+    given: str
+
+    def of(self, names: Sequence[str]) -> str:
+        """` in --set` if that has set the key or what is in it, else the name of the rest."""
+        key = ".".join(names)
+        for text in reversed(self.overrides):
+            own = text.partition("=")[0].strip()
+            if key == own or key.startswith(f"{own}.") or own.startswith(f"{key}."):
+                return f" in {self.given}"
+        return f" in {self.name}"
+
+
 def one_sentence(
     error: ValidationError,
     name: str,
     section: type[BaseModel],
     overrides: Sequence[str] = (),
+    given: str = "--set",
 ) -> str:
     """Every unknown key, or the first wrong value and the names of the others.
 
     `name` says where the settings are from; a key that one of the `overrides` (key.path=value)
-    has set is theirs.
+    has set is theirs, which were `given` with an option or in a call.
     """
     problems = error.errors(include_url=False)
+    source = Source(name, overrides, given)
     unknown = [p for p in problems if p["type"] in ("extra_forbidden", UNKNOWN)]
     if unknown:
-        return _unknown_keys(unknown, name, section, overrides)
-    found = dict(reversed([_in_words(p, name, section, overrides) for p in problems]))
+        return _unknown_keys(unknown, section, source)
+    found = dict(reversed([_in_words(p, section, source) for p in problems]))
     *others, first = found
     others = [key for key in reversed(others) if not first.startswith(key)]
     more = f"; also {', '.join(others)}" if others else ""
     return f"{found[first].removesuffix('.')}{more}."
 
 
-def _unknown_keys(
-    problems: Sequence[Problem], name: str, section: type[BaseModel], overrides: Sequence[str]
-) -> str:
+def _unknown_keys(problems: Sequence[Problem], section: type[BaseModel], source: Source) -> str:
     """All of them in one sentence, each with the key that may be meant."""
     parts = []
     for problem in problems:
         names, sections = locate(problem["loc"], section)
         known = problem.get("ctx", {}).get("known") or _own_keys(sections)
         hint = _hint(names, known, section)
-        parts.append(f"{'.'.join(names)}{_source(names, name, overrides)}{hint}")
+        parts.append(f"{'.'.join(names)}{source.of(names)}{hint}")
     return f"Unknown key{'s' if len(parts) > 1 else ''} {', '.join(parts)}."
 
 
@@ -67,21 +84,23 @@ def _hint(names: Sequence[str], known: Sequence[str], section: type[BaseModel]) 
     near = difflib.get_close_matches(last, known, n=1, cutoff=0.7)
     if near:
         return f" (did you mean {near[0]}?)"
+    anywhere = {key.name: key.path for key in keys(section) if "[]" not in key.path}
+    near = difflib.get_close_matches(last, anywhere, n=1, cutoff=0.8)
+    if near:
+        return f" (did you mean {anywhere[near[0]]}?)"
     return f" (known keys are {', '.join(known)})" if known else ""
 
 
-def _in_words(
-    problem: Problem, name: str, section: type[BaseModel], overrides: Sequence[str]
-) -> tuple[str, str]:
+def _in_words(problem: Problem, section: type[BaseModel], source: Source) -> tuple[str, str]:
     """(key, sentence) of a value that is wrong or missing."""
     loc, kind = problem["loc"], problem["type"]
     names, sections = locate(loc, section)
     if names and names[-1].isdigit() and kind == "missing":
         names = names[:-1]  # a list that is too short
     elif kind == "missing":
-        where = _source(names[:-1], name, overrides) if len(names) > 1 else f" in {name}"
+        where = source.of(names[:-1] or names)
         return ".".join(names), f"{'.'.join(names)} is missing{where}"
-    key, where, value = ".".join(names), _source(names, name, overrides), problem["input"]
+    key, where, value = ".".join(names), source.of(names), problem["input"]
     if kind in ("value_error", "assertion_error"):
         said = problem["msg"].partition(", ")[2] or problem["msg"]
         said = said if said[1:2].isupper() else said[0].lower() + said[1:]
@@ -115,16 +134,6 @@ def _by_type(problem: Problem) -> str:
 
 def _shown(value: Any) -> str:
     return shown(list(value) if isinstance(value, tuple) else value)
-
-
-def _source(names: Sequence[str], name: str, overrides: Sequence[str]) -> str:
-    """` in --set` if that has set the key or what is in it, else where the settings are from."""
-    key = ".".join(names)
-    for text in reversed(overrides):
-        own = text.partition("=")[0].strip()
-        if key == own or key.startswith(f"{own}.") or own.startswith(f"{key}."):
-            return " in --set"
-    return f" in {name}"
 
 
 def _whole() -> type[BaseModel]:

@@ -10,6 +10,7 @@ from typing import Any
 from erclip.errors import UserError
 from erclip.grading import Grader
 from erclip.grading.audit import kind_of
+from erclip.machine.hub import from_hub
 from erclip.pages.sheet import Sheet, Table
 from erclip.records import Prompt
 from erclip.tasks.base import Wording
@@ -75,7 +76,10 @@ def _tokenizer(model: str) -> Any:
     from erclip.training.policy.loading import model_folder
 
     try:
-        return AutoTokenizer.from_pretrained(model_folder(model))
+        with from_hub("Model", model_folder(model), "give a model folder, or connect"):
+            return AutoTokenizer.from_pretrained(model_folder(model))
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--model {model}: its tokenizer cannot be loaded ({reason}).") from error

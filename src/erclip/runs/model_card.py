@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,7 +17,7 @@ from erclip.statistics import Interval
 from erclip.text import printable, redacted
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_MARKS = re.compile(r"([\\`*_{}\[\]()#+!|<>~$&-])")
+_MARKS = re.compile(r"([\\`*_{}\[\]<>|~$&]|^[#+=-])")
 
 Evaluation = Mapping[str, Any]
 """A line of metrics.jsonl of kind eval, with its `rollout`."""
@@ -83,18 +84,22 @@ def _whole(value: Any) -> str:
 def _front_matter(config: Config) -> str:
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
     lines.append("tags: [reinforcement-learning, erclip]")
-    if _HUB_ID.fullmatch(config.model.path):
+    if _on_a_hub(config.model.path):
         lines.append(f"base_model: {json.dumps(config.model.path)}")
     data = config.data.path.partition(":")[0]
-    if _HUB_ID.fullmatch(data):
+    if _on_a_hub(data):
         lines.append(f"datasets: [{json.dumps(data)}]")
     return "---\n" + "\n".join(lines) + "\n---"
+
+
+def _on_a_hub(path: str) -> bool:
+    return _HUB_ID.fullmatch(path) is not None and not Path(path).exists()
 
 
 def _method(config: Config, rollouts: int, updates: int) -> str:
     loss = config.loss
     rules = [loss.surrogate, *loss.constraints, *loss.terms]
-    method = " with ".join(_text(_named(rule)) for rule in rules)
+    method = " with ".join(_text(repr(rule.build())) for rule in rules)
     shape = f"{config.rollout.prompts} prompts × {config.rollout.responses} responses"
     return (
         f"- **Trained from** {_text(config.model.path)}\n"
@@ -102,12 +107,6 @@ def _method(config: Config, rollouts: int, updates: int) -> str:
         f"- **by** {method}, {updates:,} updates in {rollouts:,} rollouts of {shape}, learning "
         f"rate {config.trainer.learning_rate:g}, seed {config.trainer.seed}"
     )
-
-
-def _named(rule: BaseModel) -> str:
-    values = {key: getattr(rule, key) for key in type(rule).model_fields if key != "kind"}
-    inner = ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
-    return f"{getattr(rule, 'kind', '')}({inner})"
 
 
 def _results(config: Config, evaluations: Sequence[Evaluation]) -> str:

@@ -64,12 +64,14 @@ def read_table(source: str) -> dict[str, Any]:
     return _read(_find(source), seen=())
 
 
-def check(table: Mapping[str, Any], name: str, overrides: Sequence[str] = ()) -> Config:
+def check(
+    table: Mapping[str, Any], name: str, overrides: Sequence[str] = (), given: str = "--set"
+) -> Config:
     """The settings in a table from `name`; `UserError` says what is wrong in it, or in --set."""
     try:
         return Config.model_validate(table)
     except ValidationError as error:
-        raise UserError(one_sentence(error, name, Config, overrides)) from None
+        raise UserError(one_sentence(error, name, Config, overrides, given)) from None
 
 
 def override(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -139,11 +141,18 @@ def _parse_override(text: str) -> dict[str, Any]:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
         parsed = value.strip()
-    *path, last = keys
-    table: dict[str, Any] = {last: parsed}
+    return nested(keys, parsed)
+
+
+def nested(path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A value as a table in a table.
+
+    >>> nested(["a", "b"], 1)
+    {'a': {'b': 1}}
+    """
     for part in reversed(path):
-        table = {part: table}
-    return table
+        value = {part: value}
+    return value
 
 
 def merge(base: Any, change: Any) -> Any:
