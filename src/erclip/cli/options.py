@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
-from annotated_types import Ge
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -58,7 +57,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     default = None if default is PydanticUndefined else default
     shown = default not in (None, "", ())
     default = ",".join(default) if isinstance(default, tuple) else default
-    least = next((int(m.ge) for m in field.metadata if isinstance(m, Ge)), None)
+    least = next((int(m.ge) for m in field.metadata if hasattr(m, "ge")), None)
     flags: dict[str, Any] = {} if kind is not int or least is None else {"min": least}
     option = typer.Option(
         f"--{name.replace('_', '-')}", help=meaning(field) or None, show_default=shown, **flags

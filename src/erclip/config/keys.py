@@ -10,7 +10,6 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_json
@@ -22,6 +21,9 @@ FORMS = {
     "^(prompt|answer)$": ", prompt or answer",
 }
 """Patterns of the settings in words."""
+
+
+BOUNDS = {"ge": "of at least", "gt": "above", "le": "up to", "lt": "below"}
 
 
 class Key(NamedTuple):
@@ -94,7 +96,7 @@ def meaning(field: FieldInfo) -> str:
 def allowed(field: FieldInfo) -> str:
     """What a key may be.
 
-    >>> allowed(FieldInfo(annotation=Annotated[int, Ge(1)] | None))
+    >>> allowed(FieldInfo(annotation=Annotated[int, FieldInfo(ge=1)] | None))
     'a whole number of at least 1 (or left out)'
     """
     role = rule_role(field)
@@ -117,7 +119,7 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return f"one of {', '.join(map(repr, parts))}" if len(parts) > 1 else repr(parts[0])
     if origin is tuple:
         fixed = parts[-1] is not ...
-        least = any(isinstance(m, MinLen) for m in metadata)
+        least = any(hasattr(m, "min_length") for m in metadata)
         count = NUMBERS.get(len(parts), len(parts)) if fixed else "at least one"
         return f"a list{f' of {count}' if fixed or least else ''}, each {_words(parts[0])}"
     simple = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -140,16 +142,10 @@ def _of_union(parts: Iterable[Any], metadata: Iterable[Any]) -> str:
 
 def _bounds(metadata: Iterable[Any]) -> str:
     """Bounds after the words of a type, such as ` from 0 to 1`."""
-    found = {type(m): m for m in metadata if isinstance(m, Ge | Gt | Le | Lt)}
-    if Ge in found and Le in found:
-        return f" from {found[Ge].ge} to {found[Le].le}"
-    words = {
-        Ge: " of at least {0.ge}",
-        Gt: " above {0.gt}",
-        Le: " up to {0.le}",
-        Lt: " below {0.lt}",
-    }
-    text = " and".join(form.format(found[kind]) for kind, form in words.items() if kind in found)
+    found = {name: getattr(m, name) for m in metadata for name in BOUNDS if hasattr(m, name)}
+    if {"ge", "le"} <= found.keys():
+        return f" from {found['ge']} to {found['le']}"
+    text = " and".join(f" {words} {found[name]}" for name, words in BOUNDS.items() if name in found)
     patterns = [m.pattern for m in metadata if getattr(m, "pattern", None)]
     return text + "".join(FORMS.get(pattern, f" that matches {pattern}") for pattern in patterns)
 

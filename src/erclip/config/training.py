@@ -39,24 +39,26 @@ OptimizerConfig = Annotated[
 class TrainerConfig(Section):
     """The loop and the optimiser."""
 
-    rollouts: Count = 100
+    rollouts: Count = Field(100, description="length of the run")
     updates_per_rollout: Count = Field(8, description="mini-batches per epoch, K")
     epochs: Count = Field(1, description="passes over one rollout")
-    learning_rate: Positive = 1e-6
+    learning_rate: Positive = Field(1e-6, description="peak, after the warm-up")
     warmup_updates: CountOrZero = Field(10, description="linear warm-up, then `schedule`")
     schedule: ScheduleConfig = Field(
         ConstantSchedule(), description="one of transformers' schedules, over all updates planned"
     )
     optimizer: OptimizerConfig = Adamw()
-    betas: Annotated[tuple[Fraction, Fraction], BeforeValidator(to_tuple)] = (0.9, 0.999)
-    weight_decay: NonNegative = 0.1
+    betas: Annotated[tuple[Fraction, Fraction], BeforeValidator(to_tuple)] = Field(
+        (0.9, 0.999), description="of AdamW's means"
+    )
+    weight_decay: NonNegative = Field(0.1, description="of AdamW, decoupled")
     grad_clip: Annotated[float, Field(gt=0)] = Field(
         1.0, description="largest gradient norm; inf = no clipping"
     )
     token_budget: Count = Field(
         16_384, description="largest micro-batch, in padded tokens; changes memory, not results"
     )
-    seed: int = 0
+    seed: int = Field(0, description="of every draw; a CPU run repeats itself bit for bit")
     saved_samples: CountOrZero = Field(16, description="responses of each rollout kept for reading")
 
 
@@ -66,8 +68,8 @@ class EvalConfig(Section):
     every: CountOrZero = Field(0, description="in rollouts; 0 = only before and after")
     prompts: CountOrZero = Field(0, description="held-out prompts used; 0 = all")
     responses: Count = Field(4, description="responses per prompt, k of avg@k")
-    temperature: Positive = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Positive = Field(1.0, description="divides the logits")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="nucleus; 1 = everything")
     max_tokens: Count | None = Field(None, description="None = the sampler's")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -87,6 +88,6 @@ def _told_offline() -> bool:
 def _stay_offline() -> None:
     """Let the libraries look into the cache alone."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # for those that are not imported yet
-    from huggingface_hub import constants  # comes with transformers
-
-    constants.HF_HUB_OFFLINE = True
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:  # it read the environment when it was imported
+        vars(constants)["HF_HUB_OFFLINE"] = True
