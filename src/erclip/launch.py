@@ -158,4 +158,4 @@ def _report(folder: Path, console: Console) -> None:
         console.print(f"report: {sentence(error)}")
         return
     colour = {"good": "green", "warning": "yellow"}.get(found.status, "")
-    console.print(f"{found.sentence}.", style=f"bold {colour}".strip())
+    console.print(f"{found.sentence.rstrip('.')}.", style=f"bold {colour}".strip())

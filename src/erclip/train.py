@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from erclip.config import Config
-from erclip.config.keys import keys, toml
+from erclip.config.keys import keys
 from erclip.config.recipes import Recipe, check, load_recipe, merge, nested, read_table
+from erclip.config.words import toml
 from erclip.errors import UserError
 from erclip.launch import how_to_go_on
 from erclip.launch import train as launch
@@ -194,7 +195,7 @@ def _key(name: str) -> str:
     """
     if "__" in name:
         return name.replace("__", ".")
-    found = {key.path for key in keys(Config) if key.name == name and key.path.count(".") == 1}
+    found = {key.path for key in keys() if key.path.partition(".")[2] == name}
     for section in PREFERRED:
         if f"{section}.{name}" in found:
             return f"{section}.{name}"

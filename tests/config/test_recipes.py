@@ -108,7 +108,7 @@ def test_overrides_and_shorthand():
         ("eval.max_tokens=0", r"eval.max_tokens = 0 .* at least 1 \(or left out\)"),
         ("rollout.keep=all", "rollout.keep = 'all' .* one of 'accuracy', 'reward'"),
         ("sampler=vlm", "sampler = 'vlm' .* one of transformers, vllm, vllm_server"),
-        ("sampler.url='http://a'", r"Unknown key sampler.url .*\(only with kind = 'vllm_server'\)"),
+        ("sampler.url='http://a'", "Unknown key sampler.url .*only with sampler.kind"),
         ("rollout.dynamic_sampling={max_rounds=3}", "needs a `kind`: drop, refill, oversample"),
         ("data.columns={ask='a'}", "data.columns = 'ask' .* a table, its keys"),
         ("data.answer_formats=[]", "a list of at least one, each one of 'boxed'"),
@@ -154,8 +154,8 @@ PYDANTIC = ("Input should", "validation error", "type=", "valid ", "None", "tupl
 
 def wrong_values():
     """For every key of the settings, values that hardly any of them may have."""
-    for key in keys(Config):
-        if "[]" not in key.path:
+    for key in keys():
+        if not key.path.startswith("trackers."):
             for value in ("-7", "[[3]]", '{ odd = "x" }', '"\u2713"'):
                 yield f"{key.path}={value}"
 
@@ -187,7 +187,7 @@ def test_every_unknown_key_is_named_with_where_it_is_from(tmp_path):
 
 
 def test_every_name_of_another_system_leads_to_a_key_or_a_rule():
-    known = {key.path for key in keys(Config)} | {"sampler.kind"}
+    known = {key.path for key in keys()}
     rules = {"low", "high"}
     assert {path for path in KEYS.values() if path.rpartition(".")[2] not in rules} <= known
     assert {rule.split()[0] for rule in RULES.values()} <= set(built_in())

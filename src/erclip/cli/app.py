@@ -55,10 +55,9 @@ def recipe_names(incomplete: str) -> list[str]:
 
 def setting_keys(incomplete: str) -> list[str]:
     """Keys of the settings, each with its `=`, for the shell's completion."""
-    from erclip.config import Config
     from erclip.config.keys import keys
 
-    found = dict.fromkeys(f"{key.path}=" for key in keys(Config) if "[]" not in key.path)
+    found = dict.fromkeys(f"{key.path}=" for key in keys())
     return [key for key in found if key.startswith(incomplete)]
 
 

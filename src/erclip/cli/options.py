@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from erclip.cli.app import listed
-from erclip.config.keys import meaning
 from erclip.config.section import Section
+from erclip.config.words import meaning
 
 
 def parameters(section: type[Section], without: Collection[str] = ()) -> list[inspect.Parameter]:

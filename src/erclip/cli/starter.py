@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from erclip.config import Config
-from erclip.config.keys import keys, toml
+from erclip.config.keys import keys
 from erclip.config.recipes import check, override
+from erclip.config.words import toml
 from erclip.errors import UserError
 from erclip.machine.files import write_text
 from erclip.tasks.rows import fields_of
@@ -82,7 +83,7 @@ def write_starter(out: Path, model: str, data: str) -> Iterator[str]:
 
 def recipe_text(description: str, values: Mapping[str, Any]) -> str:
     """The recipe with these values by key, the ideas as comments, each with its meaning."""
-    meanings = {key.path: key.meaning for key in keys(Config)}
+    meanings = {key.path: key.meaning for key in keys()}
     about = {
         "loss.surrogate": "what a token's objective is; `erclip settings loss.surrogate`",
         "loss.constraints": "which tokens get no gradient: ERC; [] for none",

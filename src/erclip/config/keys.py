@@ -1,202 +1,117 @@
-"""Every key of the settings with its default, what it may be and what it means, from the sections.
+"""Every key of a recipe with its values, default and meaning, read from the settings themselves.
 
-The same words serve `erclip settings`, and an error about a value that a key may not have.
+pydantic writes them as a JSON schema; here that becomes a row per key, in the words of a recipe.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import types
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined, to_json
+from erclip.config import Config
 
-NUMBERS = {1: "one", 2: "two", 3: "three"}
-FORMS = {
-    r".+\.py:\w+$": ' of the form "file.py:name"',
-    "^https?://": " that begins with http:// or https://",
-    "^(prompt|answer)$": ", prompt or answer",
-}
-"""Patterns of the settings in words."""
+Schema = dict[str, Any]
 
-
-BOUNDS = {"ge": "of at least", "gt": "above", "le": "up to", "lt": "below"}
+WORDS = {"boolean": "true or false", "string": "text", "object": "table", "array": "list"}
+NUMBERS = {"integer": "whole number", "number": "number"}
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+MEANING = {"sampler": "who samples the responses"}  # of sections that are a choice themselves
+RULE = "Rule"  # the section of `loss.surrogate` and its like; what it holds depends on its `kind`
 
 
 class Key(NamedTuple):
-    """One key; `kind` is the alternative that alone has it."""
+    """One key of a recipe.
+
+    `when` is the condition under which there is such a key ('sampler.kind = "vllm"'), or empty.
+    `default` is as TOML writes it, "unset" where nothing is meant, "required" where there is none.
+    """
 
     path: str
+    when: str
+    values: str
     default: str
-    allowed: str
     meaning: str
-    kind: str = ""
-
-    @property
-    def name(self) -> str:
-        """The key within its section."""
-        return self.path.rpartition(".")[2]
 
 
-def keys(section: type[BaseModel], prefix: str = "", kind: str = "") -> Iterator[Key]:
-    """The keys of a section and of all within it, in the order of the code."""
-    for name, field in section.model_fields.items():
+def keys() -> list[Key]:
+    """All keys, section by section, in the order in which they are declared.
+
+    >>> [(key.values, key.default) for key in keys() if key.path == "trainer.learning_rate"]
+    [('number > 0', '1e-06')]
+    """
+    schema = Config.model_json_schema()
+    return list(_of_section(schema, schema["$defs"], "", ""))
+
+
+def _of_section(section: Schema, known: Schema, prefix: str, when: str) -> Iterator[Key]:
+    required = section.get("required", ())
+    for name, field in section["properties"].items():
         path = f"{prefix}{name}"
-        inner = sections_of(field.annotation)
-        if rule_role(field) is not None:
-            yield Key(path, _default(field), allowed(field), meaning(field), kind)
-        elif len(inner) == 1 and inner[0] is field.annotation:
-            yield from keys(inner[0], f"{path}.", kind)
-        elif inner:
-            yield Key(path, _default(field), allowed(field), meaning(field), kind)
-            for alternative in inner:
-                yield from _of_alternative(alternative, path, kind)
-        elif not (name == "kind" and kind):
-            yield Key(path, _default(field), allowed(field), meaning(field), kind)
+        inner = _sections(field, known)
+        if not prefix and "discriminator" in field:
+            yield Key(f"{path}.kind", when, _values(field, known), _default(field), MEANING[path])
+        elif (prefix or "" not in inner) and (name != "kind" or not prefix):
+            default = "required" if name in required else _default(field)
+            meaning = re.sub(r"\bNone\b", "unset", field.get("description", ""))
+            yield Key(path, when, _values(field, known), default, meaning)
+        yield from _below(path, inner, known, when)
 
 
-def _of_alternative(section: type[BaseModel], path: str, kind: str) -> Iterator[Key]:
-    own = kind_of(section)
-    place = f"{path}[]." if path == "trackers" else f"{path}."
-    yield from keys(section, place, own or kind)
+def _below(path: str, tables: dict[str, Schema], known: Schema, when: str) -> Iterator[Key]:
+    """The keys of the tables at `path`; what every kind has alike is there once, without `when`."""
+    rows: dict[Key, list[str]] = {}
+    for kind, table in tables.items():
+        for key in _of_section(table, known, f"{path}.", when):
+            rows.setdefault(key, []).append(f'{path}.kind = "{kind}"' if kind else when)
+    for key, conditions in rows.items():
+        everywhere = len(conditions) == len(tables) > 1
+        told = key.when or everywhere  # its own condition, or none
+        yield key if told else key._replace(when=" or ".join(conditions))
 
 
-def rule_keys(path: str, role: str) -> Iterator[Key]:
-    """The arguments of every built-in rule that may stand at `path`; loads torch."""
-    from erclip.config.rules import built_in, section_of
-
-    for name, part in built_in(role).items():
-        what = (part.__doc__ or "").strip().splitlines()[0]
-        yield Key(path, "", name, what, name)
-        for key in keys(section_of(name), f"{path}."):
-            if key.name != "kind":
-                yield key._replace(kind=name)
-
-
-def without_repeats(found: Iterable[Key]) -> list[Key]:
-    """A key that several alternatives have alike once, with the names of all of them."""
-    kinds: dict[Key, list[str]] = {}
-    for key in found:
-        kinds.setdefault(key._replace(kind=""), []).append(key.kind)
-    return [key._replace(kind=", ".join(filter(None, names))) for key, names in kinds.items()]
+def _sections(field: Schema, known: Schema) -> dict[str, Schema]:
+    """The tables that a field may hold, by `kind`; "" is a table without one."""
+    tables = {}
+    field = field.get("items", field) if field.get("type") == "array" else field
+    for option in field.get("oneOf", field.get("anyOf", [field])):
+        table = _resolved(option, known)
+        if "properties" in table and table["title"] != RULE:
+            tables[table["properties"].get("kind", {}).get("const", "")] = table
+    return tables
 
 
-def meaning(field: FieldInfo) -> str:
-    """What the section says of a key, else what its only section is for."""
-    inner = sections_of(field.annotation)
-    said = field.description or ""
-    if not said and len(inner) == 1 and rule_role(field) is None:
-        said = (inner[0].__doc__ or "").strip().splitlines()[0].rstrip(".")
-    return re.sub(r"\bNone\b", "not set", said)
+def _resolved(field: Schema, known: Schema) -> Schema:
+    return known[field["$ref"].rpartition("/")[2]] if "$ref" in field else field
 
 
-def allowed(field: FieldInfo) -> str:
-    """What a key may be.
-
-    >>> allowed(FieldInfo(annotation=Annotated[int, FieldInfo(ge=1)] | None))
-    'a whole number of at least 1 (or left out)'
-    """
-    role = rule_role(field)
-    if role is not None:
-        from erclip.config.rules import ROLES
-
-        words = f"the name of {ROLES[role]}, or a table with its `kind`"
-        return f"a list, each {words}" if get_origin(field.annotation) is tuple else words
-    return _words(field.annotation, field.metadata)
-
-
-def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        own = [part for extra in parts[1:] for part in getattr(extra, "metadata", [extra])]
-        return _words(parts[0], [*own, *metadata])
-    if origin in (Union, types.UnionType):
-        return _of_union(parts, metadata)
-    if origin is Literal:
-        return f"one of {', '.join(map(repr, parts))}" if len(parts) > 1 else repr(parts[0])
-    if origin is tuple:
-        fixed = parts[-1] is not ...
-        least = any(hasattr(m, "min_length") for m in metadata)
-        count = NUMBERS.get(len(parts), len(parts)) if fixed else "at least one"
-        return f"a list{f' of {count}' if fixed or least else ''}, each {_words(parts[0])}"
-    simple = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    if annotation in simple:
-        return simple[annotation] + _bounds(metadata)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "a table"
-    if origin is dict:
-        return f"a table, its keys {_words(parts[0])}" if parts[0] is not str else "a table"
-    return "a value"
+def _values(field: Schema, known: Schema) -> str:
+    """What may stand behind the key, in words."""
+    field = _resolved(field, known)
+    if "discriminator" in field:
+        return " or ".join(f'"{kind}"' for kind in _sections(field, known))
+    if "anyOf" in field:
+        options = [option for option in field["anyOf"] if option.get("type") != "null"]
+        return " or ".join(_values(option, known) for option in options)
+    if "enum" in field or "const" in field:
+        return " or ".join(json.dumps(value) for value in field.get("enum", [field.get("const")]))
+    if field.get("title") == RULE:
+        return "a rule"
+    if "prefixItems" in field:
+        return f"{len(field['prefixItems'])} × {_values(field['prefixItems'][0], known)}"
+    if field.get("type") == "array":
+        return f"list of {_values(field['items'], known)}"
+    if field.get("type") in NUMBERS:
+        bounds = [f"{sign} {field[name]:g}" for name, sign in BOUNDS.items() if name in field]
+        return " ".join([NUMBERS[field["type"]], " and ".join(bounds)]).strip()
+    return WORDS[field["type"]]
 
 
-def _of_union(parts: Iterable[Any], metadata: Iterable[Any]) -> str:
-    kinds = [kind_of(s) for part in parts for s in sections_of(part)]
-    if len(kinds) > 1 and all(kinds):
-        return "the name of a kind, or a table with its `kind`: " + ", ".join(map(str, kinds))
-    words = [_words(part, metadata) for part in parts if part is not type(None)]
-    return ", or ".join(dict.fromkeys(words)) + (" (or left out)" if type(None) in parts else "")
-
-
-def _bounds(metadata: Iterable[Any]) -> str:
-    """Bounds after the words of a type, such as ` from 0 to 1`."""
-    found = {name: getattr(m, name) for m in metadata for name in BOUNDS if hasattr(m, name)}
-    if {"ge", "le"} <= found.keys():
-        return f" from {found['ge']} to {found['le']}"
-    text = " and".join(f" {words} {found[name]}" for name, words in BOUNDS.items() if name in found)
-    patterns = [m.pattern for m in metadata if getattr(m, "pattern", None)]
-    return text + "".join(FORMS.get(pattern, f" that matches {pattern}") for pattern in patterns)
-
-
-def sections_of(annotation: Any) -> list[type[BaseModel]]:
-    """Every section in a type: itself, or the members of a union or a tuple."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in sections_of(part)]
-
-
-def kind_of(section: type[BaseModel]) -> str | None:
-    """The `kind` of an alternative."""
-    field = section.model_fields.get("kind")
-    return None if field is None else field.default
-
-
-def rule_role(field: FieldInfo) -> str | None:
-    """Surrogate, Constraint, …, of a key that names rules."""
-    from erclip.config.rules import ROLES, Rule
-
-    if Rule not in sections_of(field.annotation):
-        return None
-    text = repr(field.metadata) + repr(field.annotation)
-    return next((role for role in ROLES if f"'{role}'" in text), "Importance")
-
-
-def _default(field: FieldInfo) -> str:
-    """The default as TOML; empty for a key that must be given."""
-    if field.is_required():
-        return ""
-    return toml(field.get_default(call_default_factory=True))
-
-
-def toml(value: Any) -> str:
-    """A value as a recipe has it; nothing for None, which TOML does not know.
-
-    >>> toml(True), toml((0.9, 0.999)), toml({"kind": "a", "n": None})
-    ('true', '[0.9, 0.999]', '{ kind = "a" }')
-    """
-    if isinstance(value, BaseModel):
-        value = {name: getattr(value, name) for name in type(value).model_fields}
-        set_ = {k: v for k, v in value.items() if v is not None}
-        return toml(set_["kind"]) if "kind" in set_ else toml(set_)
-    if isinstance(value, dict):
-        inner = ", ".join(f"{k} = {toml(v)}" for k, v in value.items() if v is not None)
-        return f"{{ {inner} }}" if inner else "{}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    if value is None or value is PydanticUndefined:
-        return "not set"
-    if isinstance(value, float):
-        return repr(value)
-    return to_json(value).decode() if not isinstance(value, bool) else str(value).lower()
+def _default(field: Schema) -> str:
+    if "default" not in field:  # made by a factory
+        return '"ppo_clip"' if field.get("$ref", "").endswith(RULE) else "{}"
+    value = field["default"]
+    if isinstance(value, dict) and "kind" in value:
+        value = value["kind"]
+    return "unset" if value is None else json.dumps(value, ensure_ascii=False)

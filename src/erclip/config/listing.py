@@ -6,8 +6,10 @@ import textwrap
 from collections.abc import Iterator
 
 from erclip.config import Config
-from erclip.config.keys import Key, keys, rule_keys, without_repeats
+from erclip.config.keys import keys
 from erclip.config.other_names import KEYS
+from erclip.config.rules import built_in, section_of
+from erclip.config.words import allowed, default
 from erclip.errors import UserError
 
 RULES = {
@@ -21,44 +23,46 @@ RULES = {
 
 def listing(prefix: str, width: int) -> Iterator[str]:
     """The lines about every key that begins with `prefix`; raises UserError if there is none."""
-    prefix = prefix.strip().rstrip(".").strip("[]")
-    found = without_repeats(k for k in keys(Config) if _within(k.path, prefix))
+    prefix = prefix.strip().rstrip(".=")
+    found = [k for k in keys() if not prefix or f"{k.path}.".startswith(f"{prefix}.")]
     if not found:
         raise UserError(f"No setting begins with {prefix!r}{_hint(prefix)}.")
     for key in found:
-        yield from _lines(key, width)
-        if key.path == prefix and key.path in RULES:
-            for rule in rule_keys(key.path, RULES[key.path]):
-                yield from _lines(rule, width)
+        when = f"   (with {key.when})" if key.when else ""
+        yield f"{key.path} = {key.default}{when}"
+        yield from _wrapped("; ".join(filter(None, [key.values, key.meaning])), width)
+        if key.path in RULES:
+            if key.path == prefix:
+                yield from _rules(key.path, width)
+            else:
+                yield from _wrapped(f"`erclip settings {key.path}` lists them", width)
 
 
-def _within(path: str, prefix: str) -> bool:
-    plain = path.replace("[]", "")
-    return not prefix or plain == prefix or plain.startswith(f"{prefix}.")
+def _rules(path: str, width: int) -> Iterator[str]:
+    """Every built-in rule that may stand at `path`, with its arguments; loads torch."""
+    for name, part in built_in(RULES[path]).items():
+        yield ""
+        yield f'{path}: kind = "{name}"'
+        yield from _wrapped((part.__doc__ or "").strip().splitlines()[0], width)
+        for argument, field in section_of(name).model_fields.items():
+            if argument != "kind":
+                value = default(field) or "required"
+                yield from _wrapped(f"{argument} = {value}: {allowed(field)}", width)
 
 
 def _hint(prefix: str) -> str:
     last = prefix.rpartition(".")[2]
-    known = [key.path for key in keys(Config) if key.name == last]
+    known = [key.path for key in keys() if key.path.rpartition(".")[2] == last]
     if known:
         return f"; there is {', '.join(dict.fromkeys(known))}"
     if last in KEYS:
         return f"; here it is {KEYS[last]}"
-    sections = ", ".join(Config.model_fields)
-    return f"; the sections are {sections}"
+    return f"; the sections are {', '.join(Config.model_fields)}"
 
 
-def _lines(key: Key, width: int) -> Iterator[str]:
-    """`path = default`, and below it the rest, indented."""
-    if key.default or key.path not in RULES:
-        kind = f'   (kind = "{key.kind}")' if key.kind else ""
-        yield f"{key.path} = {key.default or '…, must be given'}{kind}"
-        about = "; ".join(filter(None, [key.allowed, key.meaning]))
-    else:
-        yield f'{key.path}: kind = "{key.allowed}"'
-        about = key.meaning
-    yield from textwrap.wrap(
-        about,
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text,
         max(width - 1, 20),
         initial_indent="    ",
         subsequent_indent="    ",

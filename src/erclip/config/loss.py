@@ -22,7 +22,7 @@ from erclip.config.section import NonNegative, Section, to_tuple
 class KlConfig(Section):
     """A penalty for leaving a reference model, token mean with the mini-batch's N."""
 
-    weight: NonNegative
+    weight: NonNegative = Field(description="factor of the penalty; 0 measures it alone")
     estimator: Literal["k1", "k2", "k3"] = Field(
         "k3", description="k3 is GRPO's; k1 and k2 have the gradient of KL(policy‖reference)"
     )
@@ -38,8 +38,12 @@ def _ppo_clip() -> Rule:
 class LossConfig(Section):
     """surrogate × importance × constraints, and what is added to them."""
 
-    surrogate: SurrogateConfig = Field(default_factory=_ppo_clip)
-    constraints: Annotated[tuple[ConstraintConfig, ...], BeforeValidator(to_tuple)] = ()
+    surrogate: SurrogateConfig = Field(
+        default_factory=_ppo_clip, description="the objective of a token"
+    )
+    constraints: Annotated[tuple[ConstraintConfig, ...], BeforeValidator(to_tuple)] = Field(
+        (), description="rules that take gradient away from tokens"
+    )
     importance: ImportanceConfig = Field(
         None, description="weight for tokens that an inference engine drew; None = 1"
     )
@@ -51,7 +55,9 @@ class LossConfig(Section):
     terms: Annotated[tuple[TermConfig, ...], BeforeValidator(to_tuple)] = Field(
         (), description="further costs that are added to the loss, each with a `weight`"
     )
-    mask_truncated: bool = Field(False, description="DAPO's overlong filtering")
+    mask_truncated: bool = Field(
+        False, description="DAPO's overlong filtering: cut responses teach nothing"
+    )
 
     @model_validator(mode="after")
     def _bands_that_clip(self) -> LossConfig:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from erclip.config.keys import allowed, keys, kind_of, sections_of
 from erclip.config.other_names import KEYS
 from erclip.config.rules import UNKNOWN
+from erclip.config.words import allowed, kind_of, sections_of
 from erclip.text import shown
+
+if TYPE_CHECKING:
+    from erclip.config.keys import Key  # needs all settings, which this serves
 
 Problem = Mapping[str, Any]
 
@@ -72,19 +75,20 @@ def _unknown_keys(problems: Sequence[Problem], section: type[BaseModel], source:
 def _hint(names: Sequence[str], known: Sequence[str], section: type[BaseModel]) -> str:
     """Where the key belongs, what it is called here, the nearest one, or all there are."""
     last, path = names[-1], ".".join(names)
-    elsewhere = [k for k in keys(section) if k.name == last and "[]" not in k.path]
-    kinds = [k.kind for k in elsewhere if k.path == path and k.kind]
-    if kinds:
-        return f" (only with kind = {' or '.join(map(repr, kinds))})"
+    of_recipe = _recipe_keys(section)
+    elsewhere = [k for k in of_recipe if k.path.rpartition(".")[2] == last]
+    when = [k.when for k in elsewhere if k.path == path and k.when]
+    if when:
+        return f" (only with {when[0]})"
     if elsewhere and last not in known:
         places = dict.fromkeys(k.path.rpartition(".")[0] for k in elsewhere)
         return f" ({last} belongs in {' or '.join(f'[{place}]' for place in places)})"
-    if last in KEYS and section is _whole():
+    if last in KEYS and of_recipe:
         return f" (here it is {KEYS[last]})"
     near = difflib.get_close_matches(last, known, n=1, cutoff=0.7)
     if near:
         return f" (did you mean {near[0]}?)"
-    anywhere = {key.name: key.path for key in keys(section) if "[]" not in key.path}
+    anywhere = {key.path.rpartition(".")[2]: key.path for key in of_recipe}
     near = difflib.get_close_matches(last, anywhere, n=1, cutoff=0.8)
     if near:
         return f" (did you mean {anywhere[near[0]]}?)"
@@ -136,10 +140,13 @@ def _shown(value: Any) -> str:
     return shown(list(value) if isinstance(value, tuple) else value)
 
 
-def _whole() -> type[BaseModel]:
-    from erclip.config import Config  # which a problem may be about, or not
+def _recipe_keys(section: type[BaseModel]) -> list[Key]:
+    """Every key of a recipe, if it is one; without those of single trackers."""
+    from erclip.config.keys import keys
 
-    return Config
+    if section.__name__ != "Config":
+        return []
+    return [key for key in keys() if not key.path.startswith("trackers.")]
 
 
 def _field(names: Sequence[str], sections: Sequence[type[BaseModel]]) -> FieldInfo | None:

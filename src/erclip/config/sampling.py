@@ -115,7 +115,7 @@ class OversampleDynamicSampling(Section):
 
     kind: Literal["oversample"] = "oversample"
     factor: Annotated[float, Field(ge=1)] = Field(
-        2.0, description="prompts sampled, in multiples of `rollout.prompts`"
+        2.0, description="prompts sampled, as a multiple of `rollout.prompts`"
     )
 
 
@@ -157,7 +157,7 @@ class RolloutConfig(Section):
     prompts: Count = Field(64, description="groups per rollout")
     responses: Annotated[int, Field(ge=2)] = Field(8, description="responses per prompt, G")
     dynamic_sampling: DynamicSampling = Field(
-        DropDynamicSampling(), description="what becomes of groups that teach nothing"
+        DropDynamicSampling(), description="what happens to groups that teach nothing"
     )
     keep: Literal["accuracy", "reward"] | None = Field(
         None,

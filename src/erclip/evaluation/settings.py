@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from erclip.config.data import AnswerFormats, Columns
-from erclip.config.keys import allowed
 from erclip.config.section import Count, Positive, Section
+from erclip.config.words import allowed
 from erclip.errors import UserError
 from erclip.grading.extract import DEFAULT_FORMATS
 

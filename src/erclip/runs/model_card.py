@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from erclip.config import Config
-from erclip.config.keys import toml
+from erclip.config.words import toml
 from erclip.runs.names import avg_at
 from erclip.statistics import Interval
 from erclip.text import printable, redacted
