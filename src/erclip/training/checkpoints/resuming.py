@@ -11,12 +11,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
 from erclip.config import Config
+from erclip.config.problems import one_sentence
 from erclip.config.recipes import Recipe, override
 from erclip.errors import UserError
 from erclip.machine.files import read_json
 from erclip.runs.checkpoint_folders import Checkpoints, read_state
 from erclip.runs.run_folder import run_id
-from erclip.text import HIDDEN, redacted_values, shown
+from erclip.text import HIDDEN, redacted_values
 
 CHANGEABLE = (
     "trainer.rollouts",
@@ -54,12 +55,8 @@ def resumed_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         config = Config.model_validate_json(json.dumps(after))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{key} = {shown(first['input'])} in {run / 'config.json'}: "
-            f"{first['msg'].removeprefix('Value error, ')}"
-        ) from None
+        said = one_sentence(error, str(run / "config.json"), Config, overrides)
+        raise UserError(said) from None
     return Recipe(str(described.get("recipe", run.name)), config)
 
 
