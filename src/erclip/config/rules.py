@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from erclip.config.other_names import rule_here
 from erclip.config.section import Section, by_kind, to_tuple
 from erclip.machine.plugins import PluginError, installed, load_attribute, load_point
 from erclip.text import in_a_line
@@ -128,6 +129,9 @@ def find_factory(kind: str, role: str = "Part") -> Callable[..., Any]:
             raise ValueError(f"the rule {kind!r} {error}") from error
     if ":" in kind:
         return load_attribute(kind)
+    here = rule_here(kind)
+    if here is not None:
+        raise ValueError(f"{kind} is called {here} here")
     names = [*built_in(role), *points]
     near = sorted((name for name in names if kind in name), key=len)[:3]
     near = near or difflib.get_close_matches(kind, names, n=1)

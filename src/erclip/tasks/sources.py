@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple
 
 from erclip.errors import UserError
 from erclip.extras import need
+from erclip.machine.hub import from_hub
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
 COMPRESSED = ".gz"
@@ -145,10 +146,13 @@ def _hub(path: str, split: str) -> Iterator[Located]:
     if not _HUB_ID.fullmatch(path):
         raise UserError(f"no data at {path!r}: give a data file or a hub id such as openai/gsm8k")
     asking = f"the hub data set {path!r}"
-    datasets = need("datasets", asking, ", or give a local .jsonl file")
     name, _, config = path.partition(":")
     try:
-        rows = datasets.load_dataset(name, config or None, split=split)
+        with from_hub("The data set", name, "give a local .jsonl file, or connect"):
+            datasets = need("datasets", asking, ", or give a local .jsonl file")
+            rows = datasets.load_dataset(name, config or None, split=split)
+    except UserError:
+        raise
     except Exception as error:  # the library raises dozens of types for "not there" and "offline"
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -22,6 +22,7 @@ from erclip.machine.interrupts import Interrupts, Stopped
 from erclip.machine.locks import Lock
 from erclip.records import Group
 from erclip.runs.run_dir import RunDir
+from erclip.runs.work import Work
 from erclip.seeds import derive_seed, seed_torch
 from erclip.training.checkpoints.keeper import Keeper
 from erclip.training.checkpoints.rollout_files import group_line
@@ -90,6 +91,7 @@ class Loop:
     interrupts: Interrupts
     producer: Producer
     queue: RolloutQueue
+    work: Work
     observer: Observer | None
     recorder: TokenObserver
     evaluation: Evaluation | None
@@ -144,6 +146,7 @@ class Loop:
 
     def save(self) -> Path | None:
         """A checkpoint of this moment, with what has been sampled; a collective."""
+        self.work.begin("saving")
         self.queue.receive()
         return self.keeper.save()
 
@@ -157,17 +160,23 @@ class Loop:
     def _finish_rollout(self, rollout: ScoredRollout) -> None:
         """The updates that are still to be made, K × E of them in all."""
         counters = self.state.counters
+        self._begin_updates(rollout)
         while not rollout.finished:
             self._update(rollout)
             if not rollout.finished:
                 if self.keeper.due(updates=counters.updates):
                     self.save()
+                    self._begin_updates(rollout)
                 self.interrupts.check()
         self.recorder.end()
         counters.rollouts = rollout.number
         self.state.current = None
         self._log("rollout", rollout.number, rollout.summary())
         self.producer.update_weights(counters.updates)
+
+    def _begin_updates(self, rollout: ScoredRollout) -> None:
+        left = rollout.tokens(rollout.order[rollout.done :])
+        self.work.begin("updating", left // self.world.size, "tokens")
 
     def _update(self, rollout: ScoredRollout) -> None:
         """One update; what ERC clips of a first mini-batch whose true ρ is 1 is noise."""
@@ -230,6 +239,7 @@ class Loop:
         metrics["time/eval_s"] = time.perf_counter() - started
         counters.evaluated = rollout
         counters.score = metrics[self.evaluation.score]
+        self.state.note_evaluation(rollout, metrics)
         self._log("eval", rollout, metrics)
         if rollout == 0 or (counters.best is not None and counters.score <= counters.best):
             return False

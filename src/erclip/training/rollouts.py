@@ -14,6 +14,7 @@ from erclip.config import Config
 from erclip.errors import UserError
 from erclip.machine.distributed import World, interleave
 from erclip.records import Group, Prompt, Response, Sample, numbered
+from erclip.runs.work import Work
 from erclip.seeds import derive_seed, prompt_seeds
 from erclip.tasks import Task
 from erclip.training.advantages import group_advantages
@@ -106,6 +107,7 @@ def collect(
     config: Config,
     seed: int,
     world: World | None = None,
+    work: Work | None = None,
 ) -> Rollout:
     """Sample until dynamic sampling is content; `seed` fixes every draw.
 
@@ -121,7 +123,8 @@ def collect(
     for round_ in range(plan.max_rounds if plan.kind == "refill" else 1):
         prompts = world.share(stream.take(asked))
         seeds = world.share(prompt_seeds(asked, seed, round_))
-        parts = world.gather(_sample_groups, prompts, task, sampler, config, seeds)
+        job = work or Work()
+        parts = world.gather(_sample_groups, prompts, task, sampler, config, seeds, job)
         groups = numbered(interleave([part.groups for part in parts]), rollout.sampled)
         rollout.sample_s += max(part.sample_s for part in parts)
         rollout.grade_s += max(part.grade_s for part in parts)
@@ -149,6 +152,7 @@ def _sample_groups(
     sampler: Sampler,
     config: Config,
     seeds: Sequence[int],
+    work: Work,
 ) -> _Part:
     if not prompts:
         return _Part([], 0.0, 0.0)
@@ -160,9 +164,12 @@ def _sample_groups(
         max_prompt_tokens=config.sampler.max_prompt_tokens,
         top=build_loss(config.loss).top,
     )
+    count = len(prompts) * settings.responses
+    work.begin("sampling", count, "responses")
     started = time.perf_counter()
     responses = sampler.sample(prompts, settings, seeds)
     sampled = time.perf_counter()
+    work.begin("grading", count, "responses")
     groups = _grade(responses, task, config)
     return _Part(groups, sampled - started, time.perf_counter() - sampled)
 

@@ -14,6 +14,7 @@ from erclip.machine.locks import Lock
 from erclip.runs.checkpoint_folders import Checkpoints, read_state
 from erclip.runs.run_dir import RunDir
 from erclip.runs.run_folder import lock_run
+from erclip.runs.work import Work
 from erclip.seeds import derive_seed
 from erclip.tasks import Task, load_task
 from erclip.training.checkpoints.keeper import Keeper, Log, newest_checkpoint
@@ -45,7 +46,7 @@ class Trainer(Loop):
 
     With `resume`, `out` is a run that goes on from its newest sound checkpoint; `log` gets a
     sentence about each damaged one. The folder is locked from here to the end of `train`: by the
-    `lock` that the caller has on it, or by one of its own.
+    `lock` that the caller has on it, or by one of its own. `work` hears what is being done.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class Trainer(Loop):
         resume: bool = False,
         lock: Lock | None = None,
         log: Log = lambda text: None,
+        work: Work | None = None,
     ):
+        self.work = work or Work()
         self.config, self.observer, self.world = recipe.config, observer, world or World()
         self.lock = lock
         if lock is None:
@@ -78,9 +81,10 @@ class Trainer(Loop):
         if saved is not None:
             check_settings(state, config, saved)
         check_function(config.reward)
+        self.work.begin("loading")
         self.task, stream, self.policy = world.together(self._load, saved, log)
         self.policy.shard(world)
-        self.updater = Updater(self.policy, config, world)
+        self.updater = Updater(self.policy, config, world, self.work)
         self.state = RunState(config, world, self.policy, self.updater, stream)
         self.drift = Drift(out, self.policy, config, world)
         recorder = Recorder(config, self.policy.tokenizer, out, world)
@@ -91,9 +95,10 @@ class Trainer(Loop):
         self.keeper = Keeper(self.state, checkpoints, lambda: recorder.lines, saved, log)
         self.run = None
         world.from_first(self._open, recipe, out, state if resume else None, log)
-        self.interrupts = Interrupts(world)
+        farewell = f"go on with: erclip train --resume {out}"
+        self.interrupts = Interrupts(world, self.work.say, farewell)
         self.producer = self._load_producer(stream, out, log)
-        self.queue = RolloutQueue(self.state, self.producer, self.interrupts)
+        self.queue = RolloutQueue(self.state, self.producer, self.interrupts, self.work)
         self.recorder, self.evaluation = recorder, self._held_out()
 
     def _load(self, saved: Path | None, log: Log) -> tuple[Task, PromptStream, Policy]:
@@ -113,9 +118,10 @@ class Trainer(Loop):
         config, policy, world = self.config, self.policy, self.world
         if config.rollout.overlap is not None:
             log(NOT_EXACT)
-            return SamplerProcess(config, stream, policy, self.interrupts, world, out)
-        sampler = world.together(load_sampler, config, policy, world)
-        return InTurns(config, self.task, stream, policy, sampler, self.interrupts, world)
+            return SamplerProcess(config, stream, policy, self.interrupts, world, out, self.work)
+        sampler = world.together(load_sampler, config, policy, world, self.work)
+        parts = (self.task, stream, policy, sampler, self.interrupts, world, self.work)
+        return InTurns(config, *parts)
 
     def _held_out(self) -> Evaluation | None:
         """Held-out accuracy, always of the same draws, and the distance from the start."""

@@ -24,6 +24,7 @@ from erclip.losses.parts import needs_of
 from erclip.losses.types import Statistics
 from erclip.machine.distributed import World
 from erclip.runs.metrics import Pool, ratio_quantiles, sampler_sums, staleness, token_sums
+from erclip.runs.work import Work
 from erclip.text import in_a_line
 from erclip.training.batches import TokenBatch
 from erclip.training.optimizers import build_optimizer, build_schedule
@@ -101,8 +102,15 @@ def score_old(policy: Policy, batch: TokenBatch) -> ScoredBatch:
 class Updater:
     """The optimiser and its schedule, applied to one mini-batch at a time."""
 
-    def __init__(self, policy: Policy, config: Config, world: World | None = None):
+    def __init__(
+        self,
+        policy: Policy,
+        config: Config,
+        world: World | None = None,
+        work: Work | None = None,
+    ):
         self.policy, self.config, self.world = policy, config, world or World()
+        self.work = work or Work()
         trainer = config.trainer
         self.loss_fn = check_loss(build_loss(config.loss))
         if self.loss_fn.top and config.sampler.top_p < 1:
@@ -137,6 +145,7 @@ class Updater:
             loss, rho = self._backward(scored, num_tokens, pool, watch, lots)
             losses.append(loss)
             rhos.append(rho)
+            self.work.advance(scored.batch.num_tokens)
         loss = float(self.world.sum(torch.stack(losses).sum()))
         limit = self.config.trainer.grad_clip
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, limit)))

@@ -40,6 +40,16 @@ class Sampler(Protocol):
         ...
 
 
+def without_template(tokenizer: Any, path: str) -> str | None:
+    """A sentence about a model that gets its prompts as plain text; the embedded one is made so."""
+    if tokenizer.chat_template or path == "embedded":
+        return None
+    return (
+        f"{path} has no chat template: it reads prompts as plain text, their messages joined by "
+        "newlines, as suits a base model; a chat model needs the template of its own tokenizer"
+    )
+
+
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Token ids of a prompt: through the chat template if the tokenizer has one."""
     return _encode(tokenizer, [prompt])[0]
