@@ -11,6 +11,7 @@ from markupsafe import Markup
 from erclip.pages.canvas import Key, run_color
 from erclip.pages.html import environment, write
 from erclip.report import tables, verdict
+from erclip.report.headline import headline
 from erclip.report.plots import AHEAD_ONLY, PLOTS
 from erclip.report.tokens import token_view
 from erclip.runs import words
@@ -46,6 +47,7 @@ def render(runs: Sequence[Run]) -> str:
             title=" · ".join(words.printable(run.label) for run in runs[:4]),
             runs=runs,
             run_keys=[Key(words.printable(run.label), run_color(i)) for i, run in enumerate(runs)],
+            headlines=[headline(run) for run in runs],
             verdicts=[verdict.verdicts(run) for run in runs],
             facts=tables.facts(runs),
             differing=tables.differing_settings(runs),
