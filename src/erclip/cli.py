@@ -127,11 +127,27 @@ def report(
 
 
 @app.command()
+def watch(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are overlaid.")],
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="[default: 8117, or a free one]")
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between looks for news.")] = 5.0,
+) -> None:
+    """Serve the report of a run while it trains, on this machine only; Ctrl-C ends it."""
+    from erclip.report.live import watch as serve
+
+    serve(runs, port, every, console)
+
+
+@app.command()
 def ledger(
     run: Annotated[Path, typer.Argument(help="A run directory with a ledger.")],
     beta: Annotated[str, typer.Option(help="Entropy bands to try: 0.02,0.05,0.1")] = "",
     clip: Annotated[str, typer.Option(help="Clip ranges to try: 0.2:0.28,0.1:0.1")] = "",
-    min_entropy_change: Annotated[float, typer.Option(help="In nats, for every band.")] = 0.0,
+    min_entropy_change: Annotated[
+        float | None, typer.Option(help="In nats, for every band.  [default: the run's own]")
+    ] = None,
     out: Out = None,
 ) -> None:
     """Say what ERC clipped, and what other bands, rules and clip ranges would have clipped."""

@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from erclip.pages.cards import Plot
-from erclip.pages.html import environment, write
+from erclip.pages.html import environment, scripts, write
 from erclip.runs.words import printable
 
 _MARKS = re.compile(r"[\\|*`~$]|(?<=\])[(\[:]|!(?=\[)|(?<!\w)_|_(?!\w)")
@@ -51,9 +51,8 @@ class Sheet:
 
 def write_sheet(sheet: Sheet, out: Path) -> Path:
     """Write the page; raises `UserError` where the file can't be written."""
-    write(
-        out, environment().get_template("sheet.html.jinja").render(sheet=_safe(sheet), svg=Markup)
-    )
+    template = environment().get_template("sheet.html.jinja")
+    write(out, template.render(sheet=_safe(sheet), svg=Markup, scripts=scripts("charts.js")))
     return out
 
 
