@@ -336,8 +336,8 @@ def test_without_two_evaluations_nothing_is_claimed(tmp_path, write_run):
     flat = lambda rows: [FINE(rows), each("rollout", train__reward=-0.5)(rows)]  # noqa: E731
     run = write_run(tmp_path / "run", eval_every=0, change=flat)
     assert headline(read_run(run)).sentence == (
-        "Whether accuracy rose is not known, the training reward went from −0.50 to −0.50: there "
-        "are no two evaluations to compare."
+        "Whether accuracy rose is not known, the training reward is −0.50: there are no two "
+        "evaluations to compare."
     )
 
 

@@ -103,6 +103,7 @@ def figure(
         grid = fig.subplots(rows, columns, squeeze=False, sharex=stacked, sharey=share_y)
         axes = list(grid.flat)
         for ax in axes:
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=6 if columns > 2 else 8))
             ax.xaxis.set_major_formatter(Ticks())
             ax.yaxis.set_major_formatter(Ticks())
             ax.tick_params(labelleft=True)  # of shared axes, too: a panel may stand alone

@@ -62,10 +62,11 @@ def panels_json(fig: Picture) -> str:
     """
     panels = []
     for ax, traces in fig.traces.items():
+        whole = (ax.get_tightbbox() or ax.bbox).transformed(fig.transFigure.inverted())
         panels.append(
             {
                 "box": _place(fig, ax.get_position()),
-                "cell": _place(fig, ax.get_tightbbox().transformed(fig.transFigure.inverted())),
+                "cell": _place(fig, whole),
                 "x": [*map(float, ax.get_xlim()), ax.get_xscale() == "log"],
                 "y": [*map(float, ax.get_ylim()), ax.get_yscale() == "log"],
                 "percent": _percent(ax),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from markupsafe import Markup
 
 from erclip.errors import UserError
@@ -43,7 +42,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals["fold"] = fold
+    found.filters["fold"] = fold
     return found
 
 

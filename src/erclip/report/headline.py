@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from erclip.pages.ticks import tick
 from erclip.report.gains import Gain, gains
 from erclip.report.verdict import Status, Verdict, verdicts
 from erclip.runs import names, series
@@ -98,8 +99,9 @@ def _sets(found: Sequence[Gain]) -> str:
 def _reward(run: Run) -> str:
     """Of a run without two evaluations."""
     first, last = series.ends(series.by_rollout(run, names.REWARD).y)
-    reward = "" if first != first else f", the training reward went from {first:.2f} to {last:.2f}"
-    reward = reward.replace("-", "−")
+    reward = "" if first != first else f", the training reward is {tick(last, 2)}"
+    if first != last and reward:
+        reward = f", the training reward went from {tick(first, 2)} to {tick(last, 2)}"
     return f"Whether accuracy rose is not known{reward}: there are no two evaluations to compare"
 
 
