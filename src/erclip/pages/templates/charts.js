@@ -2,7 +2,7 @@
 // Values under the pointer, a finger or the arrow keys: every picture carries its own as JSON.
 // Text enters the page as text only.
 (() => {
-  const NS = "http://www.w3.org/2000/svg", REACH = 24;
+  const REACH = 24;
   const make = (tag, cls, text) => Object.assign(document.createElement(tag), { className: cls, textContent: text ?? "" });
   const tip = make("div", "tip");
   tip.setAttribute("role", "status");
@@ -38,10 +38,10 @@
   };
   const mark = (svg, panel, x, dots) => {
     clear();
-    const group = document.createElementNS(NS, "g"), [left] = at(panel, x, panel.y[0]);
+    const group = document.createElementNS(svg.namespaceURI, "g"), [left] = at(panel, x, panel.y[0]);
     group.setAttribute("class", "mark");
     const add = (tag, attributes) => {
-      const node = document.createElementNS(NS, tag);
+      const node = document.createElementNS(svg.namespaceURI, tag);
       for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
       group.append(node);
     };
