@@ -109,4 +109,4 @@ def test_the_live_page_may_ask_its_own_server_and_no_other(run):
     page = live.Watched([run], 2.5).page()
     assert "; connect-src &#39;self&#39;" in page
     assert 'data-every="2.5"' in page
-    assert page.count("data-renew=") == 2
+    assert page.count("<div data-renew=") == 2
