@@ -56,8 +56,14 @@ class Interval(NamedTuple):
         return "gain" if self.mean > 0 else "loss"
 
     def within(self, lowest: float, highest: float) -> Interval:
-        """The same interval, its ends no further out than these."""
-        return self._replace(low=max(lowest, self.low), high=min(highest, self.high))
+        """The same interval, its ends no further out than these; ends that are NaN stay NaN.
+
+        >>> Interval.around(0.5, 0.7).within(0.0, 1.0).text()
+        '0.500 [0.000, 1.000]'
+        >>> Interval.around(0.5, math.nan).within(0.0, 1.0).text()
+        '0.500'
+        """
+        return self._replace(low=max(self.low, lowest), high=min(self.high, highest))
 
     def text(self, digits: int = 3, *, signed: bool = False, percent: bool = False) -> str:
         """Mean [low, high], the mean alone where there are no ends.

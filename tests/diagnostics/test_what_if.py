@@ -114,6 +114,23 @@ def test_the_page_of_a_real_run(run):
     assert len(sheet.plots) == 4
 
 
+def test_the_smallest_change_is_shown_where_it_acts(run):
+    free, spared = (
+        ledger_sheet(run[0], bands=(0.05,), clips=((0.2, 0.28),), min_entropy_change=change)
+        for change in (0.0, 1e9)
+    )
+    assert [row[0] for row in spared.tables[0].rows][2:4] == [
+        "ERC ±0.05, paper, |ΔH| ≥ 1e+09",
+        "ERC ±0.05, directional, |ΔH| ≥ 1e+09",
+    ]
+    assert spared.tables[0].rows[2][1] == "0.00 %"
+    assert spared.tables[0].rows[0] == free.tables[0].rows[0]
+    assert "no band clips the 100.0 % of tokens" in spared.sentences[-1]
+    assert not [sentence for sentence in free.sentences if "min_entropy_change" in sentence]
+    assert "none clips where H moved by less than 1e+09 nats" in spared.plots[0].caption
+    assert "by its own settings (band −0.05/+0.05, paper rule)" in free.tables[0].caption
+
+
 @pytest.mark.parametrize(
     ("question", "complaint"),
     [

@@ -34,6 +34,27 @@ def report(
         console.print(f"report: {build_report(runs, page)}")
 
 
+@command("watch", "watch runs/first", "watch runs/first runs/second --port 9000")
+def watch(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Run directories; several are overlaid."),
+    ],
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="8117 or a free one.", show_default=False),
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between looks for news.")] = 5.0,
+) -> None:
+    """Serve a run's report while it trains.
+
+    On this machine only; Ctrl-C ends it.
+    """
+    from erclip.report.live import watch as serve
+
+    serve(runs, port, every, console)
+
+
 @command(
     "ledger",
     "ledger runs/first --beta 0.02,0.05,0.1",
@@ -47,7 +68,10 @@ def ledger(
     clip: Annotated[
         str, typer.Option(help="Clip ranges to try: 0.2:0.28,0.1:0.1", show_default=False)
     ] = "",
-    min_entropy_change: Annotated[float, typer.Option(help="In nats, for every band.")] = 0.0,
+    min_entropy_change: Annotated[
+        float | None,
+        typer.Option(help="In nats, for every band; without it the run's own.", show_default=False),
+    ] = None,
     out: Out = None,
 ) -> None:
     """Say what ERC clipped, and what others would have.

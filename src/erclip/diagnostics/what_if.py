@@ -104,7 +104,8 @@ def erc_decision(
     constraint = entropy_ratio_clip(low, high, rule, min_entropy_change)  # ty: ignore[invalid-argument-type]
     out = _run(ledger, ppo_clip(), [constraint])
     band = f"±{low:g}" if low == high else f"−{low:g}/+{high:g}"
-    return Decision(f"ERC {band}, {rule}", out.erc_low[0], out.erc_high[0])
+    spared = f", |ΔH| ≥ {min_entropy_change:g}" if min_entropy_change else ""
+    return Decision(f"ERC {band}, {rule}{spared}", out.erc_low[0], out.erc_high[0])
 
 
 def ppo_decision(ledger: Ledger, low: float, high: float) -> Decision:

@@ -36,7 +36,9 @@ _MONEY = re.compile(
     r'(-?)(?:"?(?:US|A|C|NZ|HK)?"?(\\\$|[€£¥₹₩₽])|"([A-Z]{3}|Rs|rs)")'
     r"[ .]?(-?[\d.(\\].*)"
 )
-_UNIT_STARTS = re.compile(r'(?:\\frac\{|\[)?\(?"|%|"?[kM]?"?\\Omega|\\mu ?"|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢]')
+_UNIT_STARTS = re.compile(
+    r'(?:\\frac\{|\[)?\(?"|%|"?[kM]?"?\\Omega|\\mu ?"|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢]'
+)
 _CALLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis|ln|log|exp)(?![a-zA-Z])")
 _COMPOUND = re.compile(r"(\d[\d.]*)((?:\"[^\"]+\"|\^\{\\circ\}|'{1,2}))")
 _MINUTES = {"'": r"\frac{1}{60}", "''": r"\frac{1}{3600}"}

@@ -52,7 +52,9 @@ _SUBSTITUTIONS = tuple(
     )
 )
 _SIGN_WORDS = {"minus": "-", "plus": "+", "times": r"\cdot ", "negative": "-"}
-_SIGN_WORD = re.compile(r'(?:"(minus|plus|times)"|^"(negative)") ?(?=[\d.\\(a-zA-Z])', re.IGNORECASE)
+_SIGN_WORD = re.compile(
+    r'(?:"(minus|plus|times)"|^"(negative)") ?(?=[\d.\\(a-zA-Z])', re.IGNORECASE
+)
 _GROUPED = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?[\d])")
 
 
@@ -84,7 +86,9 @@ def canonical(text: str) -> str:
     except TooDeep:
         return f'"{text}"'  # as written: no reading of it
     written = _GROUPED.sub(lambda match: match[0].replace(" ", ""), written)
-    written = _SIGN_WORD.sub(lambda match: _SIGN_WORDS[match[match.lastindex or 0].lower()], written)
+    written = _SIGN_WORD.sub(
+        lambda match: _SIGN_WORDS[match[match.lastindex or 0].lower()], written
+    )
     return _stripped(written)
 
 

@@ -142,7 +142,9 @@ def is_unit(word: str, *, bare: bool = False) -> bool:
     """Whether a run of letters after a number is a unit; bare `mi`, `ms` and `pt` are products."""
     if len(word) == 1:
         return word in (_BARE_SINGLE if bare else _UPRIGHT_SINGLE)
-    return word in ("sq", "cu") or (_lookup(word) is not None and not (bare and word in _NEVER_BARE))
+    return word in ("sq", "cu") or (
+        _lookup(word) is not None and not (bare and word in _NEVER_BARE)
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -169,7 +171,9 @@ def read_unit(text: str) -> Unit | None:
         if operator is not None:
             depth += (operator in "([") - (operator in ")]") if operator else 0
             builder.sign = -1 if operator == "/" else builder.sign
-        elif not builder.add(match["word"] or _SIGNS.get(match["sign"], match["sign"]), match["power"]):
+        elif not builder.add(
+            match["word"] or _SIGNS.get(match["sign"], match["sign"]), match["power"]
+        ):
             return None
     return builder.unit(scale) if depth == 0 else None
 

@@ -58,6 +58,22 @@ def column(rows: Sequence[Row], name: str) -> Float[np.ndarray, " N"]:
     return np.array([number(row, name) for row in rows], dtype=np.float64)
 
 
+def straight_line(runs: Sequence[Run], x: str, y: str) -> tuple[float, float] | None:
+    """Return slope and start if one metric of the rollouts is the same line of another in all runs.
+
+    None where it is not, or where x hardly moves, so that nothing is known of a slope.
+    """
+    a = np.concatenate([column(run.rollouts, x) for run in runs])
+    b = np.concatenate([column(run.rollouts, y) for run in runs])
+    known = np.isfinite(a) & np.isfinite(b)
+    if known.sum() < 2 or np.isfinite(a).sum() != np.isfinite(b).sum() or np.ptp(a[known]) < 1e-9:
+        return None
+    slope, start = np.polyfit(a[known], b[known], 1)
+    if np.abs(slope * a[known] + start - b[known]).max() > 1e-6 * max(1.0, abs(slope)):
+        return None
+    return round(float(slope), 6), round(float(start), 6)
+
+
 def thinned(curve: Curve, points: int = DRAWN) -> Curve:
     """Return at most so many points: of each stretch its ends, its extremes, and one gap if any.
 
