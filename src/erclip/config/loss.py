@@ -29,6 +29,15 @@ class KlConfig(Section):
     model: str | None = Field(
         None, description="a folder or hub id; None = the weights that the run began with"
     )
+    corrected: bool = Field(
+        False, description="weigh it with π/π_old, so that its gradient is that of the policy's KL"
+    )
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: Callable[[KlConfig], dict[str, Any]]) -> dict[str, Any]:
+        """A switch that is off is not written: runs that knew none read alike."""
+        written = write(self)
+        return written if self.corrected else {k: v for k, v in written.items() if k != "corrected"}
 
 
 def _ppo_clip() -> Rule:
@@ -78,3 +87,14 @@ class LossConfig(Section):
         """No terms, no word of them: the settings of runs that knew none read alike."""
         written = write(self)
         return written if self.terms else {k: v for k, v in written.items() if k != "terms"}
+
+
+def keep_erc(table: dict[str, Any]) -> dict[str, Any]:
+    """A `loss` table in another trainer, whose default is ERC: no word of constraints keeps it.
+
+    >>> keep_erc({"surrogate": "gppo_clip"})
+    {'constraints': ['entropy_ratio_clip'], 'surrogate': 'gppo_clip'}
+    >>> keep_erc({"constraints": []})
+    {'constraints': []}
+    """
+    return {"constraints": ["entropy_ratio_clip"], **table}

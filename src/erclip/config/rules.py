@@ -91,8 +91,8 @@ def read_rule(role: str, value: Any) -> Rule:
         )
     rule = section.model_validate(table)
     part = rule.build()
-    _check_role(rule.kind, type(part), role)
-    if not callable(part) or (role == "Term" and not hasattr(part, "weight")):
+    own = _check_role(rule.kind, type(part), role)
+    if not callable(part) or not (role != "Term" or own or hasattr(part, "weight")):
         raise ValueError(f"{rule.kind} makes a {type(part).__name__}, which is not {ROLES[role]}")
     return rule
 
@@ -156,13 +156,14 @@ def built_in(role: str = "Part") -> dict[str, type]:
     }
 
 
-def _check_role(kind: str, part: type, role: str) -> None:
-    """Refuse a part with another role; what has none may be any function."""
+def _check_role(kind: str, part: type, role: str) -> bool:
+    """Whether a part has this role; what has none may be any function, another one is refused."""
     from erclip import losses
 
     own = [name for name in ROLES if issubclass(part, getattr(losses, name))]
     if own and role not in own:
         raise ValueError(f"{kind} is {ROLES[own[0]]}, not {ROLES[role]}")
+    return bool(own)
 
 
 def _arguments(factory: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -36,9 +36,7 @@ def due(rollout: int) -> bool:
 @torch.no_grad()
 def rounding_share(updater: Updater, mini_batch: Sequence[ScoredBatch]) -> float:
     """Σ clipped / Σ tokens of a mini-batch at the weights that scored it; a collective."""
-    token_rules = [c for c in updater.loss_fn.constraints if not isinstance(c, MiniBatchRule)]
-    rules = policy_loss(reinforce(), token_rules)
-    pool = Pool()
+    rules, pool = token_rules(updater.loss_fn), Pool()
     with nudged_embeddings(updater.policy.model):
         for scored in mini_batch:
             out = rules(**updater.tensors(scored, updater.score(scored.batch)))
@@ -46,13 +44,20 @@ def rounding_share(updater: Updater, mini_batch: Sequence[ScoredBatch]) -> float
     return pool.means(updater.world)["clipped"]
 
 
+def token_rules(loss_fn: policy_loss) -> policy_loss:
+    """The constraints that look at tokens one by one, under a surrogate that clips nothing."""
+    rules = [c for c in loss_fn.constraints if not isinstance(c, MiniBatchRule)]
+    return policy_loss(reinforce(), rules)
+
+
 @contextmanager
-def nudged_embeddings(model: Any) -> Generator[None]:
+def nudged_embeddings(model: Any, autocast: torch.dtype | None = None) -> Generator[None]:
     """Within it, every number of a token's embedding is the next one away from zero.
 
-    The next one of the dtype in which products are rounded, which autocast makes coarser.
+    The next one of the dtype in which products are rounded, which autocast makes coarser; None is
+    the model's own.
     """
-    rounded = autocast_dtype(model)
+    rounded = autocast or autocast_dtype(model)
 
     def away(module: Any, arguments: Any, output: Tensor) -> Tensor:
         coarse = rounded or output.dtype

@@ -66,7 +66,8 @@ def build_loss(config: LossConfig) -> policy_loss:
     if config.entropy_bonus:
         terms.append(entropy_bonus(config.entropy_bonus))
     if config.kl is not None:
-        terms.append(kl_penalty(config.kl.weight, config.kl.estimator))
+        kl = config.kl
+        terms.append(kl_penalty(kl.weight, kl.estimator, corrected=kl.corrected))
     importance = config.importance
     return policy_loss(
         config.surrogate.build(),

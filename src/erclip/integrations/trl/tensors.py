@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from erclip.integrations.trl.head import Scored
 from erclip.losses import policy_loss
 from erclip.losses.types import Statistics
-from erclip.training.policy import Scores
 
 Batch = dict[str, Any]
 
@@ -21,14 +21,14 @@ def loss_mask(batch: Batch) -> Tensor:
     return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).bool()
 
 
-def loss_tensors(batch: Batch, new: Scores | None, old: Scores | None = None) -> dict[str, Any]:
+def loss_tensors(batch: Batch, new: Scored | None, old: Scored | None = None) -> dict[str, Any]:
     """A micro-batch as the loss's arguments: `new` are the current policy's scores, if asked for.
 
     `old` stands in for the scores in the batch, in evaluation, where old and new are one policy.
     """
     old_logprobs, old_entropies = batch.get("old_per_token_logps"), batch.get("old_entropies")
     if old is not None:
-        old_logprobs, old_entropies = old.logprobs.detach(), old.entropies
+        old_logprobs, old_entropies = old.logprobs.detach(), old.entropies.detach()
     advantages = batch["advantages"]
     if "importance_sampling_ratio" in batch:  # every surrogate is linear in A, and this is ≥ 0
         advantages = advantages.view(len(advantages), -1) * batch["importance_sampling_ratio"]
@@ -37,8 +37,8 @@ def loss_tensors(batch: Batch, new: Scores | None, old: Scores | None = None) ->
         "advantages": advantages,
         "mask": loss_mask(batch),
         "old_entropies": old_entropies,
-        # without vLLM the sampler is the old policy, and TRL keeps no log-probs of its own
-        "sampler_logprobs": batch.get("sampling_per_token_logps", old_logprobs),
+        "sampler_logprobs": _sampler_logprobs(batch, old_logprobs),
+        "reference_logprobs": batch.get("ref_per_token_logps"),
         "lots": batch.get("lots"),
     }
     if new is None:
@@ -47,21 +47,27 @@ def loss_tensors(batch: Batch, new: Scores | None, old: Scores | None = None) ->
     return {**tensors, **own}
 
 
+def _sampler_logprobs(batch: Batch, old: Tensor) -> Tensor:
+    """An engine's log-probs; where there are none, TRL's sampler was the old policy."""
+    sampled = batch.get("sampling_per_token_logps")
+    return old if sampled is None else torch.where(sampled.isnan(), old, sampled)
+
+
 class UpdateStatistics:
     """Statistics of one update's micro-batches, over all ranks, taken at its first one."""
 
     def __init__(self, loss_fn: policy_loss, accelerator: Any) -> None:
         self._loss_fn, self._accelerator = loss_fn, accelerator
-        self._last: Statistics | None = None
+        self.last: Statistics | None = None  # for rules that adapt; a checkpoint keeps them
         self._taken = False
 
     def of(self, micros: Callable[[], Sequence[Mapping[str, Any]]]) -> Statistics | None:
         """Those of the update under way; `micros` are asked for at its first micro-batch only."""
         if self._loss_fn.mini_batch_rules and not self._taken:
             with torch.no_grad():
-                self._last = self._loss_fn.statistics(micros(), self._gather, self._last)
+                self.last = self._loss_fn.statistics(micros(), self._gather, self.last)
             self._taken = True
-        return self._last
+        return self.last
 
     def close(self) -> None:
         """The update has been made."""

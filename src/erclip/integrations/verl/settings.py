@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from verl.workers.config import PolicyLossConfig
 
 from erclip.config import LossConfig
+from erclip.config.loss import keep_erc
 from erclip.config.rules import UNKNOWN, built_in
 from erclip.errors import UserError
 from erclip.training.updates import build_loss
@@ -79,7 +80,7 @@ class ERCPolicyLossConfig(PolicyLossConfig):
     band. A key that `loss_mode` has no use for is refused. `random_mask_rate` adds the control for
     a claim about ERC: a mask of that rate; `positive_nll` the weighted negative log-likelihood of
     responses with a score above 0. With loss_mode "erclip", `loss` is the `loss` section of one of
-    our recipes, and takes any rule.
+    our recipes, and takes any rule; without a word of `constraints` ERC is among them.
     """
 
     loss_mode: str = "erc_dapo"
@@ -143,7 +144,7 @@ def _of_mode(section: Any, name: str) -> dict[str, Any]:
 
 
 def _composition(section: Any, name: str) -> dict[str, Any]:
-    """`loss` as it stands; the keys of the modes have no place beside it."""
+    """`loss`, with ERC unless it names its constraints; the modes' keys have no place beside it."""
     for key in (*SURROGATE_KEYS, *ERC_KEYS, "random_mask_rate", "positive_nll"):
         if section.get(key) is not None:
             raise UserError(
@@ -156,7 +157,7 @@ def _composition(section: Any, name: str) -> dict[str, Any]:
             f"{SECTION}.loss = {loss!r}: loss_mode = {name} needs the loss section of a recipe, "
             "such as {surrogate: gspo_clip, constraints: [entropy_ratio_clip]}."
         )
-    return table
+    return keep_erc(table)
 
 
 def _check_given(config: LossConfig) -> None:
