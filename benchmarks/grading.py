@@ -8,7 +8,7 @@ sums (divisors, sums, maxima), which need a worker. All are distinct, so the cac
 workers are started before the clock is.
 
 Two kinds of poison, one answer in a hundred: a tower of powers, which a guard refuses, and an
-integral that passes every guard and is stopped by the worker's clock, half a CPU second each;
+integral that passes every guard and is stopped by the worker's clock, 0.3 CPU seconds each;
 `clock 5 %` has one of those in twenty. Any verdict that is not the
 expected one (`guarded` and `timeout` for poison) is counted in the row and fails the run.
 
@@ -31,6 +31,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -56,24 +57,19 @@ class Item(NamedTuple):
 
 
 def integers(random_: random.Random, count: int) -> list[Item]:
-    """Responses of a few hundred words that box an integer, one in four of them wrong."""
+    """Responses of a few hundred words that box an integer."""
     words = "so we add the two numbers and see that the total is " * 30
-    items = []
-    for _ in range(count):
-        gold = random_.randrange(10**6)
-        wrong = random_.random() < 0.25
-        response = f"{words} $\\boxed{{{gold + wrong}}}$."
-        items.append(Item(response, str(gold), "wrong" if wrong else "correct"))
-    return items
+    items = _drawn(random_, count, 10**6, lambda a, b, c, wrong: ((f"{a}", f"{a + wrong}"),))
+    return [item._replace(response=f"{words} {item.response}") for item in items]
 
 
 def arithmetic(random_: random.Random, count: int) -> list[Item]:
     """The forms of competition answers: surds, multiples of pi, powers, polynomials, tuples."""
-    items = []
-    for i in range(count):
-        a, b, c = (random_.randrange(2, 200) for _ in range(3))
-        wrong = int(random_.random() < 0.25)
-        gold, answer = (
+    return _drawn(
+        random_,
+        count,
+        200,
+        lambda a, b, c, wrong: (
             (rf"{a}\sqrt{{{b}}}", rf"\sqrt{{{a * a * b + wrong}}}"),
             (rf"\frac{{{a}+\sqrt{{{b}}}}}{{{c}}}", rf"\frac{{\sqrt{{{b}}}+{a + wrong}}}{{{c}}}"),
             (rf"\frac{{{a}\pi}}{{{b}}}", rf"\frac{{{c * a}}}{{{c * b + wrong}}}\pi"),
@@ -83,54 +79,65 @@ def arithmetic(random_: random.Random, count: int) -> list[Item]:
                 rf"\left({a}, \frac{{\sqrt{{{b}}}}}{{{c}}}\right)",
                 rf"({a}, \frac{{{b + wrong}}}{{{c}\sqrt{{{b}}}}})",
             ),
-        )[i % 6]
-        items.append(Item(rf"Hence \boxed{{{answer}}}.", gold, "wrong" if wrong else "correct"))
-    return items
+        ),
+    )
 
 
 def functions(random_: random.Random, count: int) -> list[Item]:
     """Logarithms, sines, floors and equations of lines."""
-    items = []
-    for i in range(count):
-        a, b = (random_.randrange(2, 1000) for _ in range(2))
-        wrong = int(random_.random() < 0.25)
-        gold, answer = (
+    return _drawn(
+        random_,
+        count,
+        1000,
+        lambda a, b, c, wrong: (
             (rf"\log {a} - \log {b}", rf"\log \frac{{{a + wrong}}}{{{b}}}"),
             (rf"{a}\sin {b}x", rf"{a + wrong}\sin({b}x)"),
             (rf"\lfloor \sqrt{{{a}}} \rfloor + {b}", rf"{math.isqrt(a) + b + wrong}"),
             (rf"y={a}x+{b}", rf"{a + wrong}x-y+{b}=0"),
-        )[i % 4]
-        items.append(Item(rf"Hence \boxed{{{answer}}}.", gold, "wrong" if wrong else "correct"))
-    return items
+        ),
+    )
 
 
 def algebra(random_: random.Random, count: int) -> list[Item]:
     """Moduli, complex numbers, powers of e and inequalities."""
-    items = []
-    for i in range(count):
-        a, b = (random_.randrange(2, 1000) for _ in range(2))
-        wrong = int(random_.random() < 0.25)
-        gold, answer = (
+    return _drawn(
+        random_,
+        count,
+        1000,
+        lambda a, b, c, wrong: (
             (rf"{a}|x|+{b}", rf"|{a + wrong}x|+{b}"),
             (f"{a}+{b}i", f"{b}i+{a + wrong}"),
             (rf"e^{{{a}}}+{b}", rf"{b + wrong}+e^{{{a}}}"),
             (rf"x \ge {a}-{b}y", rf"x+{b}y \ge {a + wrong}"),
-        )[i % 4]
-        items.append(Item(rf"Hence \boxed{{{answer}}}.", gold, "wrong" if wrong else "correct"))
-    return items
+        ),
+    )
 
 
 def sums(random_: random.Random, count: int) -> list[Item]:
     """Divisors, sums and maxima: what the calling process does not read."""
-    items = []
-    for i in range(count):
-        a, b = (random_.randrange(2, 1000) for _ in range(2))
-        wrong = int(random_.random() < 0.25)
-        gold, answer = (
+    return _drawn(
+        random_,
+        count,
+        1000,
+        lambda a, b, c, wrong: (
             (f"{math.gcd(a, b) + wrong}", rf"\gcd({a},{b})"),
             (f"{a * (a + 1) // 2 + b + wrong}", rf"\sum_{{k=1}}^{{{a}}} k + {b}"),
-            (f"{max(a, b) + i + wrong}", rf"\max({a},{b})+{i}"),
-        )[i % 3]
+            (f"{max(a, b) + c + wrong}", rf"\max({a},{b})+{c}"),
+        ),
+    )
+
+
+Forms = Callable[[int, int, int, int], Sequence[tuple[str, str]]]
+
+
+def _drawn(random_: random.Random, count: int, largest: int, forms: Forms) -> list[Item]:
+    """Each form (gold, boxed answer) in its turn, of three numbers; one answer in four is wrong."""
+    items = []
+    for i in range(count):
+        numbers = (random_.randrange(2, largest) for _ in range(3))
+        wrong = int(random_.random() < 0.25)
+        pairs = forms(*numbers, wrong)
+        gold, answer = pairs[i % len(pairs)]
         items.append(Item(rf"Hence \boxed{{{answer}}}.", gold, "wrong" if wrong else "correct"))
     return items
 

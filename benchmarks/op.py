@@ -48,7 +48,7 @@ class Work:
             with torch.no_grad():
                 peer.op(self.hidden, self.weight, self.targets, self.upstream[0.0])
         else:
-            peer.op(self.hidden, self.weight, self.targets, self.upstream[case]).backward()
+            peer.op(self.hidden, self.weight, self.targets, self.upstream[float(case)]).backward()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 

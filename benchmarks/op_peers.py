@@ -80,7 +80,8 @@ class VerlTorch(torch.autograd.Function):
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx, grad, _):
+    def backward(ctx, *grads):
+        grad = grads[0]
         hidden, weight, targets = ctx.saved_tensors
         grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
         for start in range(0, len(hidden), VerlTorch.TOKENS):

@@ -36,7 +36,7 @@ class Meter:
         self.every, self.rows, self.started = every, [], time.process_time()
 
     def on_log(self, kind: str, rollout: int, metrics: dict[str, float]) -> None:
-        """See `erclip.training.trainer.Observer`."""
+        """See `erclip.training.loop.Observer`."""
         if kind == "rollout" and rollout % self.every == 0:
             row = (rollout, resident_mib(), open_files(), time.process_time() - self.started)
             self.rows.append(row)

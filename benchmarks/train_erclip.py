@@ -15,8 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import erclip
 from erclip.config.recipes import load_recipe
 from erclip.embedded import embedded_model_dir
+from erclip.training.producers import InTurns
+from erclip.training.sampling import TransformersSampler
 from erclip.training.trainer import Trainer
-from train_work import peak_rss_mib, questions
+from train_work import peak_device_mib, peak_rss_mib, questions
 
 
 def settings(job: dict, folder: Path) -> list[str]:
@@ -32,6 +34,7 @@ def settings(job: dict, folder: Path) -> list[str]:
         "trainer.saved_samples": 0,
         "rollout.dynamic_sampling": json.dumps("drop" if job.get("drop") else "off"),
         "model.path": json.dumps(job["model"]),
+        "model.device": json.dumps(job.get("device", "cpu")),
         "eval.prompts": 1,
         "eval.responses": 1,
         "eval.max_tokens": 1,
@@ -64,7 +67,9 @@ def wider_model(folder: Path, times: int) -> Path:
     model.resize_token_embeddings(times * model.config.vocab_size, mean_resizing=False)
     path = folder / "model"
     model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(embedded_model_dir()).save_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model_dir())
+    assert tokenizer is not None
+    tokenizer.save_pretrained(path)
     return path
 
 
@@ -75,6 +80,8 @@ def main() -> None:
         folder = Path(name)
         trainer = Trainer(load_recipe("quickstart", settings(job, folder)), folder / "run", Clock())
         if job.get("fixed_length"):  # an id that is next to never drawn: nothing ends early
+            assert isinstance(trainer.producer, InTurns)
+            assert isinstance(trainer.producer.sampler, TransformersSampler)
             trainer.producer.sampler.end_ids = [trainer.policy.tokenizer.unk_token_id]
         clock = trainer.observer
         assert isinstance(clock, Clock)
@@ -93,6 +100,7 @@ def main() -> None:
         "tokens": tokens,
         "tokens_per_cpu_s": tokens * count / sum(cpu),
         "peak_rss_mib": peak_rss_mib(),
+        "peak_device_mib": peak_device_mib(),
         "versions": f"erclip {erclip.__version__}, torch {torch.__version__}",
     }
     print(json.dumps(result))

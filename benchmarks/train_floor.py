@@ -24,6 +24,7 @@ from erclip.config.recipes import load_recipe
 from erclip.machine.distributed import World
 from erclip.ops.tiles import spans, tile_shape
 from erclip.records import Grade, Prompt, Response, Sample
+from erclip.runs.work import Work
 from erclip.training.policy import Policy, load_policy
 from erclip.training.scored_rollout import score
 from erclip.training.updates import ScoredBatch, Updater, build_loss
@@ -75,8 +76,8 @@ def floor(policy: Policy, mini_batch: list[ScoredBatch]) -> None:
 def measure(name: str, path: str, rounds: int) -> dict:
     recipe = load_recipe("quickstart", [f'model.path="{path}"', "trainer.learning_rate=1e-12"])
     policy = load_policy(recipe.config.model, 1.0)
-    work = samples(name, policy.model.config.vocab_size)
-    mini_batch = score(work, policy, recipe.config, World())
+    drawn = samples(name, policy.model.config.vocab_size)
+    mini_batch = score(drawn, policy, recipe.config, World(), Work())
     updater = Updater(policy, recipe.config)
     bare = recipe.config.loss.model_copy(update={"constraints": ()})
     losses = {"update": updater.loss_fn, "without ERC": build_loss(bare)}

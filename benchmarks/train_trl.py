@@ -16,7 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from erclip.embedded import embedded_model_dir
 from erclip.tasks import load_task
-from train_work import peak_rss_mib, questions, spread
+from train_work import peak_device_mib, peak_rss_mib, questions, spread
 
 
 class Timed(GRPOTrainer):
@@ -42,6 +42,8 @@ class Timed(GRPOTrainer):
 
 class Clock(TrainerCallback):
     """Readings before the first rollout and after every rollout's last update."""
+
+    trainer: Timed
 
     def __init__(self, updates: int):
         self.updates, self.readings = updates, []
@@ -104,7 +106,7 @@ def main() -> None:
             weight_decay=0.1,
             logging_steps=1,
             bf16=False,
-            use_cpu=True,
+            use_cpu=job.get("device", "cpu") == "cpu",
             report_to=[],
             save_strategy="no",
             gradient_checkpointing=False,
@@ -130,6 +132,7 @@ def main() -> None:
         "tokens": tokens,
         "tokens_per_cpu_s": tokens / cpu,
         "peak_rss_mib": peak_rss_mib(),
+        "peak_device_mib": peak_device_mib(),
         "versions": f"trl {trl.__version__}, transformers {transformers.__version__}, "
         f"torch {torch.__version__}",
     }

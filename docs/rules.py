@@ -1,10 +1,15 @@
-"""Write the tables of rules.md from the docstrings of parts, and draw rules.png (`make docs`)."""
+"""Write the tables of rules.md from the docstrings of parts and the studies' rows, draw rules.png.
+
+Run by `make docs`.
+"""
 
 from __future__ import annotations
 
+import csv
 import inspect
 import re
 import textwrap
+from collections import defaultdict
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,10 @@ import torch
 
 import erclip
 from erclip import MiniBatchRule, policy_loss, reinforce
+from erclip.config import LossConfig
+from erclip.study.design import Study, read_study
 
+ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path(__file__).with_name("rules.md")
 PICTURE = Path(__file__).with_name("rules.png")
 MARKER = re.compile(r"<!-- ([a-z]+) -->\n(?:\|[^\n]*\n)*")
@@ -46,7 +54,18 @@ SHIPPED = {
     "icepop": "prime-rl, OpenRLHF, NeMo-RL", "positive_nll": "ERC's reference code",
     "kl_penalty": "everywhere", "entropy_bonus": "everywhere",
     "log_ratio_penalty": "prime-rl, Kimi", "kl_cov": "verl, SkyRL", "adaptive_entropy": "TRL",
+    "score_centering": "prime-rl, torchtitan, NeMo-RL",
 }  # fmt: skip
+PUBLISHED = {
+    "dppo_tv": "SkyRL: better overall than dual clip with clip-higher",
+    "m2po": "1.22 → 0.06 % clipped at staleness 256; others saw it fail on long MoE runs",
+    "sequence_mask": "SkyRL: held where truncated importance weights blew up",
+    "dgpo": "its own table, 1.5B: GRPO 48.4, GPPO 45.6, CE-GPPO 49.2, DGPO 52.7",
+    "score_centering": "0.6B to 30B: as good as importance weights or better under quantisation, "
+    "and better with them when stale; about a tie at SkyRL",
+    "entropy_ratio_clip": "its paper's, at 1.5B and 7B",
+}
+"""What others measured, where we have read it; every paper finds its own rule good."""
 
 
 def parts(role: type) -> list[type]:
@@ -74,14 +93,54 @@ def example(part: type) -> Any:
 
 def cost(part: Any) -> str:
     """What it takes beyond log-probs: other inputs, statistics, a forward pass."""
+    if "top_logprobs" in part.needs:
+        return "the sampler's likeliest tokens, kept and scored again"
     if isinstance(part, MiniBatchRule):
         return "a forward pass" if part.measures_current else "once per mini-batch"
     return "–"
 
 
+def studies_of_rules() -> dict[str, set[str]]:
+    """Rule → studies that have rows in results/ of a loss with it."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for rows in sorted((ROOT / "results").glob("*/runs.csv")):
+        file = ROOT / "studies" / f"{rows.parent.name}.toml"
+        if not file.exists():
+            continue
+        study = read_study(file)
+        kinds = {method.name: kinds_of(study, method.name) for method in study.methods}
+        with rows.open(encoding="utf-8", newline="") as lines:
+            for method in {row["method"] for row in csv.DictReader(lines)}:
+                for kind in kinds.get(method, ()):
+                    found[kind].add(rows.parent.name)
+    return found
+
+
+def kinds_of(study: Study, method: str) -> set[str]:
+    """The rules in the loss of a study's method."""
+    cell = next(cell for cell in study.cells() if cell.method == method)
+    loss: LossConfig = study.config(cell, 0.1).loss
+    terms = {"positive_nll": loss.positive_nll, "kl_penalty": loss.kl}
+    terms |= {"entropy_bonus": loss.entropy_bonus}
+    own = {name for name, value in terms.items() if value}
+    rules = [loss.surrogate, *loss.constraints, *loss.terms]
+    return own | {rule.kind for rule in [*rules, loss.importance] if rule is not None}
+
+
+def evidence(studies: set[str]) -> str:
+    """Where we have run a rule."""
+    if len(studies) > 4:
+        return f"{len(studies)} studies"
+    return ", ".join(sorted(studies)) or "none"
+
+
 def table(role: str) -> str:
     """The marker and a row per part."""
-    rows = ["| rule | what it does | needs | costs | ships in |", "|---|---|---|---|---|"]
+    rows = [
+        "| rule | what it does | needs | costs | ships in | published | our studies |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    studies = studies_of_rules()
     for part in parts(ROLES[role]):
         made = example(part)
         line = (part.__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
@@ -89,7 +148,8 @@ def table(role: str) -> str:
         names = sorted(n for n in made.needs if n != "live_entropies")
         needs = ", ".join(f"`{name}`" for name in names) or "–"
         name = part.__name__
-        rows.append(f"| `{name}` | {line} | {needs} | {cost(made)} | {SHIPPED[name]} |")
+        told = f"{SHIPPED[name]} | {PUBLISHED.get(name, '–')} | {evidence(studies[name])}"
+        rows.append(f"| `{name}` | {line} | {needs} | {cost(made)} | {told} |")
     return "\n".join([f"<!-- {role} -->", *rows, ""])
 
 

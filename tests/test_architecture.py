@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 from pathlib import Path
@@ -62,3 +63,21 @@ def test_the_trainer_needs_neither_evaluation_nor_reports(picture):
     above = {"evaluation", "diagnostics", "pages", "report", "study", "launch", "cli"}
     assert not picture["wings"]()["training"] & above
     assert not picture["wings"]()["runs"] & {*above, "training"}
+
+
+def test_the_loop_imports_nobody_who_watches_it():
+    source = (PACKAGE / "training" / "loop.py").read_text(encoding="utf-8")
+    modules = {
+        node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)
+    }
+    watching = (
+        "recorder",
+        "held_out",
+        "outcomes",
+        "evaluation",
+        "diagnostics",
+        "progress",
+        "report",
+    )
+    assert "erclip.training.updates" in modules
+    assert not [m for m in modules if m and m.rpartition(".")[2] in watching]

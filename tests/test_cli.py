@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
-from erclip.cli import main
+from erclip.cli import app, main
+from erclip.config.keys import keys
+from erclip.config.listing import listing
+from erclip.config.recipes import load_recipe, with_trackers
+from erclip.evaluation.settings import EvaluationSettings
 
 SHORT = ["--set", "trainer.rollouts=1", "--set", "rollout.prompts=8", "--set", "eval.prompts=4"]
 
@@ -32,9 +41,9 @@ def erclip(*arguments, cwd=None):
 def call(monkeypatch, capsys):
     """The command inside this process: (exit code, stdout, stderr)."""
 
-    def run(*arguments):
+    def run(*arguments, columns=120):
         monkeypatch.setattr(sys, "argv", ["erclip", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setenv("COLUMNS", str(columns))
         with pytest.raises(SystemExit) as stop:
             main()
         return stop.value.code, *capsys.readouterr()
@@ -47,6 +56,154 @@ def test_help_names_the_commands(call):
     assert code == 0
     for command in ("train", "report", "recipes", "warmup", "fetch-model"):
         assert command in stdout
+
+
+def commands():
+    group = typer.main.get_command(app)
+    return {name: group.commands[name] for name in group.commands}
+
+
+@pytest.mark.parametrize("name", commands())
+def test_a_help_page_has_examples_that_are_understood(name, call):
+    """Nothing is cut at 60 columns, and every example can be parsed."""
+    for option in ("-h", "--help"):
+        code, stdout, _ = call(name, option)
+        assert code == 0
+    own = commands()[name]
+    examples = re.findall(r"^ +\$ erclip (.+)$", stdout, re.M)
+    assert examples
+    for example in examples:
+        first, *arguments = shlex.split(example)
+        assert first == name
+        own.make_context(name, arguments, resilient_parsing=False)
+    options = [flag for p in own.params for flag in p.opts if flag.startswith("--")]
+    stdout = call(name, "-h", columns=60)[1]
+    assert all(flag in stdout for flag in options)
+
+
+def test_help_shows_defaults_and_exit_codes(call):
+    assert "[default: (quickstart)]" in " ".join(call("train", "-h")[1].split())
+    stdout = " ".join(call("eval", "-h")[1].split())
+    assert "--k <int range> responses per problem [default: 4; x>=1]" in stdout
+    assert "[default: float32]" in stdout
+    assert "Exit codes:" in call("--help")[1]
+    assert re.fullmatch(r"erclip \d+\.\d+.*\n", call("--version")[1])
+
+
+def test_every_setting_of_an_evaluation_is_an_option(call):
+    stdout = call("eval", "-h")[1]
+    for key in EvaluationSettings.model_fields:
+        if key not in ("model", "benchmarks", "columns"):
+            assert f"--{key.replace('_', '-')} " in stdout
+
+
+def test_settings_are_listed(call):
+    stdout = "".join(f"{line}\n" for line in listing("trainer", 60))
+    assert call("settings", "trainer")[0] == 0
+    assert "trainer.learning_rate = 1e-06\n    number > 0; " in stdout
+    assert max(len(line) for line in stdout.splitlines() if line.startswith(" ")) <= 60
+    assert 'trainer.schedule.power = 1.0   (with trainer.schedule.kind = "polynomial")' in stdout
+    everything = call("settings")[1]
+    assert all(f"\n{key.path} = " in f"\n{everything}" for key in keys())
+    rules = call("settings", "loss.constraints")[1]
+    assert 'loss.constraints: kind = "entropy_ratio_clip"' in rules
+    assert "    softness = 0.0: a number" in rules
+    code, _, stderr = call("settings", "learning_rate")
+    assert (code, "there is trainer.learning_rate" in stderr) == (2, True)
+
+
+@pytest.mark.parametrize("data", ["countdown", "rows.jsonl"])
+def test_a_recipe_to_begin_with(data, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"question": "1+1?", "answer": "#### 2"}\n' * 12)
+    code, stdout, _ = call("init", "mine.toml", "--model", "embedded", "--data", data)
+    assert code == 0
+    assert "erclip train mine.toml --dry-run" in stdout
+    assert ("asks in `question`, answers in `answer`" in stdout) is (data != "countdown")
+    config = load_recipe("mine.toml").config
+    assert (config.model.path, config.data.path) == ("embedded", data)
+    text = Path("mine.toml").read_text()
+    uncommented = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.M)
+    tomllib.loads(uncommented)  # the ideas are TOML, too
+    for wrong, words in (("mine.toml", "is there already"), ("a.json", "a recipe is a TOML file")):
+        code, _, stderr = call("init", wrong)
+        assert (code, words in stderr) == (2, True)
+    code, _, stderr = call("init", "b.toml", "--data", "gone.jsonl")
+    assert (code, Path("b.toml").exists()) == (2, False)
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def half(response, grade):\n    return 0.5\n")
+    sets = ["--set", "reward.function=mine.py:half"]
+    code, stdout, _ = call("train", "quickstart", "--dry-run", *sets)
+    assert code == 0
+    for words in (
+        "memory: peak",
+        "prompts to train on",
+        "as the model reads it",
+        "mine.py:half: 0.5",
+        "loss:",
+    ):
+        assert words in stdout
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["mine.py"]
+    Path("mine.py").write_text("def half(response):\n    return 0.5\n")
+    sets[1] = "reward.function=mine.py:gone"
+    code, _, stderr = call("train", "quickstart", "--dry-run", *sets)
+    assert (code, "defines no function 'gone'" in stderr) == (2, True)
+    monkeypatch.setattr("erclip.cli.dry_run.available_bytes", lambda *_: 2**20)
+    code, stdout, _ = call("train", "quickstart", "--dry-run")
+    assert (code, "does not fit into 0.00 GiB" in stdout) == (1, True)
+
+
+def test_a_tracker_in_short(call):
+    recipe = with_trackers(
+        load_recipe("quickstart", ["trackers=[{kind='wandb', project='p'}]"]), []
+    )
+    again = with_trackers(recipe, ["wandb", "tensorboard"])
+    assert [t.kind for t in again.config.trackers] == ["wandb", "tensorboard"]
+    assert again.config.trackers[0].project == "p"
+    code, _, stderr = call("train", "--tracker", "wandbb", "--dry-run")
+    assert (code, "must be one of trackio, wandb, tensorboard, mlflow" in stderr) == (2, True)
+
+
+def test_a_finished_run_says_how_to_extend_it(tmp_path, call):
+    out = tmp_path / "run"
+    assert call("train", "--out", out, *SHORT)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    code, stdout, _ = call("train", "--resume", out)
+    assert code == 0
+    assert "has finished its 1 rollouts" in stdout
+    assert f"erclip train --resume {out} --set trainer.rollouts=2" in stdout
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
+    card = (out / "checkpoints" / "rollout_00001" / "README.md").read_text()
+    assert "| countdown, avg@4 |" in card
+    more = ["--set", "trainer.rollouts=2", "--set", "eval.prompts=6"]
+    code, stdout, _ = call("train", "--resume", out, *more)
+    assert code == 0
+    assert "rollout 2/2" in stdout
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["kind"] == "eval"
+
+
+def test_nothing_is_overwritten_or_written_under_a_fixed_name(tmp_path, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        sets = ["--set", f"trainer.seed={ord(name)}", "--set", "loss.constraints=[]"]
+        assert call("train", "--out", name, *SHORT, *(sets if name == "b" else []))[0] == 0
+    for command in ("report", "compare"):
+        assert call(command, "a", "b")[0] == 0
+        assert call(command, "a", "b", "--out", "pages")[0] == 0
+        code, _, stderr = call(command, "a", "b", "--out", "pages")
+        assert (code, f"holds {command}.html already" in stderr) == (2, True)
+        code, _, stderr = call(command, "a", "b", "--out", "page.html")
+        assert (code, "give a folder, not a file" in stderr) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "pages", "reports"]
+    assert len(list((tmp_path / "reports").iterdir())) == 2
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").write_text("mine")
+    code, _, stderr = call("train", "--out", "own")
+    assert (code, "holds other files (notes.txt)" in stderr) == (2, True)
 
 
 def test_recipes_are_listed_with_a_line_each(call):

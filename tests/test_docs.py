@@ -20,8 +20,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def notebook():
+    """The blocks of docs/notebook.md stand on each other: they are one program."""
+    text = (ROOT / "docs" / "notebook.md").read_text()
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.S))
+
+
 def blocks(language):
+    if language == "python":
+        yield pytest.param(notebook(), id="notebook.md")
     for page in PAGES:
+        if page.name == "notebook.md":
+            continue
         for match in re.finditer(rf"```{language}\n(.*?)```", page.read_text(), flags=re.S):
             homes = [h for h in ("trl", "swift") if f"erclip.integrations.{h} " in match[1]]
             marks = [getattr(pytest.mark, home) for home in homes]

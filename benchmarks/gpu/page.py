@@ -11,9 +11,10 @@ from rows import machine
 TITLES = {
     "steps": "Steps",
     "unit_tests": "Tests",
-    "op": "The head",
+    "head": "The head",
     "noise": "Wrong ERC decisions by head and trunk (SmolLM2 against float64)",
     "training": "SmolLM2 on word problems, rollout by rollout",
+    "against_trl": "SmolLM2 in TRL and in erclip, seconds per rollout",
     "processes": "Two processes against one",
 }
 

@@ -37,10 +37,11 @@ class Step(NamedTuple):
 
 STEPS = (
     Step("unit_tests", 3, 60),
-    Step("op", 7, 60),
+    Step("head", 7, 60),
     Step("model", 1, 60),
     Step("noise", 1, 60),
     Step("training", 5, 60),
+    Step("against_trl", 3, 150),
     Step("processes", 1, 30),
 )
 

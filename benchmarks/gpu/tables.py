@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,7 @@ def read(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
@@ -97,6 +98,6 @@ def training_table(rows: list[Row]) -> None:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    op_tables(read(folder / "op.csv"))
+    op_tables(read(folder / "head.csv"))
     noise_table(read(folder / "noise.csv"))
     training_table(read(folder / "training.csv"))

@@ -20,6 +20,7 @@ from rows import Rows
 from step import OUT_OF_TIME, Task, told
 
 from erclip.config.recipes import load_recipe
+from erclip.training.producers import InTurns
 from erclip.training.sampling import TransformersSampler
 from erclip.training.sampling.decoder import Decoder
 from erclip.training.trainer import Trainer
@@ -144,9 +145,11 @@ def main(task: Task) -> int:
             clock = Clock(rows, run, time.monotonic() + 0.8 * share)
             recipe = load_recipe("quickstart", settings(task, Path(name), *run[:2]))
             trainer = Trainer(recipe, Path(name) / "run", clock)
-            assert isinstance(trainer.sampler, TransformersSampler)
-            trainer.sampler._decoder = Decoder(trainer.policy.model, fixed=run[2] == "fixed")
-            print(*run, f"fixed buffers: {trainer.sampler._decoder.fixed}", flush=True)
+            decoder = Decoder(trainer.policy.model, fixed=run[2] == "fixed")
+            assert isinstance(trainer.producer, InTurns)
+            assert isinstance(trainer.producer.sampler, TransformersSampler)
+            trainer.producer.sampler._decoder = decoder
+            print(*run, f"fixed buffers: {decoder.fixed}", flush=True)
             try:
                 trainer.train()
             except Enough:

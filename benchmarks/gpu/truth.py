@@ -10,9 +10,8 @@ from torch import Tensor
 from erclip.losses import entropy_ratio
 
 if TYPE_CHECKING:
+    from head import Work
     from peers import Peer
-
-    from op import Work
 
 ROWS = 1024  # V = 262,144 in float64: 2 GiB
 BAND = 0.05

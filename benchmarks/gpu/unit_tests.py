@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +48,7 @@ def main(task: Task) -> int:
     recorder = Recorder(task)
     options = ["-q", "-m", "gpu or not slow", "-p", "no:cacheprovider", "--timeout", "100"]
     if find_spec("xdist") is not None and not task.tiny:  # most of the time goes into compiling
-        options += ["-n", "8"]
+        options += ["-n", str(min(8, len(os.sched_getaffinity(0))))]
     passed = [row["test"] for row in recorder.rows.found if row["outcome"] == "passed"]
     options += [option for name in passed for option in ("--deselect", name)]
     code = pytest.main([*options, "--tb=short", *(str(ROOT / f) for f in FILES)], [recorder])

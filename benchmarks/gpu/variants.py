@@ -14,10 +14,9 @@ from erclip.ops.options import HeadOptions
 from erclip.ops.triton_fused import Blocks
 
 if TYPE_CHECKING:
+    from head import Work
     from rows import Rows
     from step import Task
-
-    from op import Work
 
 CUTS = (
     Blocks(),
@@ -39,7 +38,7 @@ TINY = (Blocks(16, 32, 16, 4, 2, 3, 2), Blocks(16, 32, 16, 4, 2, 3, 2, True))
 
 def compare(rows: Rows, work: Work, key: tuple, task: Task) -> None:
     """Milliseconds of each cut: all scores, and the gradient of one tile of 2²⁶ elements."""
-    from op import times_ms
+    from head import times_ms
 
     hidden, weight = work.hidden.detach(), work.weight.detach()
     tile = weight[: max(256, (1 << 26) // len(hidden))]

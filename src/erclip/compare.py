@@ -10,6 +10,7 @@ from erclip.evaluation import folder
 from erclip.evaluation.pairs import compare_evaluations
 from erclip.evaluation.tables import comparison_json, comparison_sheet
 from erclip.machine.console import Console
+from erclip.machine.places import new_page
 from erclip.pages.sheet import markdown, print_sheet, write_sheet
 from erclip.report.methods import compare_sheet
 
@@ -25,18 +26,19 @@ def compare_folders(folders: Sequence[Path], form: str, out: Path | None, consol
         if not all(evaluations) or len(folders) != 2:
             raise UserError("Give two evaluations, or only run directories.")
         comparison = compare_evaluations(*folders)
-        sheet, page = comparison_sheet(comparison), out
+        sheet = comparison_sheet(comparison)
         if form == "json":
             print(comparison_json(comparison))
     else:
         if form == "json":
             raise UserError("--format json is for two evaluations; runs give text or markdown.")
-        sheet, page = compare_sheet(folders), out or Path("compare.html")
+        sheet = compare_sheet(folders)
     if form == "markdown":
         print(markdown(sheet))
     elif form == "text":
         print_sheet(sheet, console)
-    if page is not None:
-        written = write_sheet(sheet, page)
+    if out is not None or (form == "text" and not any(evaluations)):
+        with new_page(out, "compare", "compare.html") as page:
+            written = write_sheet(sheet, page)
         if form == "text":
             console.print(f"page: {written}")

@@ -34,13 +34,26 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class TopTokens:
+    """The sampler's K likeliest tokens at each of T positions, most likely first.
+
+    `ids` are T·K int32 and `logprobs` T·K float32 (nats, as those of the response), row by row in
+    this machine's byte order. −inf stands for a token that is not there.
+    """
+
+    ids: bytes
+    logprobs: bytes
+
+
+@dataclass(frozen=True)
 class Response:
     """One sampled answer to one prompt.
 
     `token_ids` end with the end-of-sequence token unless `truncated`. `logprobs` are the sampler's
     own (nats, at the sampling temperature), one per token. `versions` says the same of the weights:
     how many updates they had behind them when they drew each token; empty where one version drew
-    the whole rollout.
+    the whole rollout. `top` are there if a rule asks for them. `nucleus` is the probability of what
+    top_p left to draw from, a mean over the tokens; None where nothing was cut, or nobody knows.
     """
 
     prompt: Prompt
@@ -50,6 +63,8 @@ class Response:
     truncated: bool
     logprobs: tuple[float, ...]
     versions: tuple[int, ...] = ()
+    top: TopTokens | None = None
+    nucleus: float | None = None
 
 
 @dataclass(frozen=True)

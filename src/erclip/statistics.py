@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from functools import cache
 from itertools import chain
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple
+
+from erclip.student import t_quantile, two_sided_p
 
 Outcome = Literal["gain", "loss", "no difference shown"]
 
@@ -55,8 +56,14 @@ class Interval(NamedTuple):
         return "gain" if self.mean > 0 else "loss"
 
     def within(self, lowest: float, highest: float) -> Interval:
-        """The same interval, its ends no further out than these."""
-        return self._replace(low=max(lowest, self.low), high=min(highest, self.high))
+        """The same interval, its ends no further out than these; ends that are NaN stay NaN.
+
+        >>> Interval.around(0.5, 0.7).within(0.0, 1.0).text()
+        '0.500 [0.000, 1.000]'
+        >>> Interval.around(0.5, math.nan).within(0.0, 1.0).text()
+        '0.500'
+        """
+        return self._replace(low=max(self.low, lowest), high=min(self.high, highest))
 
     def text(self, digits: int = 3, *, signed: bool = False, percent: bool = False) -> str:
         """Mean [low, high], the mean alone where there are no ends.
@@ -160,38 +167,6 @@ def majority(votes: Iterable[tuple[Hashable | None, bool]]) -> float:
     return fmean(chain.from_iterable(winners)) if winners else 0.0
 
 
-@cache
-def t_quantile(degrees: int, level: float = 0.95) -> float:
-    """The t with P(|T| ≤ t) = level for a whole number of degrees of freedom.
-
-    P is a finite series (Abramowitz and Stegun 26.7.3 and 26.7.4), inverted by bisection.
-
-    >>> round(t_quantile(29), 3), round(t_quantile(100_000), 3)
-    (2.045, 1.96)
-    """
-    low, high = 0.0, 1.0
-    while _t_probability(high, degrees) < level:
-        high *= 2
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        if _t_probability(middle, degrees) < level:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def two_sided_p(t: float, degrees: int) -> float:
-    """P(|T| ≥ |t|) of Student's t for a whole number of degrees of freedom.
-
-    >>> round(two_sided_p(2.776, 4), 3), two_sided_p(0.0, 4), two_sided_p(math.inf, 4)
-    (0.05, 1.0, 0.0)
-    """
-    if math.isinf(t):
-        return 0.0
-    return min(1.0, max(0.0, 1.0 - _t_probability(abs(t), degrees)))
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down p-values: the i-th smallest of m times m − i + 1, never falling, at most 1.
 
@@ -208,21 +183,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(tests) - rank) * p))
         found[place] = largest
     return found
-
-
-def _t_probability(t: float, degrees: int) -> float:
-    theta = math.atan(t / math.sqrt(degrees))
-    sine, cosine = math.sin(theta), math.cos(theta)
-    odd = degrees % 2
-    if degrees == 1:
-        return 2 * theta / math.pi
-    term = total = cosine if odd else 1.0
-    for j in range(3 if odd else 2, degrees - 1, 2):
-        term *= cosine * cosine * (j - 1) / j
-        total += term
-        if term < 1e-17 * total:
-            break
-    return 2 / math.pi * (theta + sine * total) if odd else sine * total
 
 
 class _Moments(NamedTuple):

@@ -7,7 +7,10 @@ import json
 import pytest
 
 from erclip.config import Config
+from erclip.config.keys import keys
+from erclip.config.other_names import KEYS, RULES
 from erclip.config.recipes import load_recipe, shipped_recipes
+from erclip.config.rules import built_in
 from erclip.config.section import Section
 from erclip.errors import UserError
 from erclip.training.updates import build_loss
@@ -92,21 +95,42 @@ def test_overrides_and_shorthand():
     [
         (
             "trainer.rolouts=3",
-            "Unknown key trainer.rolouts in quickstart.toml; did you mean rollouts",
+            r"Unknown key trainer.rolouts in --set \(did you mean rollouts\?\)",
         ),
-        ("trainer.rollouts=many", "trainer.rollouts = 'many' .* valid integer"),
-        ("trainer.rollouts=0", "trainer.rollouts = 0 .* greater than or equal to 1"),
+        ("trainer.rollouts=many", "trainer.rollouts = 'many' in --set must be a whole number"),
+        ("trainer.rollouts=0", "trainer.rollouts = 0 .* a whole number of at least 1"),
         ("trainer.rollouts=2.5", "trainer.rollouts = 2.5"),
-        ("model.path=3", "model.path = 3 .* valid string"),
-        ("loss.surrogate=ppo", "'ppo_clip', 'gppo_clip'"),
+        ("trainer.rollouts=", "trainer.rollouts = '' .* a whole number"),
+        ("model.path=3", "model.path = 3 .* a text"),
+        ("trainer=3", "trainer = 3 .* a table"),
+        ("trainer.betas=[0.9]", r"trainer.betas = \[0.9\] .* a list of two, each a number from 0"),
+        ("trainer.betas=[0.9, 3.0]", "trainer.betas.1 = 3.0 .* from 0 to 1"),
+        ("eval.max_tokens=0", r"eval.max_tokens = 0 .* at least 1 \(or left out\)"),
+        ("rollout.keep=all", "rollout.keep = 'all' .* one of 'accuracy', 'reward'"),
+        ("sampler=vlm", "sampler = 'vlm' .* one of transformers, vllm, vllm_server"),
+        ("sampler.url='http://a'", "Unknown key sampler.url .*only with sampler.kind"),
+        ("rollout.dynamic_sampling={max_rounds=3}", "needs a `kind`: drop, refill, oversample"),
+        ("data.columns={ask='a'}", "data.columns = 'ask' .* a table, its keys"),
+        ("data.answer_formats=[]", "a list of at least one, each one of 'boxed'"),
+        ("reward.function=mine", 'of the form "file.py:name"'),
+        ("loss.surrogate=grpo", "grpo is called ppo_clip .* here"),
+        ("loss.surrogate=GSPO", "GSPO is called gspo_clip here"),
+        ('loss.constraints=["erc"]', "erc is called entropy_ratio_clip here"),
+        (
+            "learning_rate=1e-5",
+            r"Unknown key learning_rate in --set \(.* belongs in \[trainer\]\)",
+        ),
+        ("model.learning_rate=1e-5", r"learning_rate belongs in \[trainer\]"),
+        ("trainer.lr=1e-5", "here it is trainer.learning_rate"),
+        ("num_generations=8", "here it is rollout.responses"),
         (
             "loss.surrogate.highh=1.0",
-            "Unknown key loss.surrogate.highh in .*; did you mean high",
+            r"Unknown key loss.surrogate.highh .*\(did you mean high\?\)",
         ),
         ('loss.constraints=["random_mask"]', "rate is missing"),
         ("loss.surrogate.low=-0.1", r"low is a distance from 1 and must be at least 0, not -0\.1"),
         ("loss.surrogate.dual=1.1", r"dual .* must exceed 1 \+ high = 1\.28, not 1\.1"),
-        ("loss.surrogate.low=wide", "loss.surrogate.low = 'wide' .* valid number"),
+        ("loss.surrogate.low=wide", "loss.surrogate.low = 'wide' .* a number"),
         ('loss.constraints=["entropy_ratio_clipp"]', "did you mean 'entropy_ratio_clip'"),
         ("loss.surrogate=random_mask", "random_mask is a constraint, not a surrogate"),
         ("loss.surrogate=3", "a rule is a name, or a table with a `kind`"),
@@ -125,9 +149,64 @@ def test_mistakes_are_one_sentence(override, sentence):
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_recipe_gets_a_hint():
+PYDANTIC = ("Input should", "validation error", "type=", "valid ", "None", "tuple", "discriminator")
+
+
+def wrong_values():
+    """For every key of the settings, values that hardly any of them may have."""
+    for key in keys():
+        if not key.path.startswith("trackers."):
+            for value in ("-7", "[[3]]", '{ odd = "x" }', '"\u2713"'):
+                yield f"{key.path}={value}"
+
+
+def test_no_error_is_in_pydantics_words():
+    refused = 0
+    for override in wrong_values():
+        try:
+            load_recipe("quickstart", [override])
+        except UserError as error:
+            refused += 1
+            said = str(error)
+            assert not any(words in said for words in PYDANTIC), said
+            assert "quickstart.toml" not in said, said
+            assert override.partition(".")[0].partition("=")[0] in said, said
+    assert refused > 200
+
+
+def test_every_unknown_key_is_named_with_where_it_is_from(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('lr = 1\n[model]\npth = "x"\n[trainer]\nrolouts = 3\n')
+    with pytest.raises(UserError) as error:
+        load_recipe(str(file), ["trainer.sed=1"])
+    assert str(error.value) == (
+        "Unknown keys model.pth in mine.toml (did you mean path?), trainer.rolouts in mine.toml "
+        "(did you mean rollouts?), trainer.sed in --set (did you mean seed?), lr in mine.toml "
+        "(here it is trainer.learning_rate)."
+    )
+
+
+def test_every_name_of_another_system_leads_to_a_key_or_a_rule():
+    known = {key.path for key in keys()}
+    rules = {"low", "high"}
+    assert {path for path in KEYS.values() if path.rpartition(".")[2] not in rules} <= known
+    assert {rule.split()[0] for rule in RULES.values()} <= set(built_in())
+
+
+def test_an_unknown_recipe_gets_a_hint(tmp_path):
     with pytest.raises(UserError, match="Did you mean quickstart"):
         load_recipe("quikstart")
+    with pytest.raises(UserError, match=r"name of a method, .* here it is ppo_clip"):
+        load_recipe("grpo")
+    with pytest.raises(UserError, match="is a folder"):
+        load_recipe(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=f"erclip train --resume {tmp_path}"):
+        load_recipe(str(tmp_path))
+    for name, text in (("recipe.toml", '\n {"model": {}}'), ("recipe.json", "")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match="JSON, but a recipe is TOML"):
+            load_recipe(str(tmp_path / name))
 
 
 def test_recipes_extend_files_beside_them(tmp_path):

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
+import erclip
 from erclip.diagnostics import what_if
 from erclip.diagnostics.ledger_page import ledger_sheet, numbers, ranges
 from erclip.errors import UserError
-from erclip.runs.ledger import Ledger
+from erclip.runs.ledger import Ledger, read_ledger
 from erclip.runs.metrics import CORE_RULES
 
 # old H, new H, log r, A, slope, token
@@ -105,11 +106,29 @@ def test_most_clipped_tokens(ledger):
 
 def test_the_page_of_a_real_run(run):
     sheet = ledger_sheet(run[0], bands=(0.05,), clips=((0.2, 0.28),))
-    trained, surrogate, paper, directional, clip = sheet.tables[0].rows
+    trained, surrogate, paper, directional, clip, *others = sheet.tables[0].rows
+    assert [row[0] for row in others] == [d.label for d in what_if.other_rules(read_ledger(run[0]))]
     assert trained[1:] == paper[1:]
     assert surrogate[1:] == clip[1:]
     assert float(directional[1].split()[0]) < float(paper[1].split()[0])
     assert len(sheet.plots) == 4
+
+
+def test_the_smallest_change_is_shown_where_it_acts(run):
+    free, spared = (
+        ledger_sheet(run[0], bands=(0.05,), clips=((0.2, 0.28),), min_entropy_change=change)
+        for change in (0.0, 1e9)
+    )
+    assert [row[0] for row in spared.tables[0].rows][2:4] == [
+        "ERC ±0.05, paper, |ΔH| ≥ 1e+09",
+        "ERC ±0.05, directional, |ΔH| ≥ 1e+09",
+    ]
+    assert spared.tables[0].rows[2][1] == "0.00 %"
+    assert spared.tables[0].rows[0] == free.tables[0].rows[0]
+    assert "no band clips the 100.0 % of tokens" in spared.sentences[-1]
+    assert not [sentence for sentence in free.sentences if "min_entropy_change" in sentence]
+    assert "none clips where H moved by less than 1e+09 nats" in spared.plots[0].caption
+    assert "by its own settings (band −0.05/+0.05, paper rule)" in free.tables[0].caption
 
 
 @pytest.mark.parametrize(
@@ -126,3 +145,52 @@ def test_the_page_of_a_real_run(run):
 def test_questions_that_are_none(run, question, complaint):
     with pytest.raises(UserError, match=complaint):
         question(run[0])
+
+
+def test_other_rules_see_whole_responses_and_whole_mini_batches(ledger):
+    """Two updates of two responses, shuffled: each rule as `policy_loss` has it on each update."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = [(1, 4, 5), (1, 9, 3), (2, 4, 2), (2, 7, 6)]  # update, response, tokens
+    rows = [(u, r, t) for u, r, n in lengths for t in range(n)]
+    order = torch.randperm(len(rows), generator=generator).tolist()
+    columns = torch.tensor([rows[i] for i in order]).T
+
+    def normal():
+        return torch.randn(len(rows), generator=generator)
+
+    old = -normal().abs() - 0.05
+    measures = {
+        "old_logprob": old,
+        "new_logprob": (old + 0.4 * normal()).clamp(max=-1e-3),
+        "sampler_logprob": (old + 0.1 * normal()).clamp(max=-1e-3),
+        "old_entropy": normal().abs(),
+        "new_entropy": normal().abs(),
+        "slope": normal(),
+        "advantage": torch.where(columns[1] < 5, 1.0, -1.0),
+    }
+    places = dict(zip(("update", "response", "position"), columns, strict=True))
+    many = Ledger({**places, "token_id": columns[2]}, {}, measures, ledger.flags)
+    found = {decision.label: decision for decision in what_if.other_rules(many)}
+    parts = [
+        erclip.dppo_tv(), erclip.dppo_kl(), erclip.ipo(), erclip.kpop(), erclip.m2po(),
+        erclip.sequence_mask(), erclip.top_entropy(), erclip.clip_b(), erclip.clip_v(),
+    ]  # fmt: skip
+    assert set(found) == {repr(part) for part in parts}
+    for part in parts:
+        expected = torch.zeros(len(rows), dtype=torch.bool)
+        for update in (1, 2):
+            own = [(r, n) for u, r, n in lengths if u == update]
+            index = [[order.index(rows.index((update, r, t))) for t in range(n)] for r, n in own]
+            padded = torch.nn.utils.rnn.pad_sequence(
+                [torch.tensor(i) for i in index], True, padding_value=-1
+            )
+            given = {name: measures[c][padded] for name, c in what_if.COLUMNS.items()}
+            out = erclip.policy_loss(erclip.reinforce(), [part])(**given, mask=padded >= 0)
+            hit = torch.stack(list(out.clipped.values())).any(0)
+            expected[padded[hit]] = True
+        assert torch.equal(found[repr(part)].clipped, expected), part
+    assert found["ipo(threshold=0.1)"].clipped.any()
+    assert not found["ipo(threshold=0.1)"].two_sided
+    assert found["dppo_tv(low=0.2, high=0.2)"].two_sided
+    del measures["sampler_logprob"]
+    assert set(found) > {decision.label for decision in what_if.other_rules(many)} > set()

@@ -25,7 +25,7 @@ def wrong_lines(file):
 def underlined_by_mypy(file, tmp_path):
     command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path), str(HERE / file)]
     done = subprocess.run(
-        [*command, "--follow-imports=silent", "--no-error-summary"],
+        [*command, "--follow-imports=silent", "--no-error-summary", "--show-absolute-path"],
         env={"MYPYPATH": str(SOURCE), "PATH": ""},
         capture_output=True,
         text=True,

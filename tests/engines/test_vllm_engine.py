@@ -17,6 +17,10 @@ from erclip.training.sampling import SamplingSettings, TransformersSampler
 pytestmark = pytest.mark.vllm
 
 SEEDS = [11, 12, 13, 14, 15, 16]
+MERGED = 5e-4
+"""Nats between x Wᵀ + s (x Aᵀ) Bᵀ in the trainer and x (W + s B A)ᵀ in the engine. The adapters of
+the test are large: in float32 either form is up to 1.1e-4 from float64, six times as far as
+without them, and which side of 1e-4 their difference lies on is a matter of the CPU's sums."""
 
 
 def flat(groups):
@@ -71,7 +75,7 @@ def test_an_engine_gets_merged_adapters(tiny, engine_for, prompts, tmp_path):
     assert trainer_gap(policy, engine.sample(prompts, settings, SEEDS)) > 0.1
     engine.update_weights()
     updated = engine.sample(prompts, settings, SEEDS)
-    assert trainer_gap(policy, updated) < 1e-4
+    assert trainer_gap(policy, updated) < MERGED
     policy.save_model(tmp_path)
     policy.tokenizer.save_pretrained(tmp_path)
     _, fresh = engine_for(tmp_path)

@@ -136,10 +136,10 @@ def call(monkeypatch, capsys):
 
 def test_the_command_tells_evaluations_from_runs(call, tmp_path):
     a, b = evaluation(tmp_path / "a", A), evaluation(tmp_path / "b", B, weights="2" * 64)
-    code, stdout, _ = call("compare", a, b, "--out", tmp_path / "page.html")
+    code, stdout, _ = call("compare", a, b, "--out", tmp_path / "page")
     assert code == 0
     assert "no difference shown" in stdout
-    assert "gsm8k" in (tmp_path / "page.html").read_text()
+    assert "gsm8k" in (tmp_path / "page" / "compare.html").read_text()
     assert json.loads(call("compare", a, b, "--format", "json")[1])["rows"]
     assert call("compare", a, b, "--format", "markdown")[1].startswith("**A: ")
     for arguments in ([a], [a, tmp_path], [a, b, "--format", "xml"], [tmp_path, tmp_path]):
@@ -157,8 +157,8 @@ def test_names_are_text_in_every_form(call, tmp_path):
     assert "\x1b[31m" not in text + table
     assert "<script>|[red]" in text
     assert r"&lt;script>\|[red]" in table
-    call("compare", a, b, "--out", tmp_path / "page.html")
-    assert "<script>|" not in (tmp_path / "page.html").read_text()
+    call("compare", a, b, "--out", tmp_path / "page")
+    assert "<script>|" not in (tmp_path / "page" / "compare.html").read_text()
 
 
 def test_answers_of_an_audit_are_text(call, tmp_path):

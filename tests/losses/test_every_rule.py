@@ -90,6 +90,8 @@ EXAMPLES = [
     erclip.kl_cov(0.2, anchor="sampler"),
     erclip.adaptive_entropy(0.5, 0.1, 0.0, 1.0),
     erclip.adaptive_entropy(0.5, 0.1, 0.0, 1.0, of="current"),
+    erclip.score_centering(),
+    erclip.score_centering(0.5, cap=2.0),
     erclip.positive_nll(0.3),
     erclip.kl_penalty(0.3),
     erclip.kl_penalty(0.3, "k1"),

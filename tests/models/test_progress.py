@@ -12,7 +12,7 @@ from erclip.config.recipes import Recipe
 from erclip.errors import UserError
 from erclip.launch import run_training
 from erclip.records import Grade, Prompt
-from erclip.runs.progress import ProgressDisplay, why_nothing_learned
+from erclip.runs.rollout_words import why_nothing_learned
 from erclip.tasks import Task
 from erclip.training.prepare import load_trainable
 from erclip.training.rollouts import teaches
@@ -49,15 +49,7 @@ def test_a_run_of_dead_groups_is_told(tmp_path):
     run_training(Recipe("dead", config), tmp_path / "run", console, resume=False)
     said = console.export_text()
     assert "rollout 1 trained nothing: " in said
-    assert "nothing was trained in 2 rollouts" in said.splitlines()[-1]
-
-
-def test_a_run_that_learned_has_no_last_word():
-    display = ProgressDisplay(Config.model_validate(SMALL), Console(quiet=True))
-    display.on_log("update", 1, {"grad/norm": 0.1})
-    display.on_log("rollout", 1, {"train/reward": 0.5})
-    display.on_log("rollout", 2, {"train/reward": 0.5, "train/truncated_frac": 1.0})
-    assert display.last_word() is None
+    assert "Nothing was learned: 100 % of groups had equal rewards" in said.splitlines()[-1]
 
 
 def test_prompts_that_leave_no_room_are_refused():

@@ -1,42 +1,16 @@
-"""The Triton epilogue: under the interpreter on a CPU, compiled where there is a GPU.
-
-The interpreter has to be chosen before triton is imported, so the cases run in a second pytest.
-"""
+"""The Triton epilogue: under the interpreter on a CPU, compiled where there is a GPU."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
 
 from erclip.ops import linear_logprob_entropy
+from interpreter import DEVICE, here, under_the_interpreter
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cpu" if INTERPRETED else "cuda"
-here = pytest.mark.skipif(
-    not INTERPRETED and not torch.cuda.is_available(),
-    reason="needs CUDA, or TRITON_INTERPRET=1 (test_cases_under_the_interpreter sets it)",
-)
-
-
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.skipif(INTERPRETED, reason="already under the interpreter")
-def test_cases_under_the_interpreter():
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert " passed" in run.stdout
+test_cases_under_the_interpreter = under_the_interpreter(__file__)
 
 
 @here

@@ -1,16 +1,9 @@
 """Products with their epilogue in one kernel, fp16 under Triton's interpreter, any dtype on CUDA.
 
-The interpreter multiplies no bf16. It has to be chosen before triton is imported, so the cases run
-in a second pytest, as in test_triton.
+The interpreter multiplies no bf16.
 """
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,14 +12,9 @@ from erclip.ops.gradient import Saved, gradient_tile
 from erclip.ops.options import HeadOptions
 from erclip.ops.reference import reference
 from erclip.ops.softmax import finish
+from interpreter import DEVICE, INTERPRETED, here, under_the_interpreter
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
-here = pytest.mark.skipif(
-    not INTERPRETED and not torch.cuda.is_available(),
-    reason="needs CUDA, or TRITON_INTERPRET=1 (test_cases_under_the_interpreter sets it)",
-)
 OPTIONS = {
     "plain": HeadOptions(),
     "slopes": HeadOptions(slopes=True),
@@ -34,18 +22,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.skipif(INTERPRETED, reason="already under the interpreter")
-def test_cases_under_the_interpreter():
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert " passed" in run.stdout
+test_cases_under_the_interpreter = under_the_interpreter(__file__)
 
 
 def inputs(dtype, n=21, d=40, v=133):

@@ -7,7 +7,7 @@ import pytest
 from erclip.config.recipes import load_recipe
 from erclip.plan.counts import count, read_model_config
 from erclip.plan.memory import plan
-from erclip.plan.remedies import remedies
+from erclip.plan.remedies import Here, remedies
 
 MIB = 1 << 20
 
@@ -137,7 +137,7 @@ def test_a_share_that_leaves_no_room_for_a_response_is_not_enough():
     assert planned.peak < 2048 * MIB
     assert not planned.fits(2048 * MIB)
     assert plan(config(*engine), prompt_tokens=8, available=2048 * MIB).fits(2048 * MIB)
-    enough = [r for r in remedies(starved, 2048 * MIB, processes=1, prompt_tokens=8) if r.enough]
+    enough = [r for r in remedies(starved, Here(2048 * MIB, 1), prompt_tokens=8) if r.enough]
     assert "sampler.memory_frac = 0.4" in {remedy.setting for remedy in enough}
     assert "sampler.memory_frac = 0.0001" not in {remedy.setting for remedy in enough}
 
@@ -145,19 +145,33 @@ def test_a_share_that_leaves_no_room_for_a_response_is_not_enough():
 def test_on_a_gpu_vllm_is_a_remedy():
     settings = config("model.device=cuda", "rollout.responses=64", "sampler.max_tokens=2000")
     peak = plan(settings).peak
-    found = remedies(settings, int(0.9 * peak), processes=1)
+    found = remedies(settings, Here(peak, 1))
     (engine,) = (r for r in found if r.setting.startswith("sampler.kind = vllm"))
     assert engine.enough
-    assert engine.peak <= 0.9 * peak
+    assert engine.peak <= 0.8 * peak
 
 
 def test_remedies_are_changes_that_fit():
     settings = config("trainer.updates_per_rollout=1", "sampler.batch_size=8")
     peak = plan(settings, prompt_tokens=8).peak
-    found = remedies(settings, int(0.95 * peak), processes=1, prompt_tokens=8)
+    found = remedies(settings, Here(1.2 * peak, 1), prompt_tokens=8)
     assert found
-    assert all(remedy.peak <= 0.95 * peak for remedy in found)
+    assert all(remedy.peak <= 0.96 * peak for remedy in found)
     assert "model.gradient_checkpointing = true" in {remedy.setting for remedy in found}
+
+
+def test_two_processes_of_a_cpu_have_no_more_memory_than_one():
+    """What `--processes 2` is said to need and have is what the plan with two of them says."""
+    settings = config("trainer.updates_per_rollout=1", "sampler.batch_size=8")
+    machine = plan(settings, prompt_tokens=8).peak / 0.79
+    here = Here(machine, 1, given=False)
+    shares = [r for r in remedies(settings, here, 8) if r.setting.startswith("--processes")]
+    for remedy in shares:
+        processes = int(remedy.setting.split()[1])
+        after = plan(settings, processes, 8, machine / processes)
+        assert remedy.enough == after.fits(machine / processes)
+    assert here.each(settings, 4) == machine / 4
+    assert here.each(config("model.device=cuda"), 4) == machine
 
 
 def test_the_command_says_whether_it_fits(monkeypatch, capsys):
@@ -166,6 +180,10 @@ def test_the_command_says_whether_it_fits(monkeypatch, capsys):
     fits = app(["plan", "quickstart", "--memory-gib", "64"], standalone_mode=False)
     assert not fits
     assert "fits into 64.00 GiB" in capsys.readouterr().out
+    peak = plan(load_recipe("quickstart").config).peak / 2**30
+    code = app(["plan", "quickstart", "--memory-gib", str(1.1 * peak)], standalone_mode=False)
+    assert code == 1
+    assert "of which a fifth stays free" in capsys.readouterr().out
     code = app(["plan", "quickstart", "--memory-gib", "0.5"], standalone_mode=False)
     said = capsys.readouterr().out
     assert code == 1

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html as html_module
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -76,6 +80,18 @@ def assert_drawn(points: np.ndarray, values) -> None:
     np.testing.assert_allclose(points[:, 1], slope * np.array(values) + offset, atol=2e-3)
 
 
+def scripts_of(html: str) -> list[str]:
+    """The page's scripts, each allowed by its hash."""
+    found = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in found]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    assert html_module.unescape(policy) == (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}"
+    )
+    return found
+
+
 def report(*runs: Path) -> str:
     return build_report(runs).read_text(encoding="utf-8")
 
@@ -102,12 +118,71 @@ def test_one_run_gets_every_picture_and_needs_nothing_from_outside(standard):
     assert "://" not in html
     assert "@import" not in html
     assert "url(//" not in html
-    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not {"link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
     for _, attrs in page.tags:
         assert not attrs.get("src")
         assert (attrs.get("href") or "#").startswith("#")
         assert not [name for name in attrs if name.startswith("on")]
     assert "#00f0" not in html, "a stand-in colour was not replaced"
+
+
+def test_pictures_tell_their_values_to_the_pointer_and_to_who_cannot_see(tmp_path, write_run):
+    rewards, right = [-1.0, 0.5, -0.25], [0.0, 0.75, 0.375]
+
+    def set_values(rows):
+        for row in rows:
+            if row["kind"] == "rollout":
+                row["train/reward"] = rewards[row["rollout"] - 1]
+                row["train/accuracy"] = right[row["rollout"] - 1]
+                row["policy/entropy"] = float("nan") if row["rollout"] == 2 else 0.3125
+
+    cards = figures(report(write_run(tmp_path / "run", rollouts=3, change=set_values)))
+    (panel,) = panels_of(cards["Training reward"])  # the reward is 2 × the share − 1: one curve
+    assert panel["traces"] == [
+        {
+            "label": "share correct",
+            "color": "var(--series-1)",
+            "x": [1.0, 2.0, 3.0],
+            "y": right,
+        }
+    ]
+    assert (panel["percent"], panel["label"]) == (True, "rollout")
+    assert "The reward is 2 × the share − 1, so it has no panel." in cards["Training reward"]
+    assert (
+        'aria-label="Training reward. share correct from 0 % (rollout 1) to 37.5 % (rollout 3), '
+        'highest 75 % (rollout 2)."' in cards["Training reward"]
+    )
+    (panel,) = panels_of(cards["Policy entropy"])
+    assert panel["traces"][0]["y"] == [0.3125, None, 0.3125]
+    left, _, right_end, _ = panel["box"]
+    first, last, log = panel["x"]
+    places = lines_of(cards["Policy entropy"], 1)[0][:, 0]
+    assert not log
+    np.testing.assert_allclose(
+        places[[0, -1]],
+        left + (np.array([1, 3]) - first) / (last - first) * (right_end - left),
+        atol=0.1,
+    )
+
+
+def panels_of(card: str) -> list[dict]:
+    return json.loads(html_module.unescape(re.search(r'data-panels="([^"]*)"', card)[1]))
+
+
+def test_a_long_text_is_folded_and_whole(tmp_path, write_run):
+    sample = {"rollout": 1, "prompt": "2 + 2", "response": "4", "correct": True}
+    samples = [{**sample, "prompt": "A long question? " * 60}, sample]
+    html = report(write_run(tmp_path / "run", rollouts=1, samples=samples))
+    (fold,) = re.findall(r'<details class="fold">(.*?)</details>', html, flags=re.DOTALL)
+    head, rest = re.fullmatch(
+        r"<summary><span>(.*)</span><em>… 1,020 characters</em></summary>(.*)",
+        fold,
+        flags=re.DOTALL,
+    ).groups()
+    assert head + rest == samples[0]["prompt"]
+    for name in ("sample-0-1-1", "sample-0-1-2"):
+        assert f'id="{name}"' in html
+        assert f'href="#{name}"' in html
 
 
 def test_pictures_show_the_data(tmp_path, write_run):
@@ -151,7 +226,9 @@ def test_intervals_in_the_table_are_those_of_the_run(tmp_path, write_run):
 
     html = report(write_run(tmp_path / "run", rollouts=8, change=set_values))
     cells = {
-        name: re.search(rf'<td class="{name}">(.*?)</td>', html, flags=re.DOTALL)[1]
+        name: re.search(
+            rf'<td class="{name}" data-label="{name}">(.*?)</td>', html, flags=re.DOTALL
+        )[1]
         for name in ("first", "last", "best")
     }
     for name, rollout in (("first", 0), ("last", 8), ("best", 4)):
@@ -185,7 +262,8 @@ def test_model_text_is_text(tmp_path, write_run):
     run = write_run(tmp_path / "<i>run", samples=[sample], change=name_set)
     html = report(run)
     page = Page(html)
-    assert not [tag for tag, _ in page.tags if tag in ("script", "b>", "i>")]
+    assert html.count("<script") == html.count("</script") == len(scripts_of(html))
+    assert not [tag for tag, _ in page.tags if tag in ("b>", "i>")]
     shown = page.text_of("response")[0]
     assert shown == (
         "response <script>alert(1)</script></script></div></table>&amp;␀␛[31m\ufffd {{ 7 * 7 }}"
@@ -210,6 +288,9 @@ def test_several_runs_are_overlaid_with_a_legend(tmp_path, write_run, monkeypatc
     points = [lines_of(cards["Policy entropy"], series)[0] for series in (1, 2)]
     assert [len(line) for line in points] == [4, 3]
     assert "2 runs" in page.text
+    said = html.index("DAPO against ERC-DAPO on countdown, avg@4: ")
+    assert said < html.index("<figure")
+    assert page.text.count("another seed may undo it") == 1
     assert "ERC-DAPO" in page.text
     differing = re.findall(r'<th scope="row"><code>([^<]+)</code></th>', html)
     assert "trainer.seed" in differing
@@ -256,12 +337,12 @@ def test_a_spike_gets_a_log_scale_with_plain_numbers(tmp_path, write_run):
     card = figures(report(write_run(tmp_path / "run", eval_every=0, change=spike)))["Gradient norm"]
     assert "Log scale: the largest value is over 20 times the median." in card
     ticks = re.findall(r"<text[^>]*>([^<]*)</text>", card)
-    assert {"1", "1000"} <= set(ticks)
+    assert {"1", "1,000"} <= set(ticks)
     assert not [tick for tick in ticks if "$" in tick]
 
 
 def test_at_most_eight_responses_of_each_fate_and_rollout(standard):
-    rows = re.findall(r'<tr class="sample (\w+) (\w+) run-0">', standard)
+    rows = re.findall(r'<tr class="sample (\w+) (\w+) run-0" id="sample-0-\d+-\d+">', standard)
     assert rows.count(("right", "first")) == 8
     assert rows.count(("wrong", "last")) == 8
     assert rows.count(("truncated", "last")) == 4

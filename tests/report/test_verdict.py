@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import pytest
 
 from erclip.config.recipes import load_recipe
 from erclip.report import build_report
+from erclip.report.headline import headline
 from erclip.report.verdict import verdicts
 from erclip.runs.progress import ProgressDisplay
 from erclip.runs.read import read_run
@@ -41,40 +43,51 @@ def each(kind: str, **values):
 @pytest.mark.parametrize(
     ("name", "change", "status", "start"),
     [
-        ("accuracy on countdown", evals(0.3, 0.5, 0.03), "good", "rose, avg@4 from 0.300 to 0.500"),
-        ("accuracy on countdown", evals(0.5, 0.4, 0.03), "warning", "fell, avg@4 from 0.500"),
-        ("accuracy on countdown", evals(0.30, 0.34, 0.03), "none", "no difference shown"),
-        ("entropy", each("rollout", policy__entropy=0.3), "good", "neither collapsed nor exploded"),
+        (
+            "accuracy on countdown",
+            evals(0.3, 0.5, 0.03),
+            "good",
+            "Accuracy rose: avg@4 from 0.300 to 0.500, +20.0",
+        ),
+        (
+            "accuracy on countdown",
+            evals(0.5, 0.4, 0.03),
+            "warning",
+            "Accuracy fell: avg@4 from 0.500",
+        ),
+        ("accuracy on countdown", evals(0.30, 0.34, 0.03), "none", "No difference shown: "),
+        ("entropy", each("rollout", policy__entropy=0.3), "good", "Entropy neither collapsed"),
         (
             "entropy",
             each("rollout", policy__entropy=lambda row: 0.3 / row["rollout"] ** 1.5),
             "warning",
-            "collapsed, 0.106 to 0.00822 nats/token, 0.08 times the start",
+            "Entropy collapsed: 0.106 to 0.00822 nats/token, 0.08 times the start",
         ),
         (
             "entropy",
             each("rollout", policy__entropy=lambda row: 0.1 * row["rollout"]),
             "warning",
-            "exploded, 0.2 to 1.1 nats/token, 5.50 times the start",
+            "Entropy exploded: 0.2 to 1.1 nats/token, 5.50 times the start",
         ),
-        ("gradient spikes", each("update", grad__norm=0.5), "good", "none, largest norm 0.5, 1.0"),
+        ("gradient spikes", each("update", grad__norm=0.5), "good", "No gradient spiked: largest"),
         (
             "gradient spikes",
             each("update", grad__norm=lambda row: 6.0 if row["update"] == 3 else 0.5),
             "warning",
-            "1 of 96 updates over 10 times the median, largest norm 6, 12.0 times",
+            "Gradients spiked: 1 of 96 updates over 10 times the median, largest norm 6, 12.0 ",
         ),
         (
             "gradient spikes",
             each("update", grad__norm=0.5, grad__skipped=lambda row: float(row["update"] < 3)),
             "warning",
-            "0 of 96 updates over 10 times the median, largest norm 0.5, 1.0 times the median; 2 u",
+            "Gradients were not finite: 0 of 96 updates over 10 times the median, largest norm "
+            "0.5, 1.0 times the median; 2 updates skipped",
         ),
         (
             "clipping noise",
             each("rollout", erc__noise_frac=0.0),
             "good",
-            "little, 0.00 % of tokens",
+            "ERC clips 12 % of tokens, none of it noise: 0.00 %",
         ),
         (
             "clipping noise",
@@ -83,7 +96,7 @@ def each(kind: str, **values):
                 each("update", clip__erc_frac=0.2)(rows),
             ],
             "warning",
-            "ERC clips noise, 6.00 % of tokens where the true ratio is 1, against 20.00 % in all",
+            "ERC clips 20 % of tokens, 30 % of it noise: 6.00 % are clipped where the true",
         ),
         (
             "clipping noise",
@@ -92,8 +105,8 @@ def each(kind: str, **values):
                 each("update", clip__erc_frac=0.16)(rows),
             ],
             "warning",
-            "ERC clips noise, 12.00 % of tokens where the true ratio is 1, against 16.00 % in all: "
-            "a share of 0.75 (limit 0.25)",
+            "ERC clips 16 % of tokens, 75 % of it noise: 12.00 % are clipped where the true ratio "
+            "is 1 (limit: 25 % of what is clipped)",
         ),
         (
             "clipping noise",
@@ -102,26 +115,46 @@ def each(kind: str, **values):
                 each("update", clip__erc_frac=0.003)(rows),
             ],
             "warning",
-            "ERC clips noise, 12.00 % of tokens where the true ratio is 1, against 0.30 % in all: "
-            "all of it (limit 0.25)",
+            "ERC clips 0.3 % of tokens, all of it noise: 12.00 % are clipped where the true ratio "
+            "is 1 (limit: 25 % of what is clipped)",
         ),
-        ("staleness", each("update", policy__kl_old=0.01), "good", "fresh, KL(old‖new) 0.01"),
+        ("staleness", each("update", policy__kl_old=0.01), "good", "Rollouts stay fresh: KL("),
         (
             "staleness",
             each("update", policy__kl_old=lambda row: 0.02 * row["update_in_rollout"]),
             "warning",
-            "stale, KL(old‖new) 0.16 nats/token",
+            "Rollouts go stale: KL(old‖new) 0.16 nats/token",
         ),
-        ("truncation", each("rollout", train__truncated_frac=0.01), "good", "rare, 1 %"),
+        (
+            "truncation",
+            each("rollout", train__truncated_frac=0.01),
+            "good",
+            "Few responses are cut off: 1 %",
+        ),
         (
             "truncation",
             each("rollout", train__truncated_frac=0.4),
             "warning",
-            "frequent, 40 % of responses cut off at the end of the run (> 5 %)",
+            "Many responses are cut off: 40 % of them at the end of the run (> 5 %)",
         ),
-        ("dead groups", each("rollout", train__groups_kept_frac=0.8), "good", "few enough, 20 %"),
-        ("dead groups", each("rollout", train__groups_kept_frac=0.3), "warning", "many, 70 %"),
-        ("sampler and trainer", each("rollout", sampler__logprob_diff=0.1), "warning", "disagree"),
+        (
+            "dead groups",
+            each("rollout", train__groups_kept_frac=0.8),
+            "good",
+            "Most groups teach: 2",
+        ),
+        (
+            "dead groups",
+            each("rollout", train__groups_kept_frac=0.3),
+            "warning",
+            "Most groups teach nothing: 70 %",
+        ),
+        (
+            "sampler and trainer",
+            each("rollout", sampler__logprob_diff=0.1),
+            "warning",
+            "Sampler and trainer d",
+        ),
         (
             "bottleneck",
             each(
@@ -133,19 +166,19 @@ def each(kind: str, **values):
                 time__update_s=0.2,
             ),
             "none",
-            "sampling, sampling takes 70 % of a rollout, scoring and updates 30 %",
+            "Sampling takes most of the time: sampling takes 70 % of a rollout, scoring",
         ),
         (
             "bottleneck",
             each("rollout", time__trainer_wait_frac=0.05, time__sampler_wait_frac=0.4),
             "none",
-            "updates, the trainer waits 5 % of its time, the sampler 40 %",
+            "Updates keep the sampler waiting: the trainer waits 5 % of its time, the sampler 40 %",
         ),
         (
             "bottleneck",
             each("rollout", time__trainer_wait_frac=0.05, time__sampler_wait_frac=0.04),
             "good",
-            "none, the trainer waits 5 %",
+            "Sampler and trainer keep step: the trainer waits 5 %",
         ),
     ],
 )
@@ -188,16 +221,18 @@ def test_a_late_rollout_is_no_mismatch(tmp_path, write_run):
     rows[first] |= {"sampler/logprob_diff": 0.001, "staleness/max": 0.0}
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (found,) = [v for v in verdicts(read_run(run)) if v.name == "sampler and trainer"]
-    assert found.sentence.startswith("agree, log-probs differ by 0.001")
+    assert found.sentence.startswith("Sampler and trainer agree: log-probs differ by 0.001")
 
 
 def test_the_report_and_the_json_say_the_same(tmp_path, write_run):
     run = write_run(tmp_path / "run", change=evals(0.3, 0.5, 0.03))
-    html = build_report([run]).read_text()
+    text = html.unescape(build_report([run]).read_text())
+    assert text.index(headline(read_run(run)).sentence) < text.index("<table")
     found = json.loads((run / "verdict.json").read_text())
     assert found[0]["name"] == "accuracy on countdown"
     for verdict in found:
-        assert verdict["sentence"].replace("'", "&#39;") in html
+        assert verdict["numbers"] in text
+        assert verdict["words"] in text
 
 
 def test_a_run_without_numbers_gets_no_verdict(tmp_path, write_run):
@@ -216,3 +251,126 @@ def test_training_warns_once_and_names_the_remedy(capsys):
     out = capsys.readouterr().out
     assert out.count("warning: ERC clips noise: 8.0 % of tokens") == 1
     assert "min_entropy_change" in out
+
+
+def moved(rows, **metrics):
+    """Change: no update moves anything, and every rollout has these metrics."""
+    each("update", grad__norm=0.0)(rows)
+    each("rollout", **metrics)(rows)
+
+
+FINE = each("rollout", train__groups_kept_frac=0.9, train__truncated_frac=0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "sentence"),
+    [
+        (
+            evals(0.3, 0.5, 0.03),
+            "good",
+            "Accuracy on countdown rose from 30.0 to 50.0 % (+20.0 points, 95 % interval +15.8 to "
+            "+24.2).",
+        ),
+        (
+            evals(0.5, 0.4, 0.03),
+            "warning",
+            "Accuracy on countdown fell from 50.0 to 40.0 % (−10.0 points, 95 % interval −14.2 to "
+            "−5.8).",
+        ),
+        (
+            evals(0.3, 0.31, 0.03),
+            "none",
+            "No difference is shown: accuracy on countdown went from 30.0 to 31.0 % (+1.0 points, "
+            "95 % interval −3.2 to +5.2).",
+        ),
+        (
+            lambda rows: [
+                evals(0.3, 0.5, 0.03)(rows),
+                each("rollout", train__truncated_frac=0.4, sampler__logprob_diff=0.1)(rows),
+            ],
+            "warning",
+            "Accuracy on countdown rose from 30.0 to 50.0 % (+20.0 points, 95 % interval +15.8 to "
+            "+24.2); but many responses are cut off, sampler and trainer disagree.",
+        ),
+        (
+            lambda rows: moved(rows, train__groups_kept_frac=0.0),
+            "warning",
+            "Nothing was learned: 100 % of groups had equal rewards; raise rollout.responses or "
+            "sampler.temperature.",
+        ),
+        (
+            lambda rows: moved(rows, train__groups_kept_frac=0.0, train__accuracy=0.0),
+            "warning",
+            "Nothing was learned: no response was right; take easier problems, or look at "
+            "samples.jsonl.",
+        ),
+        (
+            lambda rows: moved(rows, train__groups_kept_frac=0.0, train__accuracy=1.0),
+            "warning",
+            "Nothing was learned: every response was right; take harder problems.",
+        ),
+        (
+            lambda rows: moved(rows, train__truncated_frac=1.0),
+            "warning",
+            "Nothing was learned: every response was cut off; raise sampler.max_tokens.",
+        ),
+        (
+            each("update", grad__norm=float("nan")),
+            "warning",
+            "Nothing was learned: no gradient was finite; lower trainer.learning_rate.",
+        ),
+        (
+            lambda rows: moved(rows),
+            "warning",
+            "Nothing was learned: every gradient was zero.",
+        ),
+    ],
+)
+def test_a_run_in_one_sentence(change, status, sentence, tmp_path, write_run):
+    run = write_run(tmp_path / "run", change=lambda rows: [FINE(rows), change(rows)])
+    found = headline(read_run(run))
+    assert (found.sentence, found.status) == (sentence, status)
+
+
+def test_without_two_evaluations_nothing_is_claimed(tmp_path, write_run):
+    flat = lambda rows: [FINE(rows), each("rollout", train__reward=-0.5)(rows)]  # noqa: E731
+    run = write_run(tmp_path / "run", eval_every=0, change=flat)
+    assert headline(read_run(run)).sentence == (
+        "Whether accuracy rose is not known, the training reward is −0.50: there are no two "
+        "evaluations to compare."
+    )
+
+
+def test_of_several_sets_each_is_named(tmp_path, write_run):
+    def change(rows):
+        FINE(rows)
+        ends = [row for row in rows if row["kind"] == "eval"]
+        for name, last in (("easy", 0.9), ("hard", 0.3), ("odd", 0.1)):
+            for row, value in ((ends[0], 0.3), (ends[-1], last)):
+                for end, off in (("", 0.0), ("_low", -0.05), ("_high", 0.05)):
+                    row[f"eval/{name}/avg_at_4{end}"] = value + off
+
+    run = write_run(tmp_path / "run", sets=("easy", "hard", "odd"), change=change)
+    found = headline(read_run(run))
+    assert found == (
+        "Accuracy rose on easy (+60.0 points), fell on odd (−20.0 points), shows no difference on "
+        "hard (+0.0 points).",
+        "warning",
+    )
+
+
+def test_an_unfinished_run_says_how_far_it_is(tmp_path, write_run):
+    run = write_run(tmp_path / "run", change=FINE)
+    config = json.loads((run / "config.json").read_text())
+    config["config"]["trainer"]["rollouts"] = 20
+    (run / "config.json").write_text(json.dumps(config))
+    assert headline(read_run(run)).sentence.startswith("After 12 of 20 rollouts: accuracy on co")
+    (run / "metrics.jsonl").write_text("")
+    assert headline(read_run(run)).sentence == "Nothing is trained yet: no rollout is finished."
+
+
+def test_no_interval_reaches_beyond_what_is_possible(tmp_path, write_run):
+    run = write_run(tmp_path / "run", change=evals(0.0, 0.5, 1.0))
+    first = verdicts(read_run(run))[0]
+    assert (first.low, first.high) == (pytest.approx(0.5 - 2**0.5), 1.0)
+    assert first.sentence.endswith("+50.0 points, 95 % interval −91.4 to +100.0")

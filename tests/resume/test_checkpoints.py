@@ -128,7 +128,7 @@ def test_an_edited_config_and_too_few_rollouts_are_refused(copy):
         Trainer(resumed_recipe(copy, ["trainer.rollouts=2"]), copy, resume=True)
     text = (copy / "config.json").read_text()
     (copy / "config.json").write_text(text.replace('"grad_clip": 1.0', '"grad_clip": 2.0'))
-    with pytest.raises(UserError, match=r"other settings than config\.json"):
+    with pytest.raises(UserError, match=r"with another .* than config\.json"):
         Trainer(resumed_recipe(copy), copy, resume=True)
     with pytest.raises(UserError, match="is not a run to resume"):
         resumed_recipe(copy / "checkpoints")

@@ -16,7 +16,7 @@ import pytest
 
 from erclip.config.recipes import load_recipe
 from erclip.errors import Diverged, UserError, sentence
-from erclip.launch import _evaluations
+from erclip.launch import _lines
 from erclip.runs.checkpoint_folders import Checkpoints, damage, read_state
 from erclip.runs.run_folder import run_id
 from erclip.training.checkpoints.resuming import resumed_recipe
@@ -131,7 +131,7 @@ def test_a_file_that_is_shorter_than_its_checkpoint_says(name, lost, copy):
     trainer.train()
     assert all(isinstance(line, dict) for line in metrics(copy, name))
     assert metrics(copy)[-1]["kind"] == "eval"
-    assert _evaluations(copy)[-1][0] == 4
+    assert _lines(copy)[-1]["rollout"] == 4
 
 
 def test_what_the_disk_had_no_room_for_is_in_the_checkpoint(tmp_path, monkeypatch, run):

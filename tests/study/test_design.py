@@ -96,8 +96,8 @@ def test_on_policy_makes_as_many_updates_of_as_many_responses():
         (("[grid]", '[frontier]\ngained = "a"\nkept = ["b"]\n[grid]'), "'a' is no regime"),
         (("[base]", '[base]\nunset = ["loss.kl"]'), "'loss.kl', which nothing before it sets"),
         (("[base]", '[base]\nunset = "loss"'), "must be a list of keys"),
-        (("rollouts = 3", "rollouts = 0"), "greater than or equal to 1"),
-        (("rollouts = 3", 'rollouts = "many"'), "valid integer"),
+        (("rollouts = 3", "rollouts = 0"), "of at least 1"),
+        (("rollouts = 3", 'rollouts = "many"'), "a whole number"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, change, words):

@@ -121,7 +121,7 @@ def test_a_share_of_runs_has_an_interval():
 
 def test_p_values_are_those_of_students_t():
     """Published quantiles: P(|T| > 2.776) = 0.05 at 4, P(|T| > 4.604) = 0.01 at 4 degrees."""
-    from erclip.statistics import t_quantile, two_sided_p
+    from erclip.student import t_quantile, two_sided_p
 
     for t, degrees, p in ((2.776445, 4, 0.05), (4.604095, 4, 0.01), (12.706205, 1, 0.05)):
         assert two_sided_p(t, degrees) == pytest.approx(p, rel=1e-5)

@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,18 @@ FORMATS: dict[str, tuple[dict[str, Any], Gold]] = {
     "Skywork": (
         {"prompt": [ASK], "reward_model": {"ground_truth": '["50\\\\%"]'}},
         Gold((r"50\%",)),
+    ),
+    "a blank answer beside a solution": (
+        {"problem": ASK["content"], "answer": " ", "solution": r"So \boxed{18}."},
+        Gold(("18",)),
+    ),
+    "a solution that ends in a tag": (
+        {"problem": ASK["content"], "solution": "<think>9+9</think> <answer> 18 </answer>"},
+        Gold(("18",)),
+    ),
+    "a decimal of a parquet file": (
+        {"problem": ASK["content"], "answer": Decimal("18.50")},
+        Gold(("18.50",)),
     ),
     "capital names": ({"Problem": ASK["content"], "Answer": 204}, Gold(("204",))),
     "a whole number of many digits": (
@@ -273,6 +286,11 @@ COMMA = 'problem,answer\r\n"What is 1, or\none, + 1?",2\r\nWhat is 2 + 1?,3\r\n'
             '\ufeff{"problem": "What is 1, or\\none, + 1?", "answer": 2}\n'
             '{"problem": "What is 2 + 1?", "answer": 3}\n',
         ),
+        (
+            "rows.JSON",
+            '{"problem": "What is 1, or\\none, + 1?", "answer": 2}\n'
+            '{"problem": "What is 2 + 1?", "answer": 3}\n',
+        ),
     ],
 )
 def test_tables_and_compressed_files(tmp_path: Path, name: str, content: str) -> None:
@@ -323,7 +341,8 @@ def test_json_list_and_parquet(write: Callable[..., str], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("rows.json", '{"problem": 1}', "JSON list"),
+        ("rows.json", '{"problem": 1}', "needs a field"),
+        ("rows.json", '{\n"rows": []}', "not valid JSON"),
         ("rows.jsonl", "\n", "no rows"),
         ("rows.txt", "x", "not a data file"),
     ],

@@ -10,11 +10,11 @@ import torch
 from erclip.config import Config, RewardConfig
 from erclip.config.data import OverlongConfig
 from erclip.errors import UserError
-from erclip.records import Grade, Prompt, Response
+from erclip.records import Grade, Group, Prompt, Response, Sample
 from erclip.tasks import Task
 from erclip.training.advantages import group_advantages
 from erclip.training.rewards import reward
-from erclip.training.rollouts import PromptStream, collect
+from erclip.training.rollouts import PromptStream, Rollout, collect
 
 PROMPTS = [Prompt(str(i), ({"role": "user", "content": str(i)},), i) for i in range(12)]
 
@@ -55,6 +55,27 @@ def run(dynamic_sampling, prompts=4, **reward_settings):
     )
     sampler = ScriptedSampler()
     return collect(PromptStream(PROMPTS, 0), TASK, sampler, config, 0), sampler
+
+
+def finished(reward, *, truncated, tokens=1, nucleus=None):
+    response = Response(
+        PROMPTS[0], (1,), (2,) * tokens, "", truncated, (0.0,) * tokens, nucleus=nucleus
+    )
+    return Sample(response, Grade(False, None, "wrong"), reward, 0.0)
+
+
+def test_the_reward_of_what_finished_and_the_nucleus_stand_beside_the_rest():
+    one, two, three = (
+        finished(1.0, truncated=False, nucleus=0.9),
+        finished(0.2, truncated=False, tokens=3, nucleus=0.7),
+        finished(-1.0, truncated=True),
+    )
+    metrics = Rollout(sampled=[Group((one, two, three))]).metrics()
+    assert metrics["train/completed_reward"] == pytest.approx(0.6)
+    assert metrics["train/reward"] == pytest.approx(0.2 / 3)
+    assert metrics["sampler/nucleus_mass"] == pytest.approx((0.9 + 3 * 0.7) / 4)
+    none = Rollout(sampled=[Group((three,))]).metrics()
+    assert not {"train/completed_reward", "sampler/nucleus_mass"} & set(none)
 
 
 def useful(groups):

@@ -81,7 +81,7 @@ def test_a_response_depends_on_its_own_seed_only(policy, countdown):
 def test_a_token_of_probability_zero_is_never_drawn():
     logits = torch.tensor([[-float("inf"), 0.0, -float("inf"), 0.0, -float("inf")]]).expand(5, 5)
     uniform = torch.tensor([0.0, 0.4999, 0.5, 0.9, 1 - 2**-53], dtype=torch.float64)
-    token, logprob = sample_token(logits, 1.0, 1.0, uniform)
+    token, logprob, *_ = sample_token(logits, 1.0, 1.0, uniform)
     assert token.tolist() == [1, 1, 3, 3, 3]
     assert torch.allclose(logprob, torch.full((5,), 0.5).log())
 
@@ -114,7 +114,7 @@ def test_rows_are_drawn_alike_in_blocks_and_at_once(monkeypatch, top_p):
 def test_tokens_follow_the_distribution():
     """20,000 draws from one row: each frequency within five standard errors of its probability."""
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20_000, 4)
-    token, logprob = sample_token(logits, 0.7, 1.0, uniforms(range(100), 200, 1)[:, 0])
+    token, logprob, *_ = sample_token(logits, 0.7, 1.0, uniforms(range(100), 200, 1)[:, 0])
     expected = torch.softmax(logits[0] / 0.7, 0)
     frequency = torch.bincount(token, minlength=4) / 20_000
     error = (expected * (1 - expected) / 20_000).sqrt()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from array import array
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Stage:
         self.token_ids = [5, 6, 1]  # 1 ends a response of the embedded model
         self.extension, self.processed, self.cache_emptied = True, True, True
         self.limit = 64
+        self.likely = None
 
     def answer(self, path, body):
         self.asked.append((path, body))
@@ -46,7 +48,10 @@ class Stage:
         count = len(self.token_ids or [])
         choice = {
             "token_ids": self.token_ids,
-            "logprobs": {"token_logprobs": [-0.5] * count, "top_logprobs": [{"a": top}]},
+            "logprobs": {
+                "token_logprobs": [-0.5] * count,
+                "top_logprobs": self.likely or [{"a": top}],
+            },
         }
         choices = [{**choice, "index": i} for i in reversed(range(body.get("n", 1)))]
         return 200, {"choices": choices}
@@ -120,6 +125,19 @@ def test_a_prompt_is_one_request_that_leaves_nothing_to_the_servers_defaults(
     assert (response.token_ids, response.logprobs) == ((5, 6, 1), (-0.5, -0.5, -0.5))
     assert not response.truncated
     assert response.text == policy.tokenizer.decode([5, 6])
+
+
+def test_likely_tokens_are_asked_for_by_number(connect, stage, countdown):
+    stage.likely = [{"token_id:5": -0.5, "token_id:9": -1.5, "token_id:7": -3.0}] * 3
+    settings = SamplingSettings(1, 8, top=2)
+    response = connect().sample(list(countdown.train[:1]), settings, [1])[0][0]
+    assert stage.asked[-1][1]["logprobs"] == 2
+    assert stage.asked[-1][1]["return_tokens_as_token_ids"]
+    assert response.top.ids == array("i", [5, 9] * 3).tobytes()
+    assert response.top.logprobs == array("f", [-0.5, -1.5] * 3).tobytes()
+    stage.likely = [{"five": -0.5}] * 3
+    with pytest.raises(UserError, match="does not answer like a vLLM server"):
+        connect().sample(list(countdown.train[:1]), settings, [1])
 
 
 def test_greedy_is_asked_once_and_has_no_logprobs(connect, stage, countdown):

@@ -70,6 +70,12 @@ class Config(Section):
                 f"sampler.dtype = {self.sampler.dtype!r} rounds the weights before responses are "
                 "drawn, and rollout.overlap changes them in between; leave one of them out"
             )
+        if self.trainer.token_budget < self.sampler.max_tokens:
+            raise ValueError(
+                f"trainer.token_budget ({self.trainer.token_budget}) must be at least "
+                f"sampler.max_tokens ({self.sampler.max_tokens}): a micro-batch holds whole "
+                "responses"
+            )
         if self.reward.missing_think is not None and not self.data.after_think:
             raise ValueError("reward.missing_think has no effect unless data.after_think is true")
         if self.reward.correct == self.reward.wrong:

@@ -81,8 +81,8 @@ class RewardConfig(Section):
         "coin flip",
     )
 
-    correct: float = 1.0
-    wrong: float = 0.0
+    correct: float = Field(1.0, description="reward of a right answer")
+    wrong: float = Field(0.0, description="reward of any other")
     missing_think: float | None = Field(
         None, description="reward of a response without </think>; None = graded like any other"
     )

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from erclip.config.other_names import rule_here
 from erclip.config.section import Section, by_kind, to_tuple
 from erclip.machine.plugins import PluginError, installed, load_attribute, load_point
 from erclip.text import in_a_line
@@ -90,8 +91,8 @@ def read_rule(role: str, value: Any) -> Rule:
         )
     rule = section.model_validate(table)
     part = rule.build()
-    _check_role(rule.kind, type(part), role)
-    if not callable(part) or (role == "Term" and not hasattr(part, "weight")):
+    own = _check_role(rule.kind, type(part), role)
+    if not callable(part) or not (role != "Term" or own or hasattr(part, "weight")):
         raise ValueError(f"{rule.kind} makes a {type(part).__name__}, which is not {ROLES[role]}")
     return rule
 
@@ -128,6 +129,9 @@ def find_factory(kind: str, role: str = "Part") -> Callable[..., Any]:
             raise ValueError(f"the rule {kind!r} {error}") from error
     if ":" in kind:
         return load_attribute(kind)
+    here = rule_here(kind)
+    if here is not None:
+        raise ValueError(f"{kind} is called {here} here")
     names = [*built_in(role), *points]
     near = sorted((name for name in names if kind in name), key=len)[:3]
     near = near or difflib.get_close_matches(kind, names, n=1)
@@ -152,13 +156,14 @@ def built_in(role: str = "Part") -> dict[str, type]:
     }
 
 
-def _check_role(kind: str, part: type, role: str) -> None:
-    """Refuse a part with another role; what has none may be any function."""
+def _check_role(kind: str, part: type, role: str) -> bool:
+    """Whether a part has this role; what has none may be any function, another one is refused."""
     from erclip import losses
 
     own = [name for name in ROLES if issubclass(part, getattr(losses, name))]
     if own and role not in own:
         raise ValueError(f"{kind} is {ROLES[own[0]]}, not {ROLES[role]}")
+    return bool(own)
 
 
 def _arguments(factory: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -114,7 +114,9 @@ class OversampleDynamicSampling(Section):
     """Sample factor × prompts once; keep up to `rollout.prompts` groups that teach something."""
 
     kind: Literal["oversample"] = "oversample"
-    factor: Annotated[float, Field(ge=1)] = 2.0
+    factor: Annotated[float, Field(ge=1)] = Field(
+        2.0, description="prompts sampled, as a multiple of `rollout.prompts`"
+    )
 
 
 class NoDynamicSampling(Section):
@@ -154,7 +156,9 @@ class RolloutConfig(Section):
 
     prompts: Count = Field(64, description="groups per rollout")
     responses: Annotated[int, Field(ge=2)] = Field(8, description="responses per prompt, G")
-    dynamic_sampling: DynamicSampling = DropDynamicSampling()
+    dynamic_sampling: DynamicSampling = Field(
+        DropDynamicSampling(), description="what happens to groups that teach nothing"
+    )
     keep: Literal["accuracy", "reward"] | None = Field(
         None,
         description="groups that dynamic sampling keeps, of those whose rewards differ: with right "

@@ -39,15 +39,17 @@ class PolynomialSchedule(Section):
     """A power of what is left of the run."""
 
     kind: Literal["polynomial"] = "polynomial"
-    power: Positive = 1.0
-    lr_end: NonNegative = Field(1e-7, description="below learning_rate")
+    power: Positive = Field(1.0, description="exponent; 1 = linear")
+    lr_end: NonNegative = Field(1e-7, description="where it ends, below learning_rate")
 
 
 class InverseSqrtSchedule(Section):
     """1/√updates after the warm-up."""
 
     kind: Literal["inverse_sqrt"] = "inverse_sqrt"
-    timescale: Count | None = Field(None, description="None = the warm-up's length")
+    timescale: Count | None = Field(
+        None, description="updates after which it is down to 1/√2; None = the warm-up's length"
+    )
 
 
 class StableDecaySchedule(Section):
@@ -55,7 +57,7 @@ class StableDecaySchedule(Section):
 
     kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
     num_decay_steps: Count = Field(description="updates at the end over which it falls")
-    min_lr_ratio: Fraction = 0.0
+    min_lr_ratio: Fraction = Field(0.0, description="where it ends, as a share of learning_rate")
 
 
 ScheduleConfig = Annotated[

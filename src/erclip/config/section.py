@@ -16,7 +16,9 @@ CountOrZero = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """Frozen, strictly typed, closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants"
+    )
 
 
 def by_kind(value: Any) -> Any:

@@ -13,8 +13,8 @@ class TrackioTracker(Section):
     """trackio, local or in a Space on the hub."""
 
     kind: Literal["trackio"] = "trackio"
-    project: str = "erclip"
-    name: str | None = Field(None, description="None = the run folder's name")
+    project: str = Field("erclip", description="where the run is filed")
+    name: str | None = Field(None, description="of the run; None = its folder's name")
     space_id: str | None = Field(None, description="owner/space; None = local files")
 
 
@@ -22,11 +22,11 @@ class WandbTracker(Section):
     """Weights & Biases."""
 
     kind: Literal["wandb"] = "wandb"
-    project: str = "erclip"
-    name: str | None = Field(None, description="None = the run folder's name")
-    entity: str | None = None
+    project: str = Field("erclip", description="where the run is filed")
+    name: str | None = Field(None, description="of the run; None = its folder's name")
+    entity: str | None = Field(None, description="user or team; None = the account's own")
     mode: Literal["online", "offline"] | None = Field(
-        None, description="None = WANDB_MODE, else online"
+        None, description="whether it is sent at once; None = WANDB_MODE, else online"
     )
 
 
@@ -34,17 +34,20 @@ class TensorboardTracker(Section):
     """TensorBoard's event files."""
 
     kind: Literal["tensorboard"] = "tensorboard"
-    folder: str | None = Field(None, description="None = tensorboard/ in the run folder")
+    folder: str | None = Field(
+        None, description="for events; None = tensorboard/ in the run folder"
+    )
 
 
 class MlflowTracker(Section):
     """MLflow."""
 
     kind: Literal["mlflow"] = "mlflow"
-    experiment: str = "erclip"
-    name: str | None = Field(None, description="None = the run folder's name")
+    experiment: str = Field("erclip", description="where the run is filed")
+    name: str | None = Field(None, description="of the run; None = its folder's name")
     tracking_uri: str | None = Field(
-        None, description="None = MLFLOW_TRACKING_URI, else mlflow.db in the run folder"
+        None,
+        description="None = MLFLOW_TRACKING_URI, else mlflow.db in the run folder",
     )
 
 

@@ -39,36 +39,42 @@ OptimizerConfig = Annotated[
 class TrainerConfig(Section):
     """The loop and the optimiser."""
 
-    rollouts: Count = 100
+    rollouts: Count = Field(100, description="length of the run")
     updates_per_rollout: Count = Field(8, description="mini-batches per epoch, K")
     epochs: Count = Field(1, description="passes over one rollout")
-    learning_rate: Positive = 1e-6
-    warmup_updates: CountOrZero = Field(10, description="linear warm-up, then `schedule`")
+    learning_rate: Positive = Field(1e-6, description="step size after the warm-up")
+    warmup_updates: CountOrZero = Field(
+        10, description="linear warm-up, in updates, then `schedule`"
+    )
     schedule: ScheduleConfig = Field(
         ConstantSchedule(), description="one of transformers' schedules, over all updates planned"
     )
-    optimizer: OptimizerConfig = Adamw()
-    betas: Annotated[tuple[Fraction, Fraction], BeforeValidator(to_tuple)] = (0.9, 0.999)
-    weight_decay: NonNegative = 0.1
+    optimizer: OptimizerConfig = Field(
+        Adamw(), description="adamw_8bit keeps 2 bytes of states per weight in the place of 8"
+    )
+    betas: Annotated[tuple[Fraction, Fraction], BeforeValidator(to_tuple)] = Field(
+        (0.9, 0.999), description="AdamW's decay of its two running means"
+    )
+    weight_decay: NonNegative = Field(0.1, description="AdamW's")
     grad_clip: Annotated[float, Field(gt=0)] = Field(
         1.0, description="largest gradient norm; inf = no clipping"
     )
     token_budget: Count = Field(
         16_384, description="largest micro-batch, in padded tokens; changes memory, not results"
     )
-    seed: int = 0
+    seed: int = Field(0, description="every use of chance derives from it")
     saved_samples: CountOrZero = Field(16, description="responses of each rollout kept for reading")
 
 
 class EvalConfig(Section):
     """Held-out evaluation, before, during and after training."""
 
-    every: CountOrZero = Field(0, description="in rollouts; 0 = only before and after")
+    every: CountOrZero = Field(0, description="rollouts between two; 0 = only before and after")
     prompts: CountOrZero = Field(0, description="held-out prompts used; 0 = all")
     responses: Count = Field(4, description="responses per prompt, k of avg@k")
-    temperature: Positive = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_tokens: Count | None = Field(None, description="None = the sampler's")
+    temperature: Positive = Field(1.0, description="of the held-out responses")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="nucleus; 1 = everything")
+    max_tokens: Count | None = Field(None, description="longest response; None = the sampler's")
 
 
 class CheckpointConfig(Section):
@@ -77,7 +83,7 @@ class CheckpointConfig(Section):
     There is always one after the last rollout.
     """
 
-    every: CountOrZero = Field(0, description="in rollouts; 0 = only after the last")
+    every: CountOrZero = Field(0, description="rollouts between two; 0 = only after the last")
     every_minutes: NonNegative = Field(
         30.0,
         description="longest time without one, within a rollout too; 0 = however long it takes",

@@ -31,37 +31,41 @@ class Rules:
     band: tuple[float, float]
     clip: tuple[float, float]
     trained: str  # whether they are the run's own
+    own: str = ""  # the run's ERC in words, empty without one
+    min_entropy_change: float = 0.0  # of the run
 
 
 def ledger_sheet(
     run: Path,
     bands: Sequence[float] = (),
     clips: Sequence[tuple[float, float]] = (),
-    min_entropy_change: float = 0.0,
+    min_entropy_change: float | None = None,
 ) -> Sheet:
     """Read a run's ledger and answer what these bands and clip ranges would have clipped.
 
+    `min_entropy_change` (nats) is that of every band; None takes the run's own.
     Raises `UserError` where there is no ledger, or a band or range is not one.
     """
     ledger = read_ledger(run)
     rules = _run_rules(ledger, _loss_settings(run))
+    change = rules.min_entropy_change if min_entropy_change is None else min_entropy_change
     bands = tuple(bands) or tuple(sorted({*DEFAULT_BANDS, *rules.band}))
     clips = tuple(clips) or tuple(dict.fromkeys([rules.clip, DEFAULT_CLIP]))
     try:
-        decisions = _decisions(ledger, bands, clips, min_entropy_change)
+        decisions = _decisions(ledger, bands, clips, change)
     except ValueError as error:
         raise UserError(str(error)) from None
     return Sheet(
         title=f"Decision ledger of {run.resolve().name}",
-        sentences=_sentences(ledger, rules),
+        sentences=[*_sentences(ledger, rules), *_unmoved(ledger, change)],
         plots=[
-            ledger_plots.share_by_band(ledger, rules.band),
+            ledger_plots.share_by_band(ledger, rules.band, change),
             ledger_plots.by_entropy(ledger, rules.erc, rules.ppo),
             ledger_plots.scatter(ledger, rules.erc, rules.ppo, rules.band, rules.clip),
             ledger_plots.quadrants(ledger, rules.erc, rules.ppo),
         ],
         tables=[
-            _rules_table(ledger, [*_trained(ledger), *decisions], rules),
+            _rules_table(ledger, [*_trained(ledger, rules), *decisions], rules),
             _entropy_table(ledger, rules),
             _quadrant_table(ledger, rules),
             _words_table(ledger, rules),
@@ -114,13 +118,40 @@ def _run_rules(ledger: Ledger, loss: Mapping[str, Any]) -> Rules:
     ppo = ppo if has_range else what_if.ppo_decision(ledger, *clip)
     missing = [name for name, has in (("ERC", own), ("clip range", has_range)) if not has]
     trained = f"The run had no {' and no '.join(missing)}: what is shown would have been clipped."
-    return Rules(erc, ppo, band, clip, trained if missing else "")
+    words, change = _in_words(own[0]) if own else ("", 0.0)
+    return Rules(erc, ppo, band, clip, trained if missing else "", words, change)
 
 
-def _trained(ledger: Ledger) -> list[Decision]:
-    """What the run's rules did; dual clip and random mask only if they did anything."""
+def _in_words(constraint: Mapping[str, Any]) -> tuple[str, float]:
+    """The run's own ERC as it stands in its recipe, and its smallest change of H."""
+    change = float(constraint.get("min_entropy_change") or 0.0)
+    words = [
+        f"band −{constraint['low']:g}/+{constraint['high']:g}",
+        f"{str(constraint.get('rule') or 'paper').replace('_', ' ')} rule",
+        *([f"min_entropy_change {change:g}"] if change else []),
+        *([f"softness {constraint['softness']:g}"] if constraint.get("softness") else []),
+    ]
+    return ", ".join(words), change
+
+
+def _unmoved(ledger: Ledger, change: float) -> list[str]:
+    """What --min-entropy-change spares, in a sentence."""
+    if not change:
+        return []
+    moved = (ledger.measures["new_entropy"] - ledger.measures["old_entropy"]).abs()
+    share = float((moved < change).double().mean())
+    return [
+        f"With min_entropy_change {change:g} no band clips the {percent(share, 1)} of tokens whose"
+        " entropy moved by less than that; rows that say so in the table, and the curves by band,"
+        " are computed with it."
+    ]
+
+
+def _trained(ledger: Ledger, rules: Rules) -> list[Decision]:
+    """What the run's rules did; those that it did not have, and were idle, are left out."""
     found = what_if.as_trained(ledger)
-    quiet = [rule for rule in ("dual", "random") if not found[rule].clipped.any()]
+    maybe = ("dual", "random") if rules.own else ("dual", "random", "erc")
+    quiet = [rule for rule in maybe if not found[rule].clipped.any()]
     return [decision for rule, decision in found.items() if rule not in quiet]
 
 
@@ -132,7 +163,8 @@ def _decisions(
         for rule in ("paper", "directional")
         for band in bands
     ]
-    return erc + [what_if.ppo_decision(ledger, *clip) for clip in clips]
+    ranges = [what_if.ppo_decision(ledger, *clip) for clip in clips]
+    return [*erc, *ranges, *what_if.other_rules(ledger)]
 
 
 def _sentences(ledger: Ledger, rules: Rules) -> list[str]:
@@ -176,9 +208,21 @@ def _rules_table(ledger: Ledger, decisions: Sequence[Decision], rules: Rules) ->
         ("rule", "clipped", "low side", "high side", "of range's", "median H"),
         rows,
         "Shares of all tokens in the ledger. “Of range's”: how many of the tokens past the run's"
-        " clip range the rule clips too. “Median H”: old entropy of what it clips, in nats. Another"
+        " clip range the rule clips too. “Median H”: old entropy of what it clips, in nats. Rules"
+        " written like code are those of docs/rules.md as their defaults make them."
+        f"{_meant(rules)} Another"
         " rule would have led to other weights from its first update on; this is what it says about"
         " the tokens that were seen.",
+    )
+
+
+def _meant(rules: Rules) -> str:
+    """What “as trained” is beside “paper” and “directional”."""
+    own = f" ({rules.own})" if rules.own else ""
+    return (
+        f" “As trained”: what fired during the run, by its own settings{own}. “Paper”: any token"
+        " whose ρ leaves the band; “directional”: of those only the ones whose own update pushes"
+        " further out. Both are applied now to the tokens that were recorded."
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from erclip.errors import UserError
 from erclip.grading import Grader
 from erclip.grading.audit import kind_of
+from erclip.machine.hub import from_hub
 from erclip.pages.sheet import Sheet, Table
 from erclip.records import Prompt
 from erclip.tasks.base import Wording
@@ -57,11 +58,6 @@ def columns(prompt: str | None, answer: str | None) -> dict[str, str] | None:
     return {role: name for role, name in named.items() if name is not None} or None
 
 
-def parts(text: str | None) -> tuple[str, ...] | None:
-    """The parts of an option such as `boxed,dapo`; None if it was not given."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def _measured(problems: Sequence[Prompt], model: str | None) -> tuple[str, list[str], list[int]]:
     """(unit, the first prompts rendered, the length of every prompt)."""
     if model is None:
@@ -80,7 +76,10 @@ def _tokenizer(model: str) -> Any:
     from erclip.training.policy.loading import model_folder
 
     try:
-        return AutoTokenizer.from_pretrained(model_folder(model))
+        with from_hub("Model", model_folder(model), "give a model folder, or connect"):
+            return AutoTokenizer.from_pretrained(model_folder(model))
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--model {model}: its tokenizer cannot be loaded ({reason}).") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from erclip.diagnostics import what_if
@@ -15,7 +14,7 @@ from erclip.pages import canvas
 from erclip.pages.canvas import MUTED, SERIES, Key
 from erclip.pages.cards import Plot
 from erclip.pages.sheet import Sheet, Table, percent
-from erclip.statistics import t_quantile
+from erclip.student import t_quantile
 
 TOLERATED = 0.01  # of all tokens, clipped falsely
 _CHANGES = tuple(m * 10.0**e for e in range(-5, 1) for m in (1, 2, 5))  # nats
@@ -195,9 +194,9 @@ def _plot(pair: Sequence[Floor], rule: str, flags: Sequence[torch.Tensor]) -> Pl
     with canvas.figure() as (fig, (ax,)):
         for place, index in enumerate(shown):
             levels = what_if.by_entropy(pair[index].old.entropies, flags[index])
-            x = np.arange(len(levels)) + (place - (len(shown) - 1) / 2) * width
-            shares = np.nan_to_num([level.clipped[0] for level in levels])
-            ax.bar(x, shares, width=width, color=_COLORS[index])
+            aside = (place - (len(shown) - 1) / 2) * width
+            shares, bins = ([own.clipped[0] for own in levels], [f"{v.label} nats" for v in levels])
+            canvas.bars(ax, aside, shares, _COLORS[index], pair[index].layout, bins, width)
         levels = what_if.by_entropy(pair[0].old.entropies)
         entropy_bins(ax, "entropy in the first pass (nats)")
         for x, level in enumerate(levels):

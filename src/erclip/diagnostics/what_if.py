@@ -1,24 +1,47 @@
 """Ledger → what a rule clips, or would have clipped, by the very functions that training uses.
 
 Letters: N tokens of the ledger. All flags are [N]; shares are counts over N, never means of means.
+B responses and T places of one update, as the rules over responses and mini-batches see them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from erclip.losses import entropy_ratio, entropy_ratio_clip, policy_loss, ppo_clip
+from erclip.config.rules import built_in
+from erclip.losses import (
+    Constraint,
+    entropy_ratio,
+    entropy_ratio_clip,
+    policy_loss,
+    ppo_clip,
+    reinforce,
+)
 from erclip.runs import words
 from erclip.runs.ledger import Ledger
 from erclip.runs.metrics import sides
 
 # nats: from the tokens that are certain to those that are wide open
 ENTROPY_EDGES = (0.0, 1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, float("inf"))
+
+
+COLUMNS = {
+    "logprobs": "new_logprob",
+    "old_logprobs": "old_logprob",
+    "sampler_logprobs": "sampler_logprob",
+    "advantages": "advantage",
+    "entropies": "new_entropy",
+    "old_entropies": "old_entropy",
+    "entropy_slopes": "slope",
+}
+"""A loss's argument → the column that holds it."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +104,59 @@ def erc_decision(
     constraint = entropy_ratio_clip(low, high, rule, min_entropy_change)  # ty: ignore[invalid-argument-type]
     out = _run(ledger, ppo_clip(), [constraint])
     band = f"±{low:g}" if low == high else f"−{low:g}/+{high:g}"
-    return Decision(f"ERC {band}, {rule}", out.erc_low[0], out.erc_high[0])
+    spared = f", |ΔH| ≥ {min_entropy_change:g}" if min_entropy_change else ""
+    return Decision(f"ERC {band}, {rule}{spared}", out.erc_low[0], out.erc_high[0])
 
 
 def ppo_decision(ledger: Ledger, low: float, high: float) -> Decision:
     """What a clip range of the importance ratio stops (PPO-clip) or bounds (GPPO)."""
     out = _run(ledger, ppo_clip(low, high), [])
     return Decision(f"clip range −{low:g}/+{high:g}", out.ppo_low[0], out.ppo_high[0])
+
+
+def other_rules(ledger: Ledger) -> list[Decision]:
+    """What every constraint that ships would have clipped, as its defaults make it.
+
+    Asked are those that the ledger's columns suffice for and that leave nothing to chance, update
+    by update, so that rules over a response or a mini-batch see the whole of it.
+    """
+    known = {argument for argument, column in COLUMNS.items() if column in ledger.measures}
+    parts = []
+    for name, part in built_in("Constraint").items():
+        with suppress(TypeError):  # a setting without a default
+            parts += [part()] if name != "entropy_ratio_clip" and part().needs <= known else []
+    return [_decision(ledger, part) for part in parts]
+
+
+def _decision(ledger: Ledger, part: Constraint) -> Decision:
+    loss_fn = policy_loss(reinforce(), [part])
+    names = next(iter(sides(sorted(loss_fn.reports)).values()))
+    flags = {name: torch.zeros(len(ledger), dtype=torch.bool) for name in names}
+    for places, inputs in _updates(ledger):
+        out = loss_fn(**inputs)
+        for name in names:
+            flags[name][places] = out.flags(name)[inputs["mask"]]
+    return Decision(repr(part), flags[names[0]], flags[names[-1]], len(names) > 1)
+
+
+def _updates(ledger: Ledger) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Places in the ledger [M] and the loss's arguments [B, T] of one update after the other."""
+    places = ledger.places
+    for update in places["update"].unique():
+        own = (places["update"] == update).nonzero()[:, 0]
+        numbers, rows = places["response"][own].unique(return_inverse=True)
+        columns = places["position"][own].long()
+        order = (rows * (int(columns.max()) + 1) + columns).argsort()
+        own, rows, columns = own[order], rows[order], columns[order]
+        mask = torch.zeros(len(numbers), int(columns.max()) + 1, dtype=torch.bool)
+        mask[rows, columns] = True
+        inputs: dict[str, Any] = {"mask": mask}
+        for argument, column in COLUMNS.items():
+            if column in ledger.measures:
+                values = ledger.measures[column]
+                inputs[argument] = values.new_zeros(mask.shape)
+                inputs[argument][rows, columns] = values[own]
+        yield own, inputs
 
 
 def as_trained(ledger: Ledger) -> dict[str, Decision]:
@@ -161,16 +230,12 @@ def most_clipped(ledger: Ledger, decision: Decision, count: int = 20) -> list[Wo
 
 
 def _run(ledger: Ledger, surrogate, constraints):
-    m = ledger.measures
-    return policy_loss(surrogate, constraints)(
-        logprobs=m["new_logprob"][None],
-        old_logprobs=m["old_logprob"][None],
-        advantages=m["advantage"][None],
-        mask=torch.ones(1, len(ledger), dtype=torch.bool),
-        entropies=m["new_entropy"][None],
-        old_entropies=m["old_entropy"][None],
-        entropy_slopes=m["slope"][None],
-    )
+    found = ledger.measures
+    given: dict[str, Any] = {
+        name: found[column][None] for name, column in COLUMNS.items() if column in found
+    }
+    mask = torch.ones(1, len(ledger), dtype=torch.bool)
+    return policy_loss(surrogate, constraints)(**given, mask=mask)
 
 
 def _share(hits: Tensor | int, total: Tensor | int) -> float:

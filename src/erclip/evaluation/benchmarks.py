@@ -17,6 +17,7 @@ from erclip.evaluation.problems import fold, text_hash
 from erclip.extras import need
 from erclip.grading import Grader
 from erclip.grading.extract import DEFAULT_FORMATS
+from erclip.machine.hub import from_hub
 from erclip.records import Prompt
 from erclip.tasks import load_task
 from erclip.tasks.base import GradeFn, Wording
@@ -208,12 +209,16 @@ def _benchmark(
 def _hub_rows(source: Source) -> Iterator[Located]:
     """Rows at the pinned revision, which needs no network once it is in the cache."""
     asking = f"Loading {source.hub_id} from the hub"
-    datasets = need("datasets", asking, ", or give a folder of files with --data-dir")
     name, _, config = source.hub_id.partition(":")
+    remedy = "give a folder of files with --data-dir, or connect"
     try:
-        rows = datasets.load_dataset(
-            name, config or None, split=source.split, revision=source.revision
-        )
+        with from_hub("The data set", name, remedy):
+            datasets = need("datasets", asking, ", or give a folder of files with --data-dir")
+            rows = datasets.load_dataset(
+                name, config or None, split=source.split, revision=source.revision
+            )
+    except UserError:
+        raise
     except Exception as error:  # the library raises dozens of types for "not there" and "offline"
         reason = " ".join(str(error).split())[:200]
         raise UserError(

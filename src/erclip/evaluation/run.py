@@ -32,6 +32,7 @@ from erclip.training.outcomes import Outcome, summarise
 from erclip.training.packing import micro_batches
 from erclip.training.policy import Policy, load_policy
 from erclip.training.sampling import SamplingSettings, TransformersSampler, encode_prompt
+from erclip.training.sampling.base import without_template
 
 COMMAND = "erclip eval"
 MAX_TOKENS = 4096
@@ -68,13 +69,16 @@ def _run(
     )
     policy = load_policy(model, settings.temperature)
     max_tokens = fitting_tokens(policy, benchmarks, settings.max_tokens)
+    plain = without_template(policy.tokenizer, settings.model)
     about = {
         "settings": asked,
         "max_tokens": max_tokens,
         "weights_sha256": weights_hash(policy.model),
         "texts": {benchmark.name: benchmark.text_sha256 for benchmark in benchmarks},
         "sources": {benchmark.name: benchmark.source for benchmark in benchmarks},
-        "remarks": {benchmark.name: list(benchmark.remarks) for benchmark in benchmarks},
+        "remarks": {
+            benchmark.name: [*benchmark.remarks, *filter(None, [plain])] for benchmark in benchmarks
+        },
         **circumstances(),
     }
     folder.begin(out, about)

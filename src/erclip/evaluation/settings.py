@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from erclip.config.data import AnswerFormats, Columns
 from erclip.config.section import Count, Positive, Section
+from erclip.config.words import allowed
 from erclip.errors import UserError
 from erclip.grading.extract import DEFAULT_FORMATS
 
@@ -19,23 +20,30 @@ class EvaluationSettings(Section):
 
     model: str = Field(description='"embedded", a local folder or a hub id')
     benchmarks: tuple[str, ...] = ()
-    data: str | None = None
+    data: str | None = Field(None, description="a file of one's own problems")
     k: Count = Field(4, description="responses per problem")
-    temperature: Positive = 0.6
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    max_tokens: Count | None = Field(None, description="None = 4,096, or what the context leaves")
-    seed: int = 0
+    temperature: Positive = Field(0.6, description="divides the logits")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="nucleus; 1 = everything")
+    max_tokens: Count | None = Field(
+        None, description="longest response; None = 4,096, or what the context leaves"
+    )
+    seed: int = Field(0, description="of every draw")
     batch_size: Count = Field(64, description="sequences decoded at once; part of what is drawn")
     limit: Count | None = Field(None, description="the first so many problems of every set")
     instruction: str = Field(BOXED, description="put after every problem")
-    system_prompt: str = ""
-    after_think: bool = False
-    last_number: bool = False
-    answer_formats: AnswerFormats = DEFAULT_FORMATS
+    system_prompt: str = Field("", description="put before every problem")
+    after_think: bool = Field(False, description="grade what follows </think>")
+    last_number: bool = Field(False, description="without a box, read the last number")
+    answer_formats: AnswerFormats = Field(
+        DEFAULT_FORMATS,
+        description="how answers are announced: boxed,tag,gsm8k,minerva,dapo (these), prose",
+    )
     columns: Columns = Field(default_factory=dict)
-    entropy: bool = True
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = "auto"
+    entropy: bool = Field(True, description="one more pass over the responses")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of weights and activations: float32, bfloat16, float16"
+    )
+    device: str = Field("auto", description='"auto", "cpu", "cuda:1", …')
 
 
 def check_settings(**values: Any) -> EvaluationSettings:
@@ -44,9 +52,9 @@ def check_settings(**values: Any) -> EvaluationSettings:
         settings = EvaluationSettings(**values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise UserError(f"--{option} {first['input']}: {message}.") from None
+        key = str(first["loc"][0])
+        may = allowed(EvaluationSettings.model_fields[key]).removesuffix(" (or left out)")
+        raise UserError(f"--{key.replace('_', '-')} {first['input']} must be {may}.") from None
     if not settings.benchmarks and settings.data is None:
         raise UserError("Nothing to evaluate on: give --benchmark NAME or --data FILE.")
     if len(set(settings.benchmarks)) < len(settings.benchmarks):

@@ -121,52 +121,34 @@ def _sets(gold: str, answer: str) -> Verdict:
     wanted, given = real_set(gold), real_set(answer)
     if wanted is None or given is None:
         return None
-    names = [set(re.findall(r"(?<![a-zA-Z\\])[a-zA-Z]", text)) for text in (gold, answer)]
-    if names[0] and names[1] and names[0] != names[1] and "{" not in gold + answer:
-        return False
     return equal_sets(wanted, given)
 
 
 def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
-    """What stands beside a tuple or interval, as one: `P(3, 4)`, `y = 4, x = 3`, `a < x < b`,
-    a column of a matrix.
-    """
-    for one, other in ((gold, answer), (answer, gold)):
-        if isinstance(one, Items) and one.open == "(" and (column := _column(other)):
-            return (gold, column) if other is answer else (column, answer)
-        if (
-            isinstance(one, Items)
-            and one.open in ("(", "[")
-            and (chain := _CHAIN.fullmatch(other.text))
-        ):
-            ends = "[("[chain[2] == "<"], "])"[chain[3] == "<"]
-            interval = Items(*ends, (Scalar(chain[1]), Scalar(chain[4])), other.text)
-            return (gold, interval) if other is answer else (interval, answer)
-        if isinstance(one, Items) and one.open == "(" and (point := _POINT.fullmatch(other.text)):
-            pair = read(point[1]).answer
-            return (gold, pair) if other is answer else (pair, answer)
-        if (
-            isinstance(one, Items)
-            and isinstance(other, Items)
-            and one.open in ("(", "[")
-            and not other.open
-        ):
-            pairs = [sides(item.text) for item in other.items if isinstance(item, Scalar)]
-            names = [pair[0] for pair in pairs if len(pair) == 2]
-            if len(names) == len(other.items) and all(re.fullmatch("[a-zA-Z]", n) for n in names):
-                values = [Scalar(value) for _, value in sorted(pairs)]
-                ordered = Items("(", ")", tuple(values), other.text)
-                return (gold, ordered) if other is answer else (ordered, answer)
+    """What stands beside a tuple or interval, as one."""
+    if isinstance(gold, Items) and gold.open in ("(", "["):
+        return gold, _as_tuple(answer) or answer
+    if isinstance(answer, Items) and answer.open in ("(", "["):
+        return _as_tuple(gold) or gold, answer
     return gold, answer
 
 
-def _column(answer: Answer) -> Items | None:
-    """A matrix of one column as the tuple that it is."""
-    if not isinstance(answer, Items) or answer.open != "matrix":
+def _as_tuple(answer: Answer) -> Answer | None:
+    """`P(3, 4)`, `y = 4, x = 3`, a column of a matrix, or the interval of `a < x < b`."""
+    if isinstance(answer, Scalar):
+        if point := _POINT.fullmatch(answer.text):
+            return read(point[1]).answer
+        if chain := _CHAIN.fullmatch(answer.text):
+            ends = "[("[chain[2] == "<"], "])"[chain[3] == "<"]
+            return Items(*ends, (Scalar(chain[1]), Scalar(chain[4])), answer.text)
         return None
-    cells = [row.items[0] for row in answer.items if isinstance(row, Items) and len(row.items) == 1]
-    is_column = len(cells) == len(answer.items)
-    return Items("(", ")", tuple(cells), answer.text) if is_column else None
+    if answer.open == "matrix" and all(len(getattr(r, "items", ())) == 1 for r in answer.items):
+        cells = (row.items[0] for row in answer.items if isinstance(row, Items))
+        return Items("(", ")", tuple(cells), answer.text)
+    named = sorted(tuple(sides(getattr(item, "text", ""))) for item in answer.items)
+    if not answer.open and all(len(n) == 2 and re.fullmatch("[a-zA-Z]", n[0]) for n in named):
+        return Items("(", ")", tuple(Scalar(value) for _, value in named), answer.text)
+    return None
 
 
 @lru_cache(maxsize=4096)

@@ -120,27 +120,25 @@ def _repeating(match: re.Match[str]) -> Number:
     return Number(_signed(head + tail, match["sign"]), None)
 
 
-def numbers_equal(gold: Number, answer: Number, tolerance: float | None = None) -> bool:
-    """Exact equality, or |gold - answer| ≤ tolerance, or a faithful decimal of a fraction.
+def places_of(text: str) -> int | None:
+    """Digits after the point if the text is one decimal, else None."""
+    number = parse_number(text)
+    return number.places if number else None
 
-    A decimal stands for a fraction (in either role) if it agrees to a relative 1e-6 and to one unit
-    in its last place: 0.333333 for 1/3, but not 0.33. Integers and decimals must be equal.
+
+def numbers_equal(gold: Number, answer: Number, tolerance: float | None = None) -> bool:
+    """Exact equality, or |gold - answer| ≤ tolerance, or a faithful decimal of another value.
+
+    A decimal stands for a fraction or an irrational (in either role) if it agrees to a relative
+    1e-6 and to one unit in its last place: 0.333333 for 1/3, but not 0.33. Integers and decimals
+    must be equal.
     """
     error = abs(gold.value - answer.value)
-    if tolerance is not None and error <= Fraction(repr(float(tolerance))):
+    if error == 0 or (tolerance is not None and error <= Fraction(repr(float(tolerance)))):
         return True
-    if error == 0:
-        return True
-    written = gold.places if gold.places is not None else answer.places
-    mixed = (gold.places is None) != (answer.places is None)
-    exact = answer.value if gold.places is not None else gold.value
-    if not mixed or written is None or exact.denominator == 1:
+    decimal, exact = (gold, answer) if gold.places is not None else (answer, gold)
+    if decimal.places is None or exact.places is not None or exact.value.denominator == 1:
         return False
-    return decimal_fits(error, exact, written)
-
-
-def decimal_fits(error: Fraction, exact: Fraction, places: int) -> bool:
-    """Whether a decimal with that many places, off by `error`, faithfully renders `exact`."""
-    size = abs(exact)
-    last_place = Fraction(1, 10**places)
-    return error <= APPROXIMATION * size and error <= max(last_place, FLOAT_NOISE * size)
+    size = abs(exact.value)
+    last_place = max(Fraction(1, 10**decimal.places), FLOAT_NOISE * size)
+    return error <= min(APPROXIMATION * size, last_place)

@@ -17,8 +17,10 @@ _TOKEN = re.compile(
     r"|\\(?:overline|vec|hat|tilde|dot|mathbb|mathcal|mathfrak) ?\{\w+\}"
     r"|[a-zA-Z]|\\[a-zA-Z]+|\^\{\\circ ?\}|[-+/^_!(){}\[\]|'])"
 )
-_CHOOSE = re.compile(
-    r"(?:\{\})?[_^]\{(\w+)\}([CP])_\{(\w+)\}|(?<![a-zA-Z\\])([CP])\((\d+), ?(\d+)\)"
+_CHOOSE = (  # {}_nC_k, C(n, k) and C_n^k
+    re.compile(r"(?:\{\})?[_^]\{(?P<n>\w+)\}(?P<kind>[CP])_\{(?P<k>\w+)\}"),
+    re.compile(r"(?<![a-zA-Z\\])(?P<kind>[CP])\((?P<n>\d+), ?(?P<k>\d+)\)"),
+    re.compile(r"(?<![a-zA-Z\\])(?P<kind>[CPA])_\{(?P<n>\d+)\}\^\{(?P<k>\d+)\}"),
 )
 _DERIVATIVE = re.compile(r"\\frac\{d[^{}]*\}\{d|\\partial")
 _INDEXED = re.compile(r"_ ?\{((?:[^{}]|\{[^{}]*\})*)\}")
@@ -53,7 +55,10 @@ def parse(text: str) -> tuple:
     """The expression as nested tuples, or `Unclear`."""
     if _DERIVATIVE.search(text):
         raise Unclear(text)
-    reader = _Reader(_tokens(_CHOOSE.sub(_chosen, text)))
+    plain = text
+    for pattern in _CHOOSE:
+        plain = pattern.sub(_chosen, plain)
+    reader = _Reader(_tokens(plain))
     tree = reader.sum()
     if reader.symbol is not None:
         raise Unclear(reader.symbol)
@@ -61,9 +66,9 @@ def parse(text: str) -> tuple:
 
 
 def _chosen(match: re.Match[str]) -> str:
-    """`{}_nC_k` and `C(n, k)` as a binomial, and permutations as a quotient."""
-    n, kind, k = match.groups()[:3] if match[2] else (match[5], match[4], match[6])
-    return rf"\binom{{{n}}}{{{k}}}" if kind == "C" else rf"\frac{{{n}!}}{{({n}-{k})!}}"
+    """A binomial for combinations, and a quotient for permutations."""
+    n, k = match["n"], match["k"]
+    return rf"\binom{{{n}}}{{{k}}}" if match["kind"] == "C" else rf"\frac{{{n}!}}{{({n}-{k})!}}"
 
 
 def _tokens(text: str) -> list[str]:

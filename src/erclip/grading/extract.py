@@ -14,10 +14,12 @@ MAX_GAP = 40
 THINK_END = "</think>"
 DEFAULT_FORMATS = ("boxed", "tag", "gsm8k", "minerva", "dapo")
 
-_BOX = re.compile(r"\\(?:boxed|fbox)")
-_BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)")
+_BRACES = re.compile(r"(\\(?:boxed|fbox|framebox)\s*\{)|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\boxed\s*([^\s{}$\\A-Za-z][^\s{}$\\]*|\s[^\s{}$\\]+)")
-_BETWEEN_BOXES = re.compile(r"(?:[\s$,;.]|\\[()\[\],;]|\\quad|\\text\{ *(?:and|or) *\}|and|or)*")
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$,;.]|\\[()\[\],;]|\\quad|\\text\{ *(?:and|or) *\}|and|or|[a-zA-Z](?:_\{?\d\}?)? ?=)*"
+)
 _HASHES = re.compile(r"####[ \t]*(?:\*\*)?([-+$(\\.\d−][^\n]*)")
 _TAG = re.compile(r"<answer>(.{0,4000}?)</answer>", re.DOTALL)
 _LINE = re.compile(r"^[ \t]*(?:Final )?Answer[ \t]*:[ \t]*(\S[^\n]*)", re.MULTILINE | re.IGNORECASE)

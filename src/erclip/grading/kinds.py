@@ -11,14 +11,15 @@ from fractions import Fraction
 from functools import lru_cache
 
 from erclip.grading.exact import parse_number
-from erclip.grading.names import NUMBER_WORDS
 from erclip.grading.structure import without_label
 from erclip.grading.typography import same_spelling
+from erclip.grading.words import NUMBER_WORDS
 
-_CLOCK = re.compile(r'(\d{1,2}):(\d{2})(?::(\d{2}))?(?:"([aApP])[mM]")?')
-_RATIO = re.compile(r"\d+(?:\.\d+)?(?:: ?\d+(?:\.\d+)?)+")
+_CLOCK = re.compile(r'(\d{1,2})(?::(\d{2})(?::(\d{2}))?|(?="))(?:"([aApP])[mM]")?')
+_TO = re.compile(r' ?: ?|"to"')
+_RATIO = re.compile(rf"\d+(?:\.\d+)?(?:(?:{_TO.pattern})\d+(?:\.\d+)?)+")
 _BASED = re.compile(
-    r"(?P<digits>[0-9A-Za-z]+)(?:_\{(?P<index>\d+|[a-z]+)\}|(?:in)?base(?P<said>\d+|[a-z]+))"
+    r"(?P<digits>[0-9A-Za-z]+?)(?:_\{(?:base)?(?P<index>\d+|[a-z]+)\}|(?:in)?base(?P<said>\d+|[a-z]+))"
 )
 _BASES = {**NUMBER_WORDS, "bin": "2", "oct": "8", "dec": "10", "hex": "16"}
 _RESIDUE = re.compile(r"(?:(.+?)\\equiv )?(.+?)\(?\\mod ?\{?([^{}()]+)\}?\)?")
@@ -36,7 +37,7 @@ def same_time(gold: str, answer: str) -> bool | None:
     clocks = [_CLOCK.fullmatch(text) for text in (gold, answer)]
     stated = any(clock and clock[4] for clock in clocks)
     if None in clocks:
-        return False if stated else None
+        return False if stated and any(clock and clock[2] for clock in clocks) else None
     left, right = (_minutes(clock, stated) for clock in clocks if clock)
     return bool(left & right)
 
@@ -44,7 +45,7 @@ def same_time(gold: str, answer: str) -> bool | None:
 def _minutes(clock: re.Match[str], halves: bool) -> set[Fraction]:
     """The minutes of the day that a time may mean; a bare 3:30 may be one of two."""
     hour = int(clock[1])
-    past = int(clock[2]) + Fraction(int(clock[3] or 0), 60)
+    past = int(clock[2] or 0) + Fraction(int(clock[3] or 0), 60)
     if not halves or hour > 12:
         return {hour * 60 + past}
     stated = {"a": (0,), "p": (12,), "": (0, 12)}[(clock[4] or "").lower()]
@@ -53,9 +54,9 @@ def _minutes(clock: re.Match[str], halves: bool) -> set[Fraction]:
 
 def same_ratio(gold: str, answer: str) -> bool | None:
     """Ratios by proportion; a ratio of two is the fraction, written as one."""
-    ratios = [text.split(":") if _RATIO.fullmatch(text) else None for text in (gold, answer)]
+    ratios = [_TO.split(text) if _RATIO.fullmatch(text) else None for text in (gold, answer)]
     if ratios[0] and ratios[1]:
-        left, right = ([Fraction(part.strip()) for part in ratio] for ratio in ratios if ratio)
+        left, right = (list(map(Fraction, ratio)) for ratio in ratios if ratio)
         pairs = zip(left, right, strict=False)
         return len(left) == len(right) and all(a * right[0] == b * left[0] for a, b in pairs)
     ratio, other = (ratios[0], answer) if ratios[0] else (ratios[1], gold)

@@ -32,6 +32,9 @@ cosh=ch
 log=lg
 infty=infin
 overline=bar
+vec=overrightarrow
+hat=widehat
+tilde=widetilde
 equiv=cong
 mod=bmod pmod pod
 approx=simeq doteq thickapprox
@@ -78,12 +81,15 @@ DROPPED = frozenset(
     ttfamily mathstrut strut nonumber notag checkmark square blacksquare qed Box hfill noindent
     relax thinspace medspace thickspace negthinspace enspace par centering allowbreak""".split()  # noqa: SIM905
 )
-DROPPED_ARGUMENT = frozenset(
-    "phantom hphantom vphantom hspace vspace color tag label mspace kern".split()  # noqa: SIM905
-)
+# Commands that vanish with so many arguments.
+DROPPED_ARGUMENTS = {
+    **dict.fromkeys("phantom hphantom vphantom hspace vspace color tag label mspace".split(), 1),  # noqa: SIM905
+    **{"textcolor": 1, "colorbox": 1, "fcolorbox": 2},
+}
+DROPPED_LENGTH = frozenset("kern mkern hskip mskip vskip".split())  # noqa: SIM905
 UNWRAPPED = frozenset(
     """mathbf mathsf mathit mathnormal mathtt boldsymbol bm pmb underline boxed fbox ensuremath
-    mathop mathrel mathbin mathord mathpunct mathclose mathopen bold uline fcolorbox""".split()  # noqa: SIM905
+    mathop mathrel mathbin mathord mathpunct mathclose mathopen bold uline framebox overbrace""".split()  # noqa: SIM905
 )
 UPRIGHT = frozenset(
     """text mbox hbox mathrm textrm textnormal textbf textit textsf texttt textup textsc textmd
@@ -96,8 +102,8 @@ LISTS = frozenset("cases aligned align gathered gather split equation dcases ali
 
 # Marks that make another name of the name below them.
 MARKS = frozenset(
-    """overline dot mathbb mathcal mathfrak vec hat tilde widehat widetilde overrightarrow cancel
-    not underbrace overbrace""".split()  # noqa: SIM905
+    """overline dot mathbb mathcal mathfrak vec hat tilde cancel not
+    underbrace""".split()  # noqa: SIM905
 )
 
 # Names of functions and constants, upright or without a backslash.
@@ -124,15 +130,8 @@ FUNCTIONS = {
 PLAIN_WORDS = frozenset(
     """no on up if is it in at to of or and not yes odd one two six ten red for the all any day
     men man egg eggs cat dog pen car bus boy kid box way ways pts ft hrs min sec mon tue wed thu
-    fri sat sun usd eur gbp cny inr rmb rs us day days cats dogs boys kids pens cars cups cup none
-    true east west even both per bn mn deg rad sum tea eat ate ton not now won own was saw god its
+    fri sat sun usd eur gbp cny inr rmb rs us chf jpy krw aud cad mxn pln sek nok day days cats dogs boys kids pens cars cups cup none
+    true east west even both per deg rad sum tea eat ate ton not now won own was saw god its
     he she we me my go so do as by an am pm oh her his new old big son win low high art rat tar
     act log ink set net pot top tip pit nap pan ape pea""".split()  # noqa: SIM905
 )
-NUMBER_WORDS: dict[str, str] = {
-    word: str(value)
-    for value, word in enumerate(
-        """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
-        fifteen sixteen seventeen eighteen nineteen twenty""".split()  # noqa: SIM905
-    )
-}

@@ -26,7 +26,7 @@ from erclip.errors import UserError
 MEMORY_BYTES = 2 << 30
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 1.0
-CPU_SHARE = 0.25
+CPU_SHARE = 0.15
 TRIES = 5
 
 Message = dict[str, Any]

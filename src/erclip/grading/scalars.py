@@ -33,10 +33,12 @@ _RELATION = re.compile(r"[<>]|\\(?:ne|le|ge|sim|in|subset|subseteq)(?![a-zA-Z])"
 _INFINITY = re.compile(r"([-+]?)\\infty ?")
 _CALL = re.compile(r"([a-zA-Z])\(([a-zA-Z])\)")
 _MONEY = re.compile(
-    r'(-?)(?:"?(?:US|A|C|NZ|HK)?"?(\\\$|[€£¥₹₩₽])|"(USD|EUR|GBP|CNY|RMB|INR|JPY|Rs|rs)")'
+    r'(-?)(?:"?(?:US|A|C|NZ|HK)?"?(\\\$|[€£¥₹₩₽])|"([A-Z]{3}|Rs|rs)")'
     r"[ .]?(-?[\d.(\\].*)"
 )
-_UNIT_STARTS = re.compile(r'(?:\\frac\{|\[)?\(?"|%|\\Omega|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢]')
+_UNIT_STARTS = re.compile(
+    r'(?:\\frac\{|\[)?\(?"|%|"?[kM]?"?\\Omega|\\mu ?"|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢]'
+)
 _CALLED = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis|ln|log|exp)(?![a-zA-Z])")
 _COMPOUND = re.compile(r"(\d[\d.]*)((?:\"[^\"]+\"|\^\{\\circ\}|'{1,2}))")
 _MINUTES = {"'": r"\frac{1}{60}", "''": r"\frac{1}{3600}"}
@@ -154,8 +156,10 @@ def quantity(text: str) -> Quantity:
     if money := _MONEY.fullmatch(text):
         unit = read_unit(money[2] or f'"{money[3]}"')
         value, scale = _measured(money[4])
-        if scale is None or not scale.powers or scale.powers == getattr(unit, "powers", None):
-            return Quantity(money[1] + value, unit)
+        powers = scale.powers if scale else ()
+        if unit and unit.powers and (powers == unit.powers or all(p < 0 for _, p in powers)):
+            powers = unit.powers if powers == unit.powers else (*unit.powers, *powers)
+            return Quantity(money[1] + value, unit._replace(powers=tuple(sorted(powers))))
     return _measured(text)
 
 
@@ -257,7 +261,7 @@ def _values(gold: str, answer: str, tolerance: float | None) -> Verdict:
         if None in found:
             return None
         return all(c > 0 or (c and g[1] == "=") for c, g in zip(found, golds, strict=True))
-    bodies = [re.fullmatch(r"(.*[^C])\+([CcKk])", text) for text in (gold, answer)]
+    bodies = [re.fullmatch(r"(.*[^C])\+([CcKk])(?:_\{\d\})?", text) for text in (gold, answer)]
     if bodies[0] and bodies[1] and bodies[0][2] == "C":
         gold, answer = bodies[0][1], bodies[1][1]
     return equal_values(gold, answer, tolerance)

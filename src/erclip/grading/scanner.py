@@ -12,7 +12,8 @@ from itertools import pairwise
 from erclip.grading.names import (
     ALIASES,
     DROPPED,
-    DROPPED_ARGUMENT,
+    DROPPED_ARGUMENTS,
+    DROPPED_LENGTH,
     FUNCTIONS,
     LISTS,
     MARKS,
@@ -31,6 +32,12 @@ _TOKEN = re.compile(
 )
 _ENDS_A_VALUE = re.compile(r"[\d)\]}%]$|\\circ\s?$")
 _SPACES = {"\\,", "\\;", "\\:", "\\!", "\\ ", "\\>", "~", "\\/", "\\-"}
+_OPTION = re.compile(r"\s*\[[^\]]*\]")
+_LENGTH = re.compile(r"\s*-?[\d.]+ *(?:pt|em|ex|mu|cm|mm|in)(?: plus [\d.]+[a-z]+)?")
+_ONE_WORD = re.compile(r"\s*\{\s*([a-z]+)\s*\}")
+_NAME_OR_NUMERAL = re.compile(r"[A-Z][a-z]{2,}|[IVX]{2,}")
+_ALIGNMENT = re.compile(r"&(?= ?(?:=|<|>|\\[lg]e |$))|(?<=[=<> ])&|^\s*&")
+_BESIDE = re.compile(r',? ?&(?:"(?:if|for|when)")?')
 _MAX_ARGUMENT = 400
 _MAX_DEPTH = 40
 _OPENERS = {")": "(", "]": "["}
@@ -74,7 +81,7 @@ class Scanner:
             before = out[-1] if out else ""
             piece = self._item(symbol, upright, spaced)
             pair = before[-1:] + piece[:1]
-            if (spaced and (pair[:1] == "," or pair.isdigit())) or (
+            if (spaced and (pair[:1] == "," or re.fullmatch(r"[\d.]\d", pair))) or (
                 pair.isalpha() and re.search(r"\\[a-zA-Z]+$", before)
             ):
                 out.append(" ")
@@ -115,7 +122,7 @@ class Scanner:
     def _braces(content: str, before: str) -> str:
         """Braces that only group vanish, unless they hold a sum or belong to an unknown command."""
         is_sum = re.search(r"(?<!^)[-+]", content) and '"' not in content
-        if is_sum or re.search(r"\\[a-zA-Z]+ ?$|\}$", before):
+        if is_sum or (not content.startswith('"') and re.search(r"\\[a-zA-Z]+ ?$|\}$", before)):
             return f"{{{content}}}"
         return content
 
@@ -143,14 +150,9 @@ class Scanner:
         while self._text[self._at : self._at + 1].isspace():
             self._at += 1
 
-    def _skip_option(self) -> None:
-        option = re.match(r"\s*\[[^\]]*\]", self._text[self._at : self._at + _MAX_ARGUMENT])
-        self._at += option.end() if option else 0
-
-    def _skip_argument(self) -> None:
-        before = self._before
-        self.argument()
-        self._before = before
+    def _skip(self, pattern: re.Pattern[str]) -> None:
+        match = pattern.match(self._text[self._at : self._at + _MAX_ARGUMENT])
+        self._at += match.end() if match else 0
 
     def argument(self, upright: bool = False) -> str:
         """A group, a command with its own arguments, or one digit or letter."""
@@ -177,13 +179,21 @@ class Scanner:
                 self._skip_blanks()
                 self._at += self._text[self._at : self._at + 1] == "."
             return ""
-        if name in DROPPED_ARGUMENT:
-            self._skip_argument()
+        if name in DROPPED_ARGUMENTS:
+            before = self._before
+            self._skip(_OPTION)
+            for _ in range(DROPPED_ARGUMENTS[name]):
+                self.argument()
+            self._before = before
             return ""
-        if name in ("textcolor", "colorbox"):
-            self._skip_option()
-            self._skip_argument()
-            return self._braces(self.argument(upright), "")
+        if name in DROPPED_LENGTH:
+            self._skip(_LENGTH)
+            return ""
+        if name in UPRIGHT and (word := _ONE_WORD.match(self._text, self._at)):
+            function = FUNCTIONS.get(word[1]) or ALIASES.get(word[1])
+            if function in FUNCTIONS and not is_unit(word[1]):
+                self._at = word.end()
+                return self._function(function, upright)
         if name in UNWRAPPED or name in UPRIGHT:
             return self._braces(self.argument(upright or name in UPRIGHT), "")
         if name in ("frac", "binom"):
@@ -192,10 +202,12 @@ class Scanner:
             return self._root(upright)
         if name in ("SI", "qty", "unit", "si"):
             value = self.argument() if name in ("SI", "qty") else ""
-            unit = self.argument_text().replace("\\", " ")
+            unit = re.sub(r"\\([a-z]{4,5})\s*\\", r"\\\1", self.argument_text()).replace("\\", " ")
             return value + Scanner(rf"0\mathrm{{{unit}}}").group(upright=False)[1:]
         if name in MARKS:
-            return f"\\{name}{{{self.argument(upright)}}}"
+            content = self.argument(upright)
+            is_font = name.startswith("math") and content.isdigit()
+            return content if is_font else f"\\{name}{{{content}}}"
         if name == "begin":
             return self._environment()
         return SYMBOLS.get(f"\\{name}") or f"\\{name} "
@@ -225,24 +237,33 @@ class Scanner:
             self.argument()
         content = self.group(upright=False, until=r"\end")
         self.argument()
-        if name in MATRICES:
-            return rf"\begin{{matrix}}{content}\end{{matrix}}"
-        if name in LISTS:
-            rows = [row.strip(" ,") for row in content.replace("&", "").split(r"\\")]
-            return ", ".join(row for row in rows if row)
+        rows = [_ALIGNMENT.sub("", row) for row in content.split(r"\\") if row.strip(" &,")]
+        if name in LISTS or (name == "array" and all("=" in row for row in rows)):
+            return ", ".join(_BESIDE.sub('"if"', row.strip(" &,.")) for row in rows)
+        name = "matrix" if name in MATRICES else name
         return rf"\begin{{{name}}}{content}\end{{{name}}}"
+
+    def _function(self, name: str, upright: bool) -> str:
+        if name == "cbrt":
+            self._text = f"{self._text[: self._at]}[3]{self._text[self._at :]}"
+        return self._root(upright) if name in ("sqrt", "cbrt") else f"\\{name} "
 
     def _letters(self, run: str, upright: bool, before: str, spaced: bool) -> str:
         """A run of Latin letters: a function, a word, a unit after a number, or a product."""
         follows = self._text[self._at : self._at + 4]
-        in_unit = before.endswith('"') or before == '"/'
+        in_unit = before.endswith('"') or before in ('"/', r"\mu ")
         after_value = bool(_ENDS_A_VALUE.search(before)) or in_unit
-        if after_value and follows[:1] != "(" and self._is_unit(run, upright, in_unit, follows):
+        in_unit = in_unit or bool(re.match(r"/[smh](?![a-zA-Z])", follows))
+        is_single = len(run) == 1
+        if (
+            after_value
+            and follows[:1] != "("
+            and (upright or in_unit or not is_single)
+            and is_unit(run, bare=not upright or (in_unit and is_single))
+        ):
             return f'"{run}"'
         if (function := FUNCTIONS.get(run)) is not None:
-            if function == "cbrt":
-                self._text = f"{self._text[: self._at]}[3]{self._text[self._at :]}"
-            return self._root(upright) if function in ("sqrt", "cbrt") else f"\\{function} "
+            return self._function(function, upright)
         if upright or len(run) == 1:
             return f'"{run}"' if len(run) > 1 else run
         if before[-1:] == "(" and follows[:1] == ")" and is_unit(run):
@@ -251,13 +272,7 @@ class Scanner:
             return f"\\{match[1]} {match[2]}"
         order = sorted(map(ord, run))
         neighbours = all(b - a == 1 for a, b in pairwise(order))
-        if run.lower() in PLAIN_WORDS or (len(run) > 3 and not neighbours):
+        is_word = _NAME_OR_NUMERAL.fullmatch(run) or run.lower() in PLAIN_WORDS
+        if is_word or (len(run) > 3 and not neighbours):
             return f'"{run}"' if spaced or not after_value else run
         return run
-
-    @staticmethod
-    def _is_unit(run: str, upright: bool, in_unit: bool, follows: str) -> bool:
-        """A unit by the table; one bare letter is a variable, but not in `m/s` or `km/h`."""
-        if upright or len(run) > 1:
-            return is_unit(run, bare=not upright)
-        return is_unit(run) and (in_unit or bool(re.match(r"/[smh](?![a-zA-Z])", follows)))

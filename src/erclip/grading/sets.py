@@ -1,81 +1,98 @@
 r"""Sets of real numbers: intervals, unions, inequalities and set-builders as one kind of value.
 
-`x \le 3`, `(-\infty,3]` and `\{x \mid x \le 3\}` are the same set. Only end points without
-variables can be ordered; everything else is left to the other rules.
+`x \le 3`, `(-\infty,3]` and `\{x \mid x \le 3\}` are the same set. A set is known by its ends and
+by a test of membership, so two are equal if the same ends, and the same points between them, belong
+to both. Only ends without variables have an order; everything else is left to the other rules.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import lru_cache, reduce
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from erclip.grading.structure import split_top
 from erclip.grading.values import SAME, constant
 
-_NAME = r"(?:[a-zA-Z]|\\[a-z]+ ?)(?:_\{\w+\})?"
-_RELATION = re.compile(r"<|>|\\le |\\ge |\\ne |=")
+_NAME = r"(?:[a-zA-Z]|\\(?!pi|infty)[a-z]+ ?)(?:_\{\w+\})?"
+_SIGN = re.compile(r"(<|>|\\le |\\ge |\\ne |=)")
 _BUILDER = re.compile(rf"\\\{{({_NAME})(?:\\in ?\\mathbb\{{R\}})?[|:](.*)\\\}}")
-_MODULUS = re.compile(rf"\|({_NAME})([-+].*)?\|")
-_BRACKETS = re.compile(r"([(\[])(.*)([)\]])")
+_MEMBER = re.compile(rf"({_NAME})\\in ?(?=[(\[\\])(.*)")
+_TERM = re.compile(rf"(?P<name>{_NAME})|\|(?P<inner>{_NAME})(?P<shift>[-+].*)?\|")
+_INTERVAL = re.compile(r"([(\[])(.*)([)\]])")
 _AND_OR = re.compile(r'"(and|or)"|, ?|; ?')
-_FLIPPED = {"<": ">", ">": "<", "\\le ": "\\ge ", "\\ge ": "\\le ", "=": "=", "\\ne ": "\\ne "}
 _INFINITE = re.compile(r"([-+]?)\\infty ?")
+_FLIPPED = {"<": ">", ">": "<", "\\le ": "\\ge ", "\\ge ": "\\le "}
+MAX_PARTS = 32
+_COMBINED = {
+    r"\setminus": lambda first, second: first and not second,
+    r"\cup": operator.or_,
+    r"\cap": operator.and_,
+}
 
 
-class Piece(NamedTuple):
-    """An interval, a point if both ends are equal and closed."""
+class RealSet(NamedTuple):
+    """Finite ends, the test of membership, and the variable that a relation named, or ""."""
 
-    low: Any
-    has_low: bool
-    high: Any
-    has_high: bool
+    ends: tuple[Any, ...]
+    contains: Callable[[Any], bool]
+    name: str = ""
 
 
-Pieces = tuple[Piece, ...]
-_ALL: Pieces = (Piece(float("-inf"), False, float("inf"), False),)
+_ALL = RealSet((), lambda value: True)
 
 
 @lru_cache(maxsize=4096)
-def real_set(text: str) -> Pieces | None:
-    r"""The set that canonical text denotes, as disjoint intervals in order; None for anything else.
+def real_set(text: str) -> RealSet | None:
+    r"""The set that canonical text denotes; None for anything else.
 
-    >>> real_set(r"x>0, x\ne 1") == real_set(r"(0,1)\cup (1,\infty )")
+    >>> equal_sets(real_set(r"x>0, x\ne 1"), real_set(r"(0,1)\cup (1,\infty )"))
     True
     >>> real_set("1, 2") is None
     True
     """
     text = text.strip()
-    if builder := _BUILDER.fullmatch(text):
-        text = builder[2]
-    for command, merge in ((r"\setminus", _without), (r"\cup", _union), (r"\cap", _common)):
-        parts = split_top(text, command)
-        if len(parts) > 1:
-            return _merged([real_set(part) or _points(part) for part in parts], merge)
+    if match := _BUILDER.fullmatch(text) or _MEMBER.fullmatch(text):
+        found = real_set(match[2])
+        return found and found._replace(name="")
+    for command, combine in _COMBINED.items():
+        if len(parts := split_top(text, command)) > 1:
+            return _merged([real_set(part) or _points(part) for part in parts], combine)
     if text == r"\mathbb{R}":
         return _ALL
     if text == r"\mathbb{R}^{+}":
-        return (Piece(0, False, float("inf"), False),)
-    if (brackets := _BRACKETS.fullmatch(text)) and len(split_top(text[1:-1])) == 2:
-        return _interval(brackets)
+        return real_set(r"(0,\infty )")
+    if (match := _INTERVAL.fullmatch(text)) and len(ends := split_top(match[2])) == 2:
+        return _interval(match[1], *ends, match[3])
     words = _AND_OR.split(text)
-    if len(words) > 1 and all(words[::2]) and _RELATION.search(text):
-        pieces = [_relation(part) for part in words[::2]]
-        if "or" in words or not (both := _merged(pieces, _common)):
-            return _merged(pieces, _union)
-        return both
-    return _relation(text)
+    if len(words) > 1 and all(words[::2]) and _SIGN.search(text):
+        parts = [_relation(part) for part in words[::2]]
+        both = None if "or" in words else _merged(parts, operator.and_)
+        if both and any(map(both.contains, _probes(both.ends))):
+            return both
+        return _merged(parts, operator.or_)  # `x < 1, x > 2` can't mean both
+    return None if _SIGN.findall(text) == ["="] else _relation(text)
 
 
-def equal_sets(gold: Pieces, answer: Pieces) -> bool:
-    """Whether the ends agree to 55 digits and belong alike."""
-    return len(gold) == len(answer) and all(
-        (g.has_low, g.has_high) == (a.has_low, a.has_high)
-        and _same(g.low, a.low)
-        and _same(g.high, a.high)
-        for g, a in zip(gold, answer, strict=True)
-    )
+def equal_sets(gold: RealSet, answer: RealSet) -> bool:
+    """Whether no end, and no point between ends, belongs to one of them alone."""
+    if gold.name and answer.name and gold.name != answer.name:
+        return False
+    probes = _probes((*gold.ends, *answer.ends))
+    return all(gold.contains(value) == answer.contains(value) for value in probes)
+
+
+def _probes(ends: Iterable[Any]) -> list[Any]:
+    """The ends, those between them, and one beyond on either side."""
+    found: list[Any] = []
+    for end in sorted(ends):
+        if not found or not _same(found[-1], end):
+            found.append(end)
+    between = [(low + high) / 2 for low, high in pairwise(found)]
+    return [*found, *between, found[0] - 1, found[-1] + 1] if found else [0]
 
 
 def _same(left: Any, right: Any) -> bool:
@@ -84,112 +101,67 @@ def _same(left: Any, right: Any) -> bool:
     return bool(abs(left - right) <= SAME * max(abs(left), abs(right)))
 
 
+def _holds(left: Any, sign: str, right: Any) -> bool:
+    if _same(left, right):
+        return sign in (r"\le ", r"\ge ", "=")
+    return sign == r"\ne " or (sign != "=" and (left < right) == (sign in ("<", r"\le ")))
+
+
 def _end(text: str) -> Any:
     if match := _INFINITE.fullmatch(text.strip()):
         return float("-inf") if match[1] == "-" else float("inf")
     return constant(text)
 
 
-def _interval(brackets: re.Match[str]) -> Pieces | None:
-    low, high = map(_end, split_top(brackets[2]))
+def _interval(opening: str, low_text: str, high_text: str, closing: str) -> RealSet | None:
+    low, high = _end(low_text), _end(high_text)
     if low is None or high is None or not low < high:
         return None
-    return (Piece(low, brackets[1] == "[", high, brackets[3] == "]"),)
+    above, below = "<" if opening == "(" else r"\le ", "<" if closing == ")" else r"\le "
+    ends = tuple(end for end in (low, high) if abs(end) != float("inf"))
+    return RealSet(ends, lambda value: _holds(low, above, value) and _holds(value, below, high))
 
 
-def _points(text: str) -> Pieces | None:
+def _points(text: str) -> RealSet | None:
     if not (text.startswith(r"\{") and text.endswith(r"\}")):
         return None
-    values = [_end(part) for part in split_top(text[2:-2])]
-    return None if None in values else _ordered([Piece(v, True, v, True) for v in values])
-
-
-def _relation(text: str) -> Pieces | None:
-    """What one variable may be, from one relation or a chain of two."""
-    sides = [side.strip() for side in _RELATION.split(text)]
-    signs = _RELATION.findall(text)
-    if len(signs) == 2 and re.fullmatch(_NAME, sides[1]):
-        halves = [
-            _half(sides[1], _FLIPPED[signs[0]], sides[0]),
-            _half(sides[1], signs[1], sides[2]),
-        ]
-        return _merged(halves, _common)
-    if len(signs) != 1 or signs == ["="]:
+    values = tuple(_end(part) for part in split_top(text[2:-2]))
+    if None in values or len(values) > MAX_PARTS:
         return None
-    left, right = sides
-    return _half(left, signs[0], right) or _half(right, _FLIPPED[signs[0]], left)
+    return RealSet(values, lambda value: any(_same(value, point) for point in values))
 
 
-def _half(variable: str, sign: str, bound: str) -> Pieces | None:
-    value = _end(bound)
-    if value is None:
+def _relation(text: str) -> RealSet | None:
+    """What one variable may be, from a chain of relations."""
+    parts = _SIGN.split(text)
+    steps = [_step(*parts[i : i + 3]) for i in range(0, len(parts) - 2, 2)]
+    return _merged(steps, operator.and_)
+
+
+def _step(left: str, sign: str, right: str) -> RealSet | None:
+    r"""`x < 3`, `3 > x`, or `|x-1| < 3`, whose two ends are as far from 1."""
+    term, bound = _TERM.fullmatch(left.strip()), _end(right)
+    if term is None or bound is None:
+        term, bound, sign = _TERM.fullmatch(right.strip()), _end(left), _FLIPPED.get(sign, sign)
+    if term is None or bound is None or abs(bound) == float("inf"):
         return None
-    if modulus := _MODULUS.fullmatch(variable):
-        return _modulus(modulus, sign, value)
-    if not re.fullmatch(_NAME, variable) or variable.strip() in (r"\pi", r"\infty"):
+    if term["name"]:
+        return RealSet((bound,), lambda value: _holds(value, sign, bound), term["name"])
+    shift = _end(term["shift"]) if term["shift"] else 0
+    if shift is None or bound < 0:
         return None
-    below = (Piece(float("-inf"), False, value, sign == r"\le "),)
-    above = (Piece(value, sign == r"\ge ", float("inf"), False),)
-    return {"<": below, r"\le ": below, ">": above, r"\ge ": above, r"\ne ": below + above}.get(
-        sign
-    )
+    ends = (-shift - bound, -shift + bound)
+    return RealSet(ends, lambda value: _holds(abs(value + shift), sign, bound), term["inner"])
 
 
-def _modulus(modulus: re.Match[str], sign: str, radius: Any) -> Pieces | None:
-    """`|x-a| < r` is an interval around a, `>` its two outer rays."""
-    centre = -_end(modulus[2]) if modulus[2] and _end(modulus[2]) is not None else 0
-    if radius <= 0 or (modulus[2] and _end(modulus[2]) is None):
-        return None
-    low, high, closed = centre - radius, centre + radius, sign in (r"\le ", r"\ge ")
-    if sign in ("<", r"\le "):
-        return (Piece(low, closed, high, closed),)
-    rays = Piece(float("-inf"), False, low, closed), Piece(high, closed, float("inf"), False)
-    return rays if sign in (">", r"\ge ") else None
-
-
-def _merged(parts: list[Pieces | None], merge: Callable[[Pieces, Pieces], Pieces]) -> Pieces | None:
+def _merged(parts: list[RealSet | None], combine: Callable[[bool, bool], bool]) -> RealSet | None:
     known = [part for part in parts if part is not None]
-    if len(known) < len(parts):
+    names = {part.name for part in known} - {""}
+    if not known or len(known) < len(parts) or len(names) > 1 or len(parts) > MAX_PARTS:
         return None
-    result = known[0]
-    for part in known[1:]:
-        result = merge(result, part)
-    return result
-
-
-def _ordered(pieces: list[Piece]) -> Pieces:
-    """Sorted, and joined where they touch."""
-    done: list[Piece] = []
-    for piece in sorted(pieces, key=lambda p: (p.low, not p.has_low)):
-        last = done[-1] if done else None
-        if last and (
-            piece.low < last.high or (piece.low == last.high and (piece.has_low or last.has_high))
-        ):
-            high = max((last.high, last.has_high), (piece.high, piece.has_high))
-            done[-1] = Piece(last.low, last.has_low, *high)
-        else:
-            done.append(piece)
-    return tuple(done)
-
-
-def _union(left: Pieces, right: Pieces) -> Pieces:
-    return _ordered([*left, *right])
-
-
-def _common(left: Pieces, right: Pieces) -> Pieces:
-    found = []
-    for a in left:
-        for b in right:
-            low = max((a.low, not a.has_low), (b.low, not b.has_low))
-            high = min((a.high, a.has_high), (b.high, b.has_high))
-            if low[0] < high[0] or (low[0] == high[0] and not low[1] and high[1]):
-                found.append(Piece(low[0], not low[1], *high))
-    return _ordered(found)
-
-
-def _without(left: Pieces, right: Pieces) -> Pieces:
-    rest, low, has_low = [], float("-inf"), False
-    for piece in right:
-        rest.append(Piece(low, has_low, piece.low, not piece.has_low))
-        low, has_low = piece.high, not piece.has_high
-    return _common(left, _ordered([*rest, Piece(low, has_low, float("inf"), False)]))
+    ends = tuple(end for part in known for end in part.ends)
+    return RealSet(
+        ends,
+        lambda value: reduce(combine, [part.contains(value) for part in known]),
+        "".join(names),
+    )

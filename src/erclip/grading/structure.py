@@ -11,31 +11,36 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from erclip.grading.typography import canonical
-from erclip.grading.units import changes_value
+from erclip.grading.words import changes_value
 
 _LABEL_WORDS = frozenset(
-    """answer the is final total page day number problem question year room case step result
-    solution value chapter grade level figure hence thus so therefore we get have option 答案 答 解
-    结果 答案是 答案为 共 共有 是 为 故 所以 因此 ans""".split()  # noqa: SIM905
+    """answer the is final total number result solution value hence thus so therefore we get have
+    option ans page day week month year problem question room case step chapter section grade level
+    figure part item line row column floor lesson bus lane gate platform table version round game
+    point vertex center ordered pair interval set vector coordinates 答案 答 解 结果 答案是 答案为 共
+    共有 是 为 故 所以 因此""".split()  # noqa: SIM905
+)
+_PHRASES = (
+    (re.compile(r'(?:"(?:the|an)")?"(?:empty|null)""set"', re.IGNORECASE), r"\\emptyset "),
+    (re.compile(r'"all""real(?:s|""numbers)"', re.IGNORECASE), r"\\mathbb{R}"),
 )
 _LABEL = re.compile(r'((?:"[^"]+")+)(:|：)? ?(?:\\quad ?)*(?=.)')
 _MEMBERSHIP = re.compile(r"(?:[a-zA-Z]|\\[a-z]+ ?)(?:_\{\w+\})? ?\\in ?(?=[\[({\\\]])(?!\\mathbb)")
-_QUALIFIED = re.compile(
-    r"(?P<value>.*?[^\s,(])(?:,|\\quad| )*?"
-    r'(?:"(?:for|where|with)"(?P<words>.*)|\\forall (?P<all>.*)'
-    r"|(?<=,)\s*(?P<tail>[a-zA-Z]\\in \\mathbb.*)"
-    r"|(?<=\\quad )\((?P<round>.*)\)|\((?P<tight>[a-zA-Z] ?(?:\\[gl]e |[<>]|\\in ).*)\))"
+_CONDITION_STARTS = re.compile(
+    r',|"(?:for|where|with)"|(?P<all>\\forall )|(?:\\quad ?)+|(?<=[\w})])(?=\([a-zA-Z][^()]*\)$)'
 )
 _CONDITION_WORDS = re.compile(
-    r'(?:"(?:all|every|any|each|some|an?|is|are|and|integers?|positive|negative|real|natural|non'
-    r'|nonnegative|numbers?|arbitrary|constants?|even|odd|value|values|of|the)"|[-, ])*',
+    r'"(?P<all>all|every|any|each)"|"(?:some|an?|is|are|and|integers?|positive|negative|real|natural|non'
+    r'|nonnegative|nonzero|numbers?|arbitrary|constants?|even|odd|values?|of|the)"|(?<!\\in )[-, ]+$',
     re.IGNORECASE,
 )
-_UNIVERSAL = re.compile(r'(?:"(?:all|every|any|each)")', re.IGNORECASE)
 _CONDITION = re.compile(
-    r"[a-zA-Z]|[a-zA-Z][, a-zA-Z]*(?:\\in |\\[gl]e |[<>]|\\ne ).*|.*(?:\\[gl]e |[<>])[a-zA-Z].*|"
+    r"[a-zA-Z][, a-zA-Z]*(?:(?:\\in |\\[gl]e |[<>]|\\ne ).*)?|.*(?:\\[gl]e |[<>])[a-zA-Z].*|"
 )
-_THOUSANDS = re.compile(r'[^\d(\[{,"]*\d{1,3}(?:,\d{3}){1,6}(?:\.\d+)?[^\d)\],]*')
+_COMPARES = re.compile(r"[=<>]|\\(?:in|[gl]e|ne) ")
+_THOUSANDS = re.compile(
+    r'[^\d(\[{,"]*\d{1,3}(?:,\d{3}){1,6}(?:\.\d+)?(?:(?:[^\d)\],^]|\^\{(?:-?\d|\\circ ?)\})*|[(\[]"[^"]+"[)\]])'
+)
 _CONNECTIVE = re.compile(r'(?:, ?)?"(?:and|or|And|Or|AND|OR)"|;')
 _SPREAD = re.compile(r'[^"(]*(?:\\quad [^"(]*)+')
 _PLUS_MINUS = re.compile(r"\\(pm|mp) ")
@@ -94,6 +99,8 @@ def read(text: str, *, is_list: bool = False) -> Reading:
     Reading(answer=Scalar(text='2n'), text='2n', condition='n\\ge 1')
     """
     text = without_label(canonical(text)).replace(r"\{\}", r"\emptyset ")
+    for phrase, meaning in _PHRASES:
+        text = phrase.sub(meaning, text)
     if "&" in text and r"\begin" not in text:
         text = text.replace("&", '"and"')
     text, condition = _without_condition(text.strip())
@@ -113,27 +120,27 @@ def without_label(text: str) -> str:
     words = re.findall(r'"([^"]+)"', match[1])
     numbered = words == ["No"] and text[match.end() : match.end() + 1].isdigit()
     known = numbered or all(word.lower() in _LABEL_WORDS for word in words)
-    if known or (match[2] and not any(map(changes_value, words))):
+    if known or (match[2] and not any(changes_value(word, is_label=True) for word in words)):
         return text[match.end() :]
     return text
 
 
 def _without_condition(text: str) -> tuple[str, str]:
-    match = (
-        _QUALIFIED.fullmatch(text)
-        if re.search(r'"(?:for|where|with)"|\\forall|[<>]|\\[gl]e|\\in', text)
-        else None
-    )
-    if match is None:
-        return text, ""
-    said = next(part for part in match.groups()[1:] if part is not None)
-    bare = _CONDITION_WORDS.sub("", said, count=1).strip() if '"' in said else said
-    variable = re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+|\"[^\"]*\"", "", bare))
-    universal = match["all"] is not None or _UNIVERSAL.match(said)
-    if '"' in _CONDITION_WORDS.sub("", bare) or not _CONDITION.fullmatch(bare):
-        return text, ""
-    if universal or (variable and variable[0] in re.sub(r"\\[a-zA-Z]+", "", match["value"])):
-        return match["value"], "" if universal else bare
+    """The value, and the condition on its variables after `for`, `where`, a comma or a blank."""
+    for start in _CONDITION_STARTS.finditer(text):
+        value, said = text[: start.start()].rstrip(" ,"), text[start.end() :]
+        if start[0] == "," and not _COMPARES.search(said):
+            continue  # a list
+        is_universal = bool(start["all"]) or any(m["all"] for m in _CONDITION_WORDS.finditer(said))
+        bare = _CONDITION_WORDS.sub("", said).strip(" ,")
+        bare = bare[1:-1] if bare.startswith("(") and bare.endswith(")") else bare
+        if not value or not said or not _CONDITION.fullmatch(bare):
+            continue
+        if start[0] == "," and _COMPARES.search(value) and r"\in \mathbb" not in bare:
+            continue  # a list of relations
+        variable = re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", bare))
+        if is_universal or (variable and variable[0] in re.sub(r"\\[a-zA-Z]+", "", value)):
+            return value, bare if _COMPARES.search(bare) and not is_universal else ""
     return text, ""
 
 
@@ -181,12 +188,9 @@ def _bracketed(text: str, *, alone: bool = False) -> Items | Scalar | None:
         if opening == r"\{" or _OPENING[opening] == closing:
             matrix = _matrix(parts[0])
             items = (matrix,) if matrix else _expand(parts[0])
-            is_set = opening == r"\{" and (
-                not alone or isinstance(items[0], Items) or items[0].text == r"\emptyset"
-            )
-            return (
-                items[0] if len(items) == 1 and not is_set else Items(opening, closing, items, text)
-            )
+            is_set = opening == r"\{" and (not alone or items[0].text.strip() == r"\emptyset")
+            is_one = len(items) == 1 and not is_set
+            return items[0] if is_one else Items(opening, closing, items, text)
         return None
     items = tuple(item for part in parts for item in _expand(part))
     return Items(opening, closing, items, text)

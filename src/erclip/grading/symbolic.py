@@ -1,8 +1,7 @@
 r"""Algebra: whether two scalars, intervals or relations are equal. Runs in worker processes only.
 
-latex2sympy parses (math-verify's grammar, never Python's). Constants and expressions are compared
-by value at 30 digits, which is faster than `simplify` and tells 1/2004! from 1/2006!, which
-math-verify rounds to the same zero. Relations, sets and what has no value go to math-verify.
+latex2sympy parses (math-verify's grammar, never Python's) and math-verify compares, but for
+constants: their values decide, because math-verify rounds 1/2004! and 1/2006! to the same zero.
 """
 
 from __future__ import annotations
@@ -17,22 +16,24 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 from math_verify import verify
 from math_verify.grader import should_treat_as_complex
-from sympy import Basic, Expr, Float, Product, Rational, Sum
+from sympy import Basic, Expr, Float, Rational
 from sympy.core.random import seed
 
 from erclip.grading.equality import is_readable, meets
-from erclip.grading.exact import decimal_fits, parse_number, without_periods
+from erclip.grading.exact import (
+    Number,
+    numbers_equal,
+    parse_number,
+    places_of,
+    without_periods,
+)
 from erclip.grading.gold import Gold
-from erclip.grading.guards import Guarded
 from erclip.grading.scalars import ScalarRule, Verdict, operands, plain_scalar
-from erclip.grading.values import MIN_POINTS, POINTS
 from erclip.records import Reason
 
 DIGITS = 30
 MAX_DIGITS = 400
 MAX_LOG10 = 20_000
-WHOLE = (2, 3, 5, 4, 7, 6)  # points for sums, whose bounds are integers
-SYMBOL_LOG10 = 2  # the largest test point has two digits
 
 # What latex2sympy knows; it drops what it does not, and would grade the rest.
 _KNOWN = re.compile(
@@ -48,7 +49,6 @@ _NORMALIZATION = NormalizationConfig(
 )
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-_NO_VALUE = (TypeError, ValueError, ArithmeticError, AttributeError, NotImplementedError)
 
 
 class ParseError(Exception):
@@ -76,7 +76,7 @@ class Algebra:
             return _equal(_latex(gold), _latex(answer), record.tolerance)
         except ParseError:
             self.trouble = self.trouble or "parse_error"
-        except (Guarded, MemoryError, RecursionError, OverflowError):
+        except (MemoryError, RecursionError, OverflowError):
             self.trouble = "guarded"
         return False
 
@@ -97,22 +97,24 @@ def _latex(text: str) -> str:
 
 
 def _equal(gold: str, answer: str, tolerance: float | None) -> bool:
+    """Constants by their value, everything else as math-verify sees it."""
     is_real = not (should_treat_as_complex(gold) or should_treat_as_complex(answer))
-    gold_expr, answer_expr = parse_latex(gold, is_real), parse_latex(answer, is_real)
-    if isinstance(gold_expr, Expr) and isinstance(answer_expr, Expr):
-        by_value = _equal_values(gold_expr, answer_expr, (gold, answer), tolerance)
-        if by_value is not None:
-            return by_value
-    for expr in (gold_expr, answer_expr):
+    wanted, given = parse_latex(gold, is_real), parse_latex(answer, is_real)
+    for expr in (wanted, given):
         _refuse_giants(expr)
-    return bool(
-        verify([gold_expr], [answer_expr], timeout_seconds=None, allow_set_relation_comp=True)
-    )
+    if isinstance(wanted, Expr) and isinstance(given, Expr):
+        value, difference = _value(wanted), _value(wanted - given)
+        if value is not None and difference is not None:
+            other = Number(value - difference, places_of(answer))
+            return numbers_equal(Number(value, places_of(gold)), other, tolerance)
+    return bool(verify(wanted, given, timeout_seconds=None, allow_set_relation_comp=True))
 
 
 @lru_cache(maxsize=2048)
 def parse_latex(text: str, is_real: bool) -> Basic:
     """math-verify's reading of one LaTeX text, unevaluated; prose is no product of letters."""
+    if (number := parse_number(text)) and number.places is None:
+        return Rational(number.value.numerator, number.value.denominator)
     if not _KNOWN.fullmatch(text):
         raise ParseError(text)
     try:
@@ -132,103 +134,37 @@ def parse_latex(text: str, is_real: bool) -> Basic:
     return expr
 
 
-def _equal_values(
-    gold: Expr, answer: Expr, texts: tuple[str, str], tolerance: float | None
-) -> Verdict:
-    """Equality by value: of constants, or of expressions at fixed points; None if undefined."""
-    names = sorted(_names(gold) | _names(answer))
-    if not names:
-        return _equal_constants(gold, answer, texts, tolerance)
-    compared = 0
-    points = WHOLE if gold.has(Sum, Product) or answer.has(Sum, Product) else POINTS
-    for shift in range(len(points)):
-        point = {n: Rational(points[(i + shift) % len(points)] + i) for i, n in enumerate(names)}
-        left, right = _exact(gold, point), _exact(answer, point)
-        if _value(left) is None or _value(right) is None:
-            continue
-        if not _same(left, right):
-            return False
-        compared += 1
-    return True if compared >= MIN_POINTS else None
-
-
-def _names(expr: Basic) -> set[str]:
-    """The variables; latex2sympy reads `i` as one, but an answer that says `i` means the unit."""
-    return {str(symbol) for symbol in expr.free_symbols} - {"i"}
-
-
-def _equal_constants(
-    gold: Expr, answer: Expr, texts: tuple[str, str], tolerance: float | None
-) -> Verdict:
-    exact = [_exact(expr, {}) for expr in (gold, answer)]
-    left, right = (_value(expr) for expr in exact)
-    if left is None or right is None:
-        return None
-    if _same(*exact):
-        return True
-    if not (left.is_real and right.is_real):
-        return False
-    error = abs(Fraction(str(left)) - Fraction(str(right)))
-    if tolerance is not None and error <= Fraction(repr(float(tolerance))):
-        return True
-    for text, other in ((texts[0], right), (texts[1], left)):
-        number = parse_number(text)
-        if number and number.places is not None:
-            return decimal_fits(error, Fraction(str(other)), number.places)
-    return False
-
-
-def _exact(expr: Expr, point: dict[str, Rational]) -> Expr | None:
-    """The expression at a point, decimals read as fractions; None where it has no value."""
-    _refuse_giants(expr)
-    try:
-        exact = expr.xreplace({f: Rational(str(f)) for f in expr.atoms(Float)})
-        values = {"i": sympy.I, **point}
-        return sympy.sympify(exact.subs({s: values[str(s)] for s in exact.free_symbols}).doit())
-    except _NO_VALUE:
-        return None
-
-
-def _value(exact: Expr | None) -> Expr | None:
-    """Its value to 30 digits, or None."""
-    if exact is None:
+def _value(expr: Expr) -> Fraction | None:
+    """The value of a real constant to `DIGITS` digits, however much cancels; None for all else."""
+    if {str(symbol) for symbol in expr.free_symbols} - {"i"}:
         return None
     try:
+        exact = expr.xreplace({number: Rational(str(number)) for number in expr.atoms(Float)})
+        exact = exact.subs(dict.fromkeys(expr.free_symbols, sympy.I)).doit()
         value = exact.evalf(DIGITS, maxn=MAX_DIGITS)
-        real, imaginary = (_rounded(part) for part in value.as_real_imag())
-    except _NO_VALUE:
+    except (TypeError, ValueError, ArithmeticError, AttributeError, NotImplementedError):
         return None
-    if not (real.is_Number and imaginary.is_Number and real.is_finite and imaginary.is_finite):
-        return None
-    return real + sympy.I * imaginary if imaginary else real
-
-
-def _same(left: Expr | None, right: Expr | None) -> bool:
-    """Whether the difference cannot be told from zero, however small it is beside the two."""
-    if left is None or right is None:
-        return False
-    difference = _value(left - right)
-    return difference is not None and difference == 0
-
-
-def _rounded(part: Expr) -> Expr:
-    """Zero for what sympy could not tell from zero (it leaves one bit of precision)."""
-    return sympy.S.Zero if isinstance(part, Float) and part._prec <= 1 else part
+    if not isinstance(value, Float):
+        return Fraction(0) if value == 0 else None
+    if value._prec <= 1:  # one bit of precision: sympy could not tell it from zero
+        return Fraction(0)
+    ratio = Rational(value)
+    return Fraction(ratio.p, ratio.q)
 
 
 def _refuse_giants(expr: Basic) -> None:
-    """Raise `Guarded` before arithmetic on a number of more than `MAX_LOG10` digits."""
+    """Refuse arithmetic on a number of more than `MAX_LOG10` digits."""
     for power in expr.atoms(sympy.Pow):
         exponent = power.exp.evalf(5)
         base = power.base.evalf(5)
         if not exponent.is_number or exponent.is_finite is False:
             continue
-        size = SYMBOL_LOG10
+        size = 1
         if base.is_number:
             size = abs(sympy.log(abs(base), 10).evalf(5)) if base.is_finite and base != 0 else 0
         if abs(exponent) * size > MAX_LOG10:
-            raise Guarded(f"a power of more than {MAX_LOG10} digits")
+            raise OverflowError(f"a power of more than {MAX_LOG10} digits")
     for call in expr.atoms(sympy.factorial, sympy.factorial2, sympy.binomial):
         arguments = [sympy.N(argument, 5) for argument in call.args]
         if any(a.is_number and abs(a) > MAX_LOG10 for a in arguments):
-            raise Guarded(f"{call.func.__name__} of more than {MAX_LOG10}")
+            raise OverflowError(f"{call.func.__name__} of more than {MAX_LOG10}")

@@ -28,7 +28,8 @@ _SUBSTITUTIONS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\\\(?=boxed|text|frac|sqrt)", r"\\"),
-        (r"^\s*(?:\*\*|__)(.+)(?:\*\*|__)\s*$", r"\1"),
+        (r"^\s*(\*{1,3}|__)(.+)\1\s*$", r"\2"),
+        (r"(?<=\d)[xX](?=10\^)", r"\\times "),
         (r"(?<=\d)(?:\{,\}|,\\!\s*)(?=\d{3}(?!\d))", ""),  # thousands, spelled unambiguously
         (r"\{,\}|,\\!", ","),
         (r"(?<=\d)['_](?=\d{3}(?:['_]\d{3})*(?!\w))", ""),
@@ -44,11 +45,15 @@ _SUBSTITUTIONS = tuple(
         (r":=|==", "="),
         (r"\\%", "%"),
         (r"(?<!\.)\.\.\.+(?!\.)", r"\\ldots "),
-        (r"^\s*(-?)\s*(?<!\\)\$\s*([\d.,]+)\s*$", r"\1\\$\2"),
+        (r"^\s*(-?)\s*((?:US|CA?|AU?|NZ|HK|S)?)\$\s*([\d.,]+)\s*$", r"\1\2\\$\3"),
         (r"(?<!\\)\$|(?<!\\)\\[()\[\]](?!\s*\d+pt)", " "),
         (r"[`\"“”„«»]", ""),
         (r"^\s*'([^']+)'\s*$", r"\1"),
     )
+)
+_SIGN_WORDS = {"minus": "-", "plus": "+", "times": r"\cdot ", "negative": "-"}
+_SIGN_WORD = re.compile(
+    r'(?:"(minus|plus|times)"|^"(negative)") ?(?=[\d.\\(a-zA-Z])', re.IGNORECASE
 )
 _GROUPED = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?[\d])")
 
@@ -81,6 +86,9 @@ def canonical(text: str) -> str:
     except TooDeep:
         return f'"{text}"'  # as written: no reading of it
     written = _GROUPED.sub(lambda match: match[0].replace(" ", ""), written)
+    written = _SIGN_WORD.sub(
+        lambda match: _SIGN_WORDS[match[match.lastindex or 0].lower()], written
+    )
     return _stripped(written)
 
 
@@ -88,9 +96,11 @@ def _stripped(text: str) -> str:
     """Without the full stop, and without braces around the whole."""
     text = text.strip()
     while True:
-        bare = re.sub(r"^(?:\\quad ?)+|(?:\s|\\\\|\\quad|(?<!\\)[.,;:])+$", "", text).strip()
+        bare = re.sub(r"^(?:\\quad ?)+|(?:\s|\\\\?|\\quad|(?<!\\)[.,;:])+$", "", text).strip()
         if bare.startswith("{") and bare.endswith("}") and closing(bare, 0) == len(bare) - 1:
             bare = bare[1:-1].strip()
+        if bare.startswith(r"\{") and r"\}" not in bare:  # of a system of equations
+            bare = bare[2:]
         if bare == text:
             return text
         text = bare

@@ -8,32 +8,48 @@ multiply, and all other words make the answer text that is compared as written.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-# dimension: unit[=size][:other names]; a dimension may go on in the next line
+from erclip.grading.words import changes_value, is_adjective, scale_of
+
+# dimension: unit[=size][:other names]. A line that starts with a blank has prefixed symbols of the
+# units above it, whose other names take the prefixes' names.
 _TABLE = """
-length: m=1:metre,meter km=1000:kilometre,kilometer cm=.01:centimetre,centimeter dm=.1
-length: mm=.001:millimetre,millimeter nm=1e-9 μm=1e-6 mile=1609.344:mi yd=.9144:yard
-length: ft=.3048:foot,feet,' in=.0254:inch,inches
-time: s=1:sec,second min=60:minute h=3600:hr,hour day=86400 week=604800 fortnight=1209600
-time: month year:yr decade century:centuries ms=.001:millisecond
-mass: g=1:gram,gramme kg=1000:kilogram,kilo mg=.001 ton=1e6:tonne lb=453.59237:lbs,pound
-mass: oz=28.349523125:ounce
-volume: L=1:l,liter,litre ml=.001:mL,milliliter,millilitre cc=.001 gal:gallon quart pint cup
-volume: tbsp tsp
-angle: °=1:degree,deg rad:radian
-temperature: °C:celsius °F:fahrenheit
+length: m=1:metre,meter,米 mile=1609.344:mi yd=.9144:yard ft=.3048:foot,feet,' in=.0254:inch,inches
+ km cm dm mm nm μm
+time: s=1:sec,second,秒 min=60:minute,分钟 h=3600:hr,hour,小时 day=86400:天 week=604800
+ ms μs ns
+time: fortnight=1209600 month year:yr decade century:centuries
+mass: g=1:gram,gramme,克 kilo=1000:公斤 ton=1e6:tonne,吨 lb=453.59237:lbs,pound oz=28.349523125:ounce
+ kg mg μg
+volume: L=1:l,liter,litre,升 cc=.001 gal:gallon quart pint cup tbsp tsp
+ ml mL cL dL kL
+angle: °=1:degree,deg,度 rad:radian
+temperature: °C:celsius °F:fahrenheit K:kelvin
 percent: %=1:percent,pct,percentage
-speed: mph kph kmh knot kn
-force: N:newton lbf
-energy: J:joule kJ kWh cal:calorie kcal
-power: W:watt kW MW
-electric: V:volt Ω:ohm ampere amp coulomb farad henry tesla
-frequency: Hz:hertz kHz MHz GHz
-pressure: Pa:pascal kPa atm bar mmHg
-amount: mol:mole
+speed: mph kph=:kmh knot kn
+force: N=1:newton lbf
+ kN mN
+energy: J=1:joule cal=4.184:calorie kWh=3600000 eV=1.602176634e-19
+ kJ MJ kcal keV MeV GeV
+power: W=1:watt
+ mW kW MW GW
+voltage: V=1:volt
+ mV kV
+current: A=1:ampere,amp
+ mA
+resistance: Ω=1:ohm
+ kΩ MΩ
+electric: C:coulomb farad henry tesla
+frequency: Hz=1:hertz
+ kHz MHz GHz
+pressure: Pa=1:pascal bar=100000 atm=101325 mmHg
+ hPa kPa MPa
+amount: mol=1:mole
+ mmol
 data: B:byte KB MB GB TB bit kB
 dollar: $=1:dollar,usd,buck cent=.01:¢,penny,pennies,c quarter=.25 dime=.1 nickel=.05
 euro: €=1:euro,eur
@@ -41,56 +57,31 @@ sterling: £=1:gbp
 yuan: ¥=1:元,yuan,cny,rmb,人民币
 yen: jpy=1:yen,円
 rupee: ₹=1:rs,inr,rupee
-other: ₩:won ₽:rouble,ruble,rub franc chf peso krona krone zloty
+other: ₩:won,krw ₽:rouble,ruble,rub franc:chf peso:mxn krona:sek,kr krone:nok,dkk zloty:pln
 any: unit pt:point th st nd rd only total
 """
-_CJK = {"厘米": "cm", "米": "m", "毫米": "mm", "千米": "km", "公里": "km", "分米": "dm",
-        "千克": "kg", "公斤": "kg", "克": "g", "小时": "h", "分钟": "min", "秒": "s", "天": "day",
-        "度": "°", "吨": "ton", "升": "L", "毫升": "ml",
-        "км": "km", "см": "cm", "кг": "kg"}  # fmt: skip
-_SCALES = {
-    **dict.fromkeys(("hundred", "hundreds", "百"), 10**2),
-    **dict.fromkeys(("thousand", "thousands", "千", "k"), 10**3),
-    **dict.fromkeys(("million", "millions", "mn", "mio"), 10**6),
-    **dict.fromkeys(("billion", "billions", "bn"), 10**9),
-    **dict.fromkeys(("trillion", "trillions", "tn"), 10**12),
-    **dict.fromkeys(("dozen", "dozens"), 12),
-    "万": 10**4,
-    "亿": 10**8,
-    "lakh": 10**5,
-    "crore": 10**7,
-    "score": 20,
-    "gross": 144,
-}
-# Words that no name of a counted thing holds: they say something about the value.
-_CHANGES_VALUE = re.compile(
-    r"""(?:half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?
-    |hundredths?|thousandths?|ones|tens|times|plus|minus|and|or|nor|but|not|no|to|in|mod|modulo|more|less
-    |fewer|over|under|above|below|than|least|most|up|at|about|around|approximately|roughly|nearly
-    |almost|between|from|through|until|squared|cubed|factorial|choose|divided|multiplied|by|if|when
-    |where|unless|except|without|negative|positive|infinity|infinite|undefined|wrong|incorrect|false
-    |true|should|is|are|was|be|maybe|perhaps|possibly|doubled|halved|tripled|double|triple|twice
-    |remainder|base|power|powers|root|roots?\sof|square|cube|log|each|per|with|for|rather|instead|plusminus|else
-    |either|any|every|all|some|fold|into|of\sthese|another|other|others|next|previous|after|before
-    |or\sso|million\w*|billion\w*|trillion\w*|\w*illion\w*|thousand\w*|hundred\w*|dozen\w*|mille
-    |mil|mila|\w*illiard\w*|\w*illones?|tausend|hundert|mal|oder|und|nicht|mehr|weniger|ou|et|pas|plus|moins|o|y
-    |veces|fois|раз|тысяч\w*|милли\w*|dutzend|docenas?|dozzine|или|не|и|no|más|menos|percent|score|gross|lakh|crore|exponent|inverse|reciprocal|e|i|π
-    |interval|degree\w*|mean|sum|difference|product|ratio|odd|even|prime|one|two|three|four|five|six
-    |seven|eight|nine|ten|eleven|twelve|first|second|third|fourth|otherwise|depending|conditions?
-    |[a-z]+(?:squared|fold|illion|ths))|.*[万亿千百十倍半].*|.*[余多成打折方根]|.*(?:以上|以下|左右|分之|或|不).*""",
-    re.VERBOSE | re.IGNORECASE,
-)
+_PREFIXES = """n=1e-9:nano μ=1e-6:micro m=.001:milli,毫 c=.01:centi,厘 d=.1:deci,分 h=100:hecto
+k=1000:kilo,千 M=1000000:mega G=1000000000:giga"""
+_FOREIGN = {"公里": "km", "км": "km", "см": "cm", "кг": "kg"}
+_PLURAL_SHORT = ("km", "cm", "kg")
+_BARE_SINGLE = "mgshlLNJWV"
+_UPRIGHT_SINGLE = _BARE_SINGLE + "KCAΩ"
+_NEVER_BARE = ("mi", "ms", "ns", "pt", "kn", "cal", "mN", "mA", "mW", "mV", "eV", "unit", "only")
 _MODIFIERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
-_BARE_SINGLE = frozenset("mgshlLNJWV")
-_WORD = re.compile(r'"([^"]+)"')
-_FACTOR = re.compile(
-    r'"(?P<word>[^"]+)"|(?P<sign>%|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢Ω]|\\Omega ?)'
-    r'|(?P<operator>/|\\cdot ?|\(|\)|\[|\]|,? ?)(?=["(\[/)\]\\]|$)'
-)
-_POWER = re.compile(r"\^\{(-?\d)\}")
-_SIGNS = {r"\$": "$", r"^{\circ}": "°", r"^{\circ }": "°", r"\Omega": "Ω"}
 _RAISING = {"squared": 2, "cubed": 3}
 _FILLERS = ("of", "the", "a", "an", "different")
+_SIGNS = {r"\$": "$", r"^{\circ}": "°", r"^{\circ }": "°"}
+_REWRITTEN = (
+    (re.compile(r"\\frac\{(.*)\}\{(.*)\}"), r"\1/\2"),
+    (re.compile(r'\^\{\\circ ?\} ?"?([CF])"?(?![a-z])'), r'"°\1"'),
+    (re.compile(r'\\mu ?"'), '"μ'),
+    (re.compile(r'"?([kM]?)"?(?:\\Omega ?|"Ω")'), r'"\1Ω"'),
+)
+_WORD = re.compile(r'"([^"]+)"')
+_FACTOR = re.compile(
+    r'(?:"(?P<word>[^"]+)"|(?P<sign>%|\^\{\\circ ?\}|\\\$|[€£¥₹₩₽¢]))(?:\^\{(?P<power>-?\d)\})?'
+    r'|(?P<operator>/|\\cdot ?|[(\[]|[)\]]|,? ?)(?=["(\[/)\]]|$)'
+)
 
 
 class Unit(NamedTuple):
@@ -105,42 +96,55 @@ class Unit(NamedTuple):
     scale: int = 1
 
 
-def _read_table() -> dict[str, tuple[str, Fraction | None, str]]:
-    found: dict[str, tuple[str, Fraction | None, str]] = {}
-    for line in _TABLE.strip().splitlines():
+class _Entry(NamedTuple):
+    dimension: str
+    size: Fraction | None
+    name: str
+
+
+def _entries(line: str) -> Iterator[tuple[str, Fraction | None, list[str]]]:
+    """Name, size and all names of every `name=size:other,names`."""
+    for entry in line.split():
+        head, _, others = entry.partition(":")
+        name, _, size = head.partition("=")
+        yield name, Fraction(size) if size else None, [name, *filter(None, others.split(","))]
+
+
+def _read_table() -> dict[str, _Entry]:
+    prefixes = {name: (size or 1, names[1:]) for name, size, names in _entries(_PREFIXES)}
+    found: dict[str, _Entry] = {}
+    names: dict[str, list[str]] = {}
+    for line in _TABLE.strip("\n").splitlines():
+        if line.startswith(" "):
+            for symbol in line.split():
+                (size, spelled), base = prefixes[symbol[0]], found[symbol[1:]]
+                found[symbol] = base._replace(size=size * (base.size or 1))
+                full = [n for n in names[base.name] if len(n) > 2 or not n.isascii()]
+                found |= dict.fromkeys([s + n for s in spelled for n in full], found[symbol])
+            continue
         dimension, _, entries = line.partition(": ")
-        for entry in entries.split(" "):
-            head, _, others = entry.partition(":")
-            name, _, factor = head.partition("=")
-            for alias in (name, *filter(None, others.split(","))):
-                found[alias] = (dimension, Fraction(factor) if factor else None, name)
-                if len(alias) > 2 or alias in ("km", "cm", "kg"):
-                    found[alias + "s"] = found[alias]
-    return found | {word: found[name] for word, name in _CJK.items()}
+        for name, size, aliases in _entries(entries):
+            names[name] = aliases
+            found |= dict.fromkeys(aliases, _Entry(dimension, size, name))
+    plural = {w + "s": e for w, e in found.items() if len(w) > 2 or w in _PLURAL_SHORT}
+    return {**plural, **found, **{word: found[name] for word, name in _FOREIGN.items()}}
 
 
 _UNITS = _read_table()
 
 
-def changes_value(word: str) -> bool:
-    """Whether a word says something about the value before or after it."""
-    return _CHANGES_VALUE.fullmatch(word) is not None or word.lower() in _SCALES
-
-
-def _lookup(word: str) -> tuple[str, Fraction | None, str] | None:
+def _lookup(word: str) -> _Entry | None:
     word = word.strip(" .")
     return _UNITS.get(word) or (_UNITS.get(word.lower()) if len(word) > 1 else None)
 
 
 def is_unit(word: str, *, bare: bool = False) -> bool:
-    """Whether a run of letters after a number is a unit; `mi`, `ms` and `pt` alone are products."""
+    """Whether a run of letters after a number is a unit; bare `mi`, `ms` and `pt` are products."""
     if len(word) == 1:
-        return word in _BARE_SINGLE
-    if word in ("sq", "cu"):
-        return True
-    if bare and word in ("mi", "ms", "pt", "kn", "th", "cal", "in", "st", "nd", "rd"):
-        return word in ("th", "st", "nd", "rd", "in")
-    return _lookup(word) is not None
+        return word in (_BARE_SINGLE if bare else _UPRIGHT_SINGLE)
+    return word in ("sq", "cu") or (
+        _lookup(word) is not None and not (bare and word in _NEVER_BARE)
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -152,27 +156,24 @@ def read_unit(text: str) -> Unit | None:
     >>> read_unit('"million""dollars"').scale, read_unit('"or""more"')
     (1000000, None)
     """
+    for pattern, replacement in _REWRITTEN:
+        text = pattern.sub(replacement, text)
     scale = 1
-    while (match := _WORD.match(text)) and match[1].lower() in _SCALES:
-        scale *= _SCALES[match[1].lower()]
-        text = text[match.end() :]
-    text = re.sub(r"\\frac\{(.*)\}\{(.*)\}", r"\1/\2", text)
-    text = re.sub(r'\^\{\\circ ?\} ?"?([CF])"?(?![a-z])', r'"°\1"', text)
+    while (match := _WORD.match(text)) and (factor := scale_of(match[1])):
+        scale, text = scale * factor, text[match.end() :]
     builder = _Builder()
     position, depth = 0, 0
     while position < len(text):
         match = _FACTOR.match(text, position)
         if match is None or match.end() == position:
             return None
-        position = match.end()
-        if (operator := match["operator"]) is not None:
-            depth += (operator in "([") - (operator in ")]")
+        position, operator = match.end(), match["operator"]
+        if operator is not None:
+            depth += (operator in "([") - (operator in ")]") if operator else 0
             builder.sign = -1 if operator == "/" else builder.sign
-            continue
-        raised = _POWER.match(text, position)
-        position = raised.end() if raised else position
-        word = match["word"] or _SIGNS.get(match["sign"].strip(), match["sign"])
-        if not builder.add(word, int(raised[1]) if raised else None):
+        elif not builder.add(
+            match["word"] or _SIGNS.get(match["sign"], match["sign"]), match["power"]
+        ):
             return None
     return builder.unit(scale) if depth == 0 else None
 
@@ -185,38 +186,45 @@ class _Builder:
         self._powers: dict[str, int] = {}
         self._factor: Fraction | None = Fraction(1)
         self._things: list[str] = []
+        self._is_open = False  # a noun must follow
 
-    def add(self, word: str, raised: int | None) -> bool:
+    def add(self, word: str, raised: str | None) -> bool:
         """Take one word in; False if it is no part of a unit."""
         for prefix, power in _MODIFIERS.items():
             if word == prefix or (not prefix.isascii() and word.startswith(prefix)):
                 self._modifier, word = power, word.removeprefix(prefix)
-        if word.lower() == "per":
-            self.sign = -1
-        elif word.lower() in _RAISING and self._powers:
-            self._powers[next(reversed(self._powers))] *= _RAISING[word.lower()]
-        elif word:
-            return self._add(word, self.sign * self._modifier * (raised or 1), raised is not None)
+        word = word.lower() if word.lower() in ("per", *_RAISING, *_FILLERS) else word
+        if not word or word == "per":
+            self.sign = -1 if word else self.sign
+        elif word in _RAISING and self._powers:
+            self._powers[next(reversed(self._powers))] *= _RAISING[word]
+        elif (entry := _lookup(word)) is None or (entry.dimension == "any" and self._things):
+            return raised is None and self._count(word)
+        else:
+            self._multiply(entry, self.sign * self._modifier * int(raised or 1))
         return True
 
-    def _add(self, word: str, power: int, is_raised: bool) -> bool:
-        self._modifier = 1
-        entry = _lookup(word)
-        if entry is None or (entry[0] == "any" and self._things):
+    def _count(self, word: str) -> bool:
+        """Take in what is no unit, if it can be the name of a thing or belong to one."""
+        self._is_open = word in _FILLERS or is_adjective(word)
+        if not self._is_open:
+            self._modifier = 1
             self._things.append(_singular(word))
-            return not is_raised and not _CHANGES_VALUE.fullmatch(word)
-        dimension, size, name = entry
-        key = dimension if size is not None or dimension == "any" else f"{dimension} {name}"
+        return self._is_open or not changes_value(word)
+
+    def _multiply(self, entry: _Entry, power: int) -> None:
+        self._modifier, self._is_open = 1, False
+        is_one = entry.size is not None or entry.dimension == "any"
+        key = entry.dimension if is_one else f"{entry.dimension} {entry.name}"
         self._powers[key] = self._powers.get(key, 0) + power
-        self._factor = None if size is None or self._factor is None else self._factor * size**power
-        return True
+        known = entry.size is not None and self._factor is not None
+        self._factor = self._factor * entry.size**power if known else None
 
     def unit(self, scale: int) -> Unit | None:
         """What was read; nothing may be left open."""
-        things = tuple(word for word in self._things if word not in _FILLERS)
-        if self._modifier != 1 or (self._things and self._things[-1] in _FILLERS):
+        if self._modifier != 1 or self._is_open:
             return None
-        return Unit(tuple(sorted(self._powers.items())), self._factor, things, scale)
+        return Unit(tuple(sorted(self._powers.items())), self._factor, tuple(self._things), scale)
 
 
 def _singular(word: str) -> str:

@@ -1,6 +1,7 @@
 """Policy losses as compositions: surrogate × importance × constraints + terms. Torch alone."""
 
 from erclip.losses.bands import bandpo
+from erclip.losses.centering import score_centering
 from erclip.losses.constraints import entropy_ratio, entropy_ratio_clip, random_mask
 from erclip.losses.controls import shuffled_erc
 from erclip.losses.covariance import clip_cov, kl_cov
@@ -91,6 +92,7 @@ __all__ = [
     "random_mask",
     "reinforce",
     "sapo",
+    "score_centering",
     "sequence_mask",
     "shuffled_erc",
     "spo",

@@ -12,6 +12,9 @@ from torch import Tensor
 from erclip.losses.ratios import MAX_LOG_RATIO
 from erclip.losses.types import LossInputs
 
+TOP = frozenset({"top_logprobs", "sampler_top_logprobs"})
+"""Inputs of several tokens at each position, [B, T, K]."""
+
 SOURCES = {
     "entropies": "erclip.ops.linear_logprob_entropy returns them beside the log-probs",
     "old_entropies": "compute both with erclip.ops.linear_logprob_entropy, in the same dtype and "
@@ -20,6 +23,9 @@ SOURCES = {
     "entropy_slope_means": "erclip.ops.linear_logprob_entropy(..., mean_slopes=True) returns them",
     "sampler_logprobs": "the log-probs of the drawn tokens from the engine that drew them, at the "
     "sampling temperature",
+    "top_logprobs": "erclip.ops.linear_logprob_entropy(..., top_ids=ids) returns them",
+    "sampler_top_logprobs": "the log-probs of its likeliest tokens at every position, from the "
+    "engine that drew the response",
     "reference_logprobs": "the log-probs of the same tokens under the frozen reference model",
     "correct": "which responses are correct",
     "lots": "one uniform number per token, the same in `statistics` and in the loss",
@@ -35,6 +41,7 @@ def prepare(
     advantages: Tensor,
     mask: Tensor,
     entropies: Tensor | None = None,
+    top_logprobs: Tensor | None = None,
     correct: Tensor | None = None,
     live: bool = False,
     **optional: Any,
@@ -52,12 +59,15 @@ def prepare(
         )
 
     def blank(name: str, tensor: Tensor) -> Tensor:
-        if tensor.shape != mask.shape:
+        shape, inside = tensor.shape, mask
+        if name in TOP:
+            shape, inside = shape[:-1], mask[..., None]
+        if shape != mask.shape:
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}, mask has {tuple(mask.shape)}; "
                 "all token tensors of a loss share one shape."
             )
-        return torch.where(mask, tensor, False if tensor.dtype == torch.bool else 0.0)
+        return torch.where(inside, tensor, False if tensor.dtype == torch.bool else 0.0)
 
     def constant(name: str, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else blank(name, tensor.detach())
@@ -76,6 +86,7 @@ def prepare(
         mask=mask,
         entropies=constant("entropies", entropies),
         live_entropies=live_entropies,
+        top_logprobs=None if top_logprobs is None else blank("top_logprobs", top_logprobs),
         correct=None if correct is None else constant("correct", per_token(correct.bool(), mask)),
         **blanked,
     )

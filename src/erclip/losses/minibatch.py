@@ -17,7 +17,9 @@ from erclip.losses.inputs import check_needs
 from erclip.losses.parts import MiniBatchRule, name_of, needs_of
 from erclip.losses.types import Gather, LossInputs, Statistics, SurrogateFn, Tokens
 
-PRESENT = frozenset({"entropies", "live_entropies", "entropy_slopes", "entropy_slope_means"})
+PRESENT = frozenset(
+    {"entropies", "live_entropies", "entropy_slopes", "entropy_slope_means", "top_logprobs"}
+)
 """Optional inputs that belong to the policy in training, as `logprobs` and `ratio` do."""
 
 LIVE = frozenset({"live_entropies"})

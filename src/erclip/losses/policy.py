@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from erclip.losses.constraints import entropy_ratio
-from erclip.losses.inputs import check_needs, prepare
+from erclip.losses.inputs import TOP, check_needs, prepare
 from erclip.losses.minibatch import alone, statistics_of, take_statistics
 from erclip.losses.parts import MiniBatchRule, Part, Term, name_of, needs_of, weight_of
 from erclip.losses.types import (
@@ -85,6 +85,12 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         return frozenset().union(*map(needs_of, self.parts))
 
     @property
+    def top(self) -> int:
+        """How many of the sampler's likeliest tokens its parts look at, at each position."""
+        asking = (part for part in self.parts if "sampler_top_logprobs" in needs_of(part))
+        return max((getattr(part, "top", 128) for part in asking), default=0)
+
+    @property
     def mini_batch_rules(self) -> tuple[MiniBatchRule, ...]:
         """The parts that need `statistics` of the whole mini-batch."""
         return tuple(part for part in self.parts if isinstance(part, MiniBatchRule))
@@ -99,6 +105,7 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         """The names under which its parts report clipped tokens, from a call on one token."""
         one = torch.zeros(1, 1)
         optional: dict[str, Any] = dict.fromkeys(self.needs - {"correct", "live_entropies"}, one)
+        optional |= dict.fromkeys(self.needs & TOP, one[..., None])
         with torch.random.fork_rng(devices=[]):
             out = self(
                 logprobs=one,
@@ -122,6 +129,8 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         entropy_slopes: Float[Tensor, "B T"] | None = None,
         entropy_slope_means: Float[Tensor, "B T"] | None = None,
         sampler_logprobs: Float[Tensor, "B T"] | None = None,
+        top_logprobs: Float[Tensor, "B T K"] | None = None,
+        sampler_top_logprobs: Float[Tensor, "B T K"] | None = None,
         reference_logprobs: Float[Tensor, "B T"] | None = None,
         correct: Bool[Tensor, "B T"] | Bool[Tensor, "B 1"] | Bool[Tensor, " B"] | None = None,
         lots: Float[Tensor, "B T"] | None = None,
@@ -148,6 +157,8 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
             entropy_slopes=entropy_slopes,
             entropy_slope_means=entropy_slope_means,
             sampler_logprobs=sampler_logprobs,
+            top_logprobs=top_logprobs,
+            sampler_top_logprobs=sampler_top_logprobs,
             reference_logprobs=reference_logprobs,
             lots=lots,
         )

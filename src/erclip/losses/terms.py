@@ -71,8 +71,11 @@ class kl_penalty(Term):
     KL(π‖π_ref) under π's own tokens, k2 = d²/2 is not but has less variance. A good value is not
     yet a good gradient. That of k1 has mean zero and penalises nothing; that of k2, d·∇log π, is
     the gradient of KL(π‖π_ref); that of k3, (1 − e^−d)·∇log π, is the gradient of KL(π_ref‖π).
-    So k1 is given k2's gradient here. k3 is GRPO's penalty (2402.03300). Tokens of an older policy
-    are taken as they are: no importance weight corrects them.
+    So k1 is given k2's gradient here. k3 is GRPO's penalty (2402.03300).
+
+    Tokens of an older policy are taken as they are unless `corrected`, which multiplies k(d) by
+    r = π/π_old (DeepSeek-V3.2, TRL's use_bias_correction_kl): of k3, the sum over the older
+    policy's tokens is then an estimate of KL(π‖π_ref), and so is its gradient.
 
     k3 grows as e^−d, and so does its gradient: one token that the policy has all but given up would
     outweigh the batch. As in verl a token's k3 is cut at 10 nats, which d = −2.61 reaches: its
@@ -85,10 +88,17 @@ class kl_penalty(Term):
 
     weight: float
     estimator: Estimator = "k3"
+    _: KW_ONLY
+    corrected: bool = False
 
     def __post_init__(self) -> None:
         at_least(self, 0, "weight")
         one_of(self, "estimator", Estimator)
+        if self.corrected and self.estimator != "k3":
+            raise ValueError(
+                f"corrected goes with estimator = 'k3', not {self.estimator!r}: only there does "
+                "π/π_old make the gradient that of KL(π‖π_ref)."
+            )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -98,7 +108,8 @@ class kl_penalty(Term):
     def __call__(self, inputs: LossInputs) -> Tokens:
         """k(d) of each token."""
         assert inputs.reference_logprobs is not None
-        return kl_estimate(inputs.logprobs, inputs.reference_logprobs, self.estimator)
+        cost = kl_estimate(inputs.logprobs, inputs.reference_logprobs, self.estimator)
+        return inputs.ratio * cost if self.corrected else cost
 
 
 def kl_estimate(logprobs: Tokens, reference_logprobs: Tokens, estimator: Estimator) -> Tokens:

@@ -2,7 +2,7 @@
 
     check_loss(policy_loss(reinforce(), constraints=[my_rule()]))
 
-Letters: B responses, T tokens.
+Letters: B responses, T tokens, K tokens of the vocabulary at each of them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from erclip.losses.policy import policy_loss
 from erclip.losses.types import LossOutput, Statistics
 
 Inputs = Mapping[str, Tensor]
+K = 3
+LIVE = {"logprobs": 1, "entropies": 1, "top_logprobs": K}
+"""The inputs through which a gradient may flow, and how many numbers of a token they are."""
 
 
 class Result(NamedTuple):
-    """A loss, what it reports, and its gradient for log-probs and entropies [B, T]."""
+    """What a loss reports, and its gradient for each input that may have one, [B, T] each."""
 
     out: LossOutput
     gradient: Tensor
@@ -46,10 +49,13 @@ def random_inputs(
     lengths = torch.randint(1, length + 1, (responses, 1), generator=generator)
     old = -normal(*shape).abs()
     old_entropies = normal(*shape).abs()
+    likeliest = torch.log_softmax(normal(*shape, 5), -1)[..., :K]
     return {
         "logprobs": old + spread * normal(*shape),
         "old_logprobs": old,
         "sampler_logprobs": old + spread / 2 * normal(*shape),
+        "top_logprobs": torch.log_softmax(normal(*shape, 5), -1)[..., :K],
+        "sampler_top_logprobs": likeliest,
         "reference_logprobs": old + spread * normal(*shape),
         "advantages": normal(responses, 1).expand(shape).contiguous(),
         "mask": torch.arange(length) < lengths,
@@ -111,7 +117,8 @@ def _check_padding(loss_fn: policy_loss, inputs: Inputs, whole: Result) -> None:
         dirty = {}
         for name, value in inputs.items():
             flags = value.dtype == torch.bool
-            inside = value if flags else value.masked_fill(outside, rubbish)
+            masked = outside if value.dim() == 2 else outside[..., None]
+            inside = value if flags else value.masked_fill(masked, rubbish)
             column = _column(value, name == "correct" if flags else rubbish)
             dirty[name] = torch.cat([inside, column], 1)
         found = _run(loss_fn, dirty)
@@ -179,18 +186,17 @@ def _on_processes(loss_fn: policy_loss, shares: Sequence[Sequence[Inputs]]) -> l
 
 
 def _run(loss_fn: policy_loss, inputs: Inputs, **more: Any) -> Result:
-    leaves = {
-        name: inputs[name].clone().requires_grad_()
-        for name in ("logprobs", "entropies")
-        if name in inputs
-    }
+    leaves = {name: inputs[name].clone().requires_grad_() for name in LIVE if name in inputs}
     given: dict[str, Any] = {**inputs, **leaves, **more}
     out = loss_fn(**given)
     if out.loss.requires_grad:
         out.loss.backward()
-    shape = leaves["logprobs"]
-    grads = [torch.zeros_like(shape) if v.grad is None else v.grad for v in leaves.values()]
-    return Result(out, torch.stack([*grads, *[torch.zeros_like(shape)] * (2 - len(grads))]))
+    grads = []
+    for name, count in LIVE.items():
+        grad = leaves[name].grad if name in leaves else None
+        shape = (*inputs["mask"].shape, count)
+        grads.append(inputs["logprobs"].new_zeros(shape) if grad is None else grad.view(shape))
+    return Result(out, torch.cat(grads, -1).movedim(-1, 0))
 
 
 def _rows(result: Result, order: Tensor) -> Result:
@@ -233,4 +239,4 @@ def _same(one: Result, other: Result, words: str, columns: slice = slice(None)) 
 
 
 def _column(like: Tensor, value: float | bool) -> Tensor:
-    return torch.full((len(like), 1), value, dtype=like.dtype)
+    return torch.full_like(like[:, :1], value)

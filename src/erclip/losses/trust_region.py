@@ -20,6 +20,19 @@ ONE_HOT = 1e-8  # added to 1 − p, so that a probability of 1 has a logarithm o
 
 
 @dataclass(frozen=True, repr=False)
+class Threshold(Constraint):
+    """A constraint with one bound, in whatever its rule measures from the anchor."""
+
+    threshold: float
+    _: KW_ONLY
+    anchor: Anchor = "sampler"
+
+    def __post_init__(self) -> None:
+        check_anchor(self.anchor)
+        at_least(self, 0, "threshold")
+
+
+@dataclass(frozen=True, repr=False)
 class dppo_tv(Constraint):
     """Drop if A > 0 and π − μ > high, or A ≤ 0 and π − μ < −low; μ is the anchor's probability.
 
@@ -51,7 +64,7 @@ class dppo_tv(Constraint):
 
 
 @dataclass(frozen=True, repr=False)
-class dppo_kl(Constraint):
+class dppo_kl(Threshold):
     """Drop if KL(μ‖π) > threshold, taken as Bernoulli, and the update would widen it.
 
     KL(μ‖π) = μ log(μ/π) + (1−μ) log((1−μ)/(1−π)) in nats; the update widens it if A > 0 and π > μ,
@@ -67,12 +80,6 @@ class dppo_kl(Constraint):
     """
 
     threshold: float = 0.05
-    _: KW_ONLY
-    anchor: Anchor = "sampler"
-
-    def __post_init__(self) -> None:
-        check_anchor(self.anchor)
-        at_least(self, 0, "threshold")
 
     def __call__(self, inputs: LossInputs) -> ConstraintOutput:
         """Tokens that are past the threshold and would move on."""
@@ -82,7 +89,7 @@ class dppo_kl(Constraint):
 
 
 @dataclass(frozen=True, repr=False)
-class ipo(Constraint):
+class ipo(Threshold):
     """Drop if |π − μ| > threshold, whatever the advantage.
 
     The mask of prime-rl's default loss, which adds `log_ratio_penalty`. Unlike DPPO it also stops
@@ -97,12 +104,6 @@ class ipo(Constraint):
     """
 
     threshold: float = 0.1
-    _: KW_ONLY
-    anchor: Anchor = "sampler"
-
-    def __post_init__(self) -> None:
-        check_anchor(self.anchor)
-        at_least(self, 0, "threshold")
 
     def __call__(self, inputs: LossInputs) -> ConstraintOutput:
         """Tokens that are past the threshold."""
@@ -112,7 +113,7 @@ class ipo(Constraint):
 
 
 @dataclass(frozen=True, repr=False)
-class kpop(Constraint):
+class kpop(Threshold):
     """Drop if max(KL(π‖μ), KL(μ‖π)) > threshold, both taken as Bernoulli, in nats.
 
     AReaL's KPop: whatever the advantage, and in both directions of the divergence, so that a token
@@ -127,12 +128,6 @@ class kpop(Constraint):
     """
 
     threshold: float = 2.0
-    _: KW_ONLY
-    anchor: Anchor = "sampler"
-
-    def __post_init__(self) -> None:
-        check_anchor(self.anchor)
-        at_least(self, 0, "threshold")
 
     def __call__(self, inputs: LossInputs) -> ConstraintOutput:
         """Tokens that are past the threshold."""

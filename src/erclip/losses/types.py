@@ -1,6 +1,7 @@
 """The records that flow through a policy loss, and the types of what they flow through.
 
-Letters: B responses (rows), T token positions, N tokens inside the mask of a whole mini-batch.
+Letters: B responses (rows), T token positions, N tokens inside the mask of a whole mini-batch,
+K tokens of the vocabulary at each position.
 Index t scores token t of the response. Log-probs and entropies are in nats.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 Tokens = Float[Tensor, "B T"]
 Flags = Bool[Tensor, "B T"]
+TopTokens = Float[Tensor, "B T K"]
 Scalar = Float[Tensor, ""]
 
 Statistics = Mapping[str, Mapping[str, float]]
@@ -26,9 +28,9 @@ Statistics = Mapping[str, Mapping[str, float]]
 class LossInputs:
     """Everything that a part may look at; masked-out positions hold zeros.
 
-    Gradient flows through `logprobs`, `ratio` (π_θ/π_old) and `live_entropies`, through nothing
-    else. The optional fields are there if the caller gave them; a part that reads one says so in
-    its `needs`.
+    Gradient flows through `logprobs`, `ratio` (π_θ/π_old), `live_entropies` and `top_logprobs`,
+    through nothing else. The optional fields are there if the caller gave them; a part that reads
+    one says so in its `needs`.
     """
 
     logprobs: Tokens
@@ -47,6 +49,10 @@ class LossInputs:
     """E_π[S] = Σ_j p_j S_j."""
     sampler_logprobs: Tokens | None = None
     """Of whoever drew the tokens, where that was not the trainer's own old policy."""
+    top_logprobs: TopTokens | None = None
+    """Of the K tokens that the sampler held likeliest at each position, whichever it drew."""
+    sampler_top_logprobs: TopTokens | None = None
+    """The sampler's own of the same, −inf where there are fewer."""
     reference_logprobs: Tokens | None = None
     """Of a frozen reference model."""
     correct: Flags | None = None
@@ -160,6 +166,8 @@ class LossFn(Protocol):
         entropy_slopes: Float[Tensor, "B T"] | None = None,
         entropy_slope_means: Float[Tensor, "B T"] | None = None,
         sampler_logprobs: Float[Tensor, "B T"] | None = None,
+        top_logprobs: Float[Tensor, "B T K"] | None = None,
+        sampler_top_logprobs: Float[Tensor, "B T K"] | None = None,
         reference_logprobs: Float[Tensor, "B T"] | None = None,
         correct: Bool[Tensor, "B T"] | Bool[Tensor, "B 1"] | Bool[Tensor, " B"] | None = None,
         lots: Float[Tensor, "B T"] | None = None,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from erclip.errors import UserError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)  # the slowest process may still be sampling long responses
@@ -54,13 +55,13 @@ class World:
         """
         return items[self.rank :: self.size]
 
-    def gather(self, work: Callable[[], T]) -> list[T]:
+    def gather(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> list[T]:
         """What `work` gave on each process, by rank; one's UserError is raised on all of them."""
         if self.size == 1:
-            return [work()]
+            return [work(*args, **named)]
         result: T | UserError
         try:
-            result = work()
+            result = work(*args, **named)
         except UserError as error:
             result = error
         results: list[Any] = [None] * self.size
@@ -70,22 +71,23 @@ class World:
                 raise AllFailed(str(found)) from (result if isinstance(result, UserError) else None)
         return results
 
-    def together(self, work: Callable[[], T]) -> T:
+    def together(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
         """Do it on every process, each for itself; one's UserError is raised on all of them."""
         kept: list[T] = []
-        self.gather(lambda: kept.append(work()))
+        self.gather(lambda: kept.append(work(*args, **named)))
         return kept[0]
 
-    def from_first(self, work: Callable[[], T]) -> T:
+    def from_first(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
         """Do it on the first process only; its result (or UserError) on all."""
-        return self.gather(lambda: work() if self.first else None)[0]  # ty: ignore[invalid-explicit-return]
+        found: list[Any] = self.gather(lambda: work(*args, **named) if self.first else None)
+        return found[0]
 
-    def to_first(self, work: Callable[[], T]) -> list[T]:
+    def to_first(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> list[T]:
         """Like `gather`, for the first process only; nothing on the others."""
         if self.size == 1:
-            return [work()]
+            return [work(*args, **named)]
         results: list[Any] | None = [None] * self.size if self.first else None
-        dist.gather_object(work(), results)
+        dist.gather_object(work(*args, **named), results)
         return results or []
 
     def sum(self, values: Tensor) -> Tensor:

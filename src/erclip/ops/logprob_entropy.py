@@ -1,6 +1,6 @@
 """The public op: log π(a_t) and H(π_t) from hidden states, without ever holding the logits.
 
-Letters: N tokens, D hidden size, V vocabulary. Nats throughout.
+Letters: N tokens, D hidden size, V vocabulary, K given ids. Nats throughout.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from erclip.ops.operators import head_backward, head_forward
-from erclip.ops.options import HeadOptions, Impl, check_inputs
+from erclip.ops.options import HeadOptions, Impl, check_ids, check_inputs
+from erclip.ops.picked import picked_logprobs
 from erclip.ops.reference import reference
 
 
 class LogprobEntropy(NamedTuple):
-    """log π(a_t), H(π_t) and, if asked for, the slopes; float32 (float64 from float64 inputs).
+    """log π(a_t), H(π_t) and what was asked for; float32 (float64 from float64 inputs).
 
     With S_j = p_j (log p_j + H): `slope_means` are m = Σ p_j S_j and `slopes` m − S_a, in nats.
+    `top_logprobs` are log π of the ids that were given.
     """
 
     logprobs: Float[Tensor, " N"]
     entropies: Float[Tensor, " N"]
     slopes: Float[Tensor, " N"] | None = None
     slope_means: Float[Tensor, " N"] | None = None
+    top_logprobs: Float[Tensor, "N K"] | None = None
 
 
 def linear_logprob_entropy(
@@ -40,6 +43,7 @@ def linear_logprob_entropy(
     chunk_size: int | None = None,
     slopes: bool = False,
     cache_logits: bool = False,
+    top_ids: Int[Tensor, "N K"] | None = None,
 ) -> LogprobEntropy:
     """log π_a = z_a − lse(z), H = lse(z) − Σ p z, z = softcap · tanh((hWᵀ+b)/softcap)/temperature.
 
@@ -55,6 +59,8 @@ def linear_logprob_entropy(
             is installed, else `chunked`. Score old and new policy with the same one.
         chunk_size: vocabulary columns in a tile; None is a size that suits the device.
         cache_logits: keep N × V float32 for the backward pass, which saves one product of four.
+        top_ids: more tokens to score at every position, with gradient; each costs what one column
+            of the vocabulary does, whatever `impl` is.
 
     Raises:
         ValueError: shapes or dtypes that do not fit, a target outside the vocabulary (on a GPU,
@@ -69,10 +75,16 @@ def linear_logprob_entropy(
     """
     options = HeadOptions(temperature, softcap, chunk_size, slopes, cache_logits)
     impl = check_inputs(hidden, weight, targets, bias, impl)
+    if top_ids is not None:
+        check_ids(top_ids, hidden.shape[0], weight.shape[0])
     if impl == "reference" or hidden.shape[0] == 0:
-        return LogprobEntropy(*reference(hidden, weight, bias, targets, options))
+        return LogprobEntropy(*reference(hidden, weight, bias, targets, options, top_ids))
     logprobs, entropies, slope_values = _Head.apply(hidden, weight, bias, targets, options, impl)
-    return LogprobEntropy(logprobs, entropies, *(slope_values if slopes else ()))
+    scores = LogprobEntropy(logprobs, entropies, *(slope_values if slopes else ()))
+    if top_ids is None:
+        return scores
+    top = picked_logprobs(hidden, weight, bias, targets, logprobs, top_ids, options)
+    return scores._replace(top_logprobs=top)
 
 
 class _Head(torch.autograd.Function):

@@ -75,6 +75,17 @@ def check_targets(targets: Tensor, vocab: int) -> None:
             raise ValueError(f"target {wrong} is outside the vocabulary of {vocab} tokens")
 
 
+def check_ids(ids: Tensor, num_rows: int, vocab: int) -> None:
+    """Refuse what is no [N, K] of ids within the vocabulary."""
+    fits = ids.ndim == 2 and len(ids) == num_rows and ids.dtype in (torch.int64, torch.int32)
+    if not fits:
+        raise ValueError(
+            f"top_ids must be [{num_rows}, K] integers (int64 or int32), "
+            f"got {ids.dtype} {list(ids.shape)}"
+        )
+    check_targets(ids, vocab)
+
+
 def _choose(impl: Impl, hidden: Tensor) -> Impl:
     """`auto` made definite: the same answer for every pass over the same device."""
     if impl not in get_args(Impl):

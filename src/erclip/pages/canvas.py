@@ -21,9 +21,11 @@ from jaxtyping import Float
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from matplotlib.container import BarContainer
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from erclip.pages.hover import Picture, Trace, described, panels_json, trace
+from erclip.pages.ticks import Ticks
 from erclip.runs.series import Curve, thinned
 
 Line = Literal["solid", "dashed", "dotted", "thin", "dot", "area", "inner", "middle", "outer"]
@@ -40,6 +42,7 @@ DASHES = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.5)), "thin": 
 _HALF_WIDTH, _FULL_WIDTH = 5.6, 11.6  # inches: a card of one column, a card of two
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = re.compile(r"(?:@media \(prefers-color-scheme: dark\) \{\s*)?:root \{[^}]*\}(?:\s*\})?")
+HOVERED = 400  # points of a curve whose values can be asked for
 _MARKERS_UP_TO = 30  # points: a curve with more of them is drawn without markers
 
 
@@ -65,7 +68,7 @@ def run_color(index: int) -> str:
 @contextmanager
 def figure(
     panels: int = 1, wide: bool = False, stacked: bool = False, share_y: bool = False
-) -> Generator[tuple[Figure, list[Axes]]]:
+) -> Generator[tuple[Picture, list[Axes]]]:
     """Yield a figure with this many panels, side by side (at most 3 in a row) or stacked."""
     columns = 1 if stacked else min(panels, 3)
     rows = math.ceil(panels / columns)
@@ -95,17 +98,25 @@ def figure(
         "path.simplify": True,
     }
     with mpl.rc_context(style):
-        fig = Figure(figsize=(_FULL_WIDTH if wide else _HALF_WIDTH, height), layout="constrained")
+        fig = Picture(figsize=(_FULL_WIDTH if wide else _HALF_WIDTH, height), layout="constrained")
         FigureCanvasSVG(fig)
         grid = fig.subplots(rows, columns, squeeze=False, sharex=stacked, sharey=share_y)
         axes = list(grid.flat)
+        for ax in axes:
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=6 if columns > 2 else 8))
+            ax.xaxis.set_major_formatter(Ticks())
+            ax.yaxis.set_major_formatter(Ticks())
+            ax.tick_params(labelleft=True)  # of shared axes, too: a panel may stand alone
         for unused in axes[panels:]:
             unused.set_visible(False)
         yield fig, axes[:panels]
 
 
-def to_svg(fig: Figure, label: str) -> str:
-    """Return the figure as an `<svg>` element with colours of the page and a label for readers."""
+def to_svg(fig: Picture, label: str) -> str:
+    """Return the figure as an `<svg>` element in the page's colours.
+
+    It says what it shows to who cannot see it, and holds the values that the pointer asks for.
+    """
     buffer = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     fig.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
@@ -114,8 +125,15 @@ def to_svg(fig: Figure, label: str) -> str:
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2).replace("xlink:href", "href")
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub(r"#00f0[01][0-9a-f]", lambda match: _VARIABLES[match[0]], svg)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    svg = _recolored(svg)
+    says = escape(described(fig, label))
+    values = _recolored(escape(panels_json(fig)))
+    return svg.replace("<svg", f'<svg role="img" aria-label="{says}" data-panels="{values}"', 1)
+
+
+def _recolored(svg: str) -> str:
+    """With the page's colours in the place of the stand-ins."""
+    return re.sub(r"#00f0[01][0-9a-f]", lambda match: _VARIABLES[match[0]], svg)
 
 
 def standalone(svg: str, legend: Sequence[Key] = ()) -> str:
@@ -147,11 +165,16 @@ def standalone(svg: str, legend: Sequence[Key] = ()) -> str:
     )
 
 
-def draw(ax: Axes, curve: Curve, color: str, line: Line = "solid") -> None:
+def draw(
+    ax: Axes, curve: Curve, color: str, line: Line = "solid", label: str | None = None
+) -> None:
     """Draw one curve: gaps at NaN, a dot where a point stands alone, no smoothing.
 
-    Of many points those are drawn that the eye would see: every extreme is among them.
+    Of many points those are drawn that the eye would see: every extreme is among them. The values
+    of a curve with a label can be asked for.
     """
+    if label is not None:
+        trace(ax, Trace(label, color, *thinned(curve, HOVERED)))
     curve = thinned(curve)
     finite = np.isfinite(curve.y)
     beside = np.zeros_like(finite)
@@ -179,13 +202,37 @@ def band(
     low: Float[np.ndarray, " N"],
     high: Float[np.ndarray, " N"],
     color: str,
+    label: str | None = None,
 ) -> None:
-    """Fill between two curves; bands inside each other add up (CSS: i.inner, i.middle, i.outer)."""
+    """Fill between two curves; bands inside each other add up (CSS: i.inner, i.middle, i.outer).
+
+    A band with the label of a curve is its interval.
+    """
     bottom, top = thinned(Curve(x, low)), thinned(Curve(x, high))
     if len(x) > len(bottom.x):  # thinned at different places
         x = np.union1d(bottom.x, top.x)
         low, high = np.interp(x, *bottom), np.interp(x, *top)
+    if label is not None:
+        trace(ax, Trace(label, color, x, low=low, high=high))
     ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def bars(
+    ax: Axes,
+    place: float,
+    heights: Sequence[float],
+    color: str,
+    label: str,
+    names: Sequence[str],
+    width: float = 0.27,
+) -> BarContainer:
+    """Draw a bar at each of the places 0, 1, …, moved by `place`; `names` are those of the places.
+
+    A height that is NaN has no bar.
+    """
+    x, y = np.arange(len(heights)), np.asarray(heights, dtype=np.float64)
+    trace(ax, Trace(label, color, x, y, names=names))
+    return ax.bar(x + place, np.nan_to_num(y), width=width, color=color)
 
 
 def rollout_axis(ax: Axes, first: float, last: float, label: str | None = "rollout") -> None:
@@ -213,7 +260,7 @@ def log_axis(ax: Axes) -> None:
     if not math.isfinite(ax.dataLim.minposy):
         return  # zeros alone: nothing of a logarithm
     ax.set_yscale("log", nonpositive="mask")
-    plain_axis(ax)
+    ax.yaxis.set_major_formatter(Ticks())
     high = ax.dataLim.y1
     low = max(ax.dataLim.minposy, 1e-5 * high)
     ax.set_ylim(0.7 * low, 1.4 * high)
@@ -222,14 +269,9 @@ def log_axis(ax: Axes) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
 
 
-def plain_axis(ax: Axes) -> None:
-    """Write whole numbers at the ticks, so that no power of ten hides in a corner."""
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-
-
 def percent_axis(ax: Axes) -> None:
-    """Write the ticks of a share as percent, with as many digits as they need."""
-    ax.yaxis.set_major_formatter(lambda share, _: f"{round(100 * share, 6):g} %")
+    """Write the ticks of a share as percent."""
+    ax.yaxis.set_major_formatter(Ticks(percent=True))
 
 
 def short(text: str, length: int = 40) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from erclip.pages import canvas
 from erclip.pages.canvas import MUTED, Key, Line, run_color
+from erclip.pages.hover import Trace, trace
 from erclip.runs import series
 from erclip.runs.read import Run
 
@@ -48,7 +49,11 @@ def per_update(
     with canvas.figure() as (fig, (ax,)):
         for index, (lower, upper) in enumerate(zip(thin, thick, strict=True)):
             canvas.draw(ax, lower, run_color(index), "thin")
-            canvas.draw(ax, upper, run_color(index))
+            own = runs[index].label if len(runs) > 1 else title
+            canvas.draw(ax, upper, run_color(index), label=own)
+            if not per_rollout and len(runs) == 1:
+                most = series.largest_by_rollout(runs[index], name)
+                trace(ax, Trace("largest of the rollout", run_color(index), *most))
         values = np.concatenate([curve.y for curve in each])
         positive = values[np.isfinite(values) & (values > 0)]
         if len(positive) and positive.max() > LOG_FROM * np.median(positive):
@@ -56,7 +61,6 @@ def per_update(
             caption += f" Log scale: the largest value is over {LOG_FROM} times the median."
         else:
             canvas.from_zero(ax)
-            canvas.plain_axis(ax)
         ax.set_ylabel(label)
         canvas.rollout_axis(ax, 1, last_rollout(runs))
         svg = canvas.to_svg(fig, title)
@@ -90,8 +94,11 @@ def stacked(runs: Sequence[Run], title: str, panels: Sequence[Panel], caption: s
     with canvas.figure(len(panels), stacked=True) as (fig, axes):
         for ax, panel in zip(axes, panels, strict=True):
             for index, run in enumerate(runs):
-                for (name, _), line in zip(panel.metrics, LINES, strict=False):
-                    canvas.draw(ax, series.by_rollout(run, name), run_color(index), line)
+                for (name, words), line in zip(panel.metrics, LINES, strict=False):
+                    own = words if len(runs) == 1 else run.label
+                    own += f", {words}" if len(runs) > 1 and len(panel.metrics) > 1 else ""
+                    curve = series.by_rollout(run, name)
+                    canvas.draw(ax, curve, run_color(index), line, label=own)
             ax.set_ylabel(panel.label)
             if panel.percent:
                 canvas.percent_axis(ax)

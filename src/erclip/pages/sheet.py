@@ -17,9 +17,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from erclip.pages.cards import Plot
-from erclip.pages.html import environment, write
+from erclip.pages.html import environment, scripts, write
 from erclip.runs.words import printable
 
+_INSIDE = re.compile(r"(?<=,) (?=[+−]?[\d.]+\])|(?<=\bp) (?=[<\d])|(?<=<) (?=\d)| (?=±|%)|(?<=±) ")
 _MARKS = re.compile(r"[\\|*`~$]|(?<=\])[(\[:]|!(?=\[)|(?<!\w)_|_(?!\w)")
 """What Markdown would read as something else than text, inside a line."""
 
@@ -51,9 +52,8 @@ class Sheet:
 
 def write_sheet(sheet: Sheet, out: Path) -> Path:
     """Write the page; raises `UserError` where the file can't be written."""
-    write(
-        out, environment().get_template("sheet.html.jinja").render(sheet=_safe(sheet), svg=Markup)
-    )
+    template = environment().get_template("sheet.html.jinja")
+    write(out, template.render(sheet=_safe(sheet), svg=Markup, scripts=scripts("charts.js")))
     return out
 
 
@@ -137,10 +137,19 @@ def _safe(sheet: Sheet) -> Sheet:
     """The sheet with control characters made visible; Jinja escapes the rest."""
     sentences = [printable(s).replace(" %", "\u00a0%") for s in sheet.sentences]  # one word
     tables = [
-        Table(t.title, t.headings, [tuple(map(printable, r)) for r in t.rows], t.caption, t.labels)
+        Table(t.title, t.headings, [tuple(map(_whole, r)) for r in t.rows], t.caption, t.labels)
         for t in sheet.tables
     ]
     return replace(sheet, title=printable(sheet.title), sentences=sentences, tables=tables)
+
+
+def _whole(cell: str) -> str:
+    """A cell that may break before an interval or a p, and not inside of them.
+
+    >>> _whole("0.5 [0.4, 0.6], p 0.01").split(" ")
+    ['0.5', '[0.4,\\xa00.6],', 'p\\xa00.01']
+    """
+    return _INSIDE.sub("\u00a0", printable(cell))
 
 
 def _row(cells: tuple[str, ...]) -> str:

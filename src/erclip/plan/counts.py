@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from erclip.config import Config
 from erclip.errors import UserError
+from erclip.machine.hub import from_hub
 from erclip.training.policy.adapters import add_adapters
 from erclip.training.policy.loading import model_folder
 from erclip.training.policy.precision import autocast_trunk
@@ -40,11 +41,14 @@ class Counted(NamedTuple):
 def read_model_config(config: Config) -> Any:
     """config.json of the recipe's model."""
     path = config.model.path
+    folder = model_folder(path)
     try:
-        return AutoConfig.from_pretrained(
-            model_folder(path),
-            trust_remote_code=config.model.trust_remote_code,
-        )
+        with from_hub("Model", folder, "give a model folder, or connect"):
+            return AutoConfig.from_pretrained(
+                folder, trust_remote_code=config.model.trust_remote_code
+            )
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"The config.json of model {path!r} cannot be read: {first}") from error

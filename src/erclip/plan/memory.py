@@ -17,12 +17,14 @@ from erclip.config import Config
 from erclip.config.sampling import TransformersSampler, VllmSampler
 from erclip.ops.tiles import tile_shape
 from erclip.plan.counts import Counted, count, read_model_config
+from erclip.training.policy.heads import keeps_logits
 from erclip.training.updates import build_loss
 
 Phase = Literal["always", "sampling", "update", "step", "checkpoint"]
 
 RUNTIME = {"cpu": 512 << 20, "cuda": 600 << 20}  # Python with torch and transformers; CUDA context
 PROMPT_TOKENS = 256
+ROOM = 0.8  # of the memory that may be planned for: what was measured was up to a fifth more
 
 
 class Item(NamedTuple):
@@ -50,8 +52,8 @@ class Plan(NamedTuple):
         return max(self.total(phase) for phase in get_args(Phase) if phase != "always")
 
     def fits(self, available: float) -> bool:
-        """Whether the peak is there, and every item has what it needs."""
-        return self.peak <= available and all(item.enough for item in self.items)
+        """Whether the peak leaves a fifth of it free, and every item has what it needs."""
+        return self.peak <= ROOM * available and all(item.enough for item in self.items)
 
 
 class Load(NamedTuple):
@@ -214,6 +216,8 @@ def _update(config: Config, text: Any, counted: Counted) -> Iterator[Item]:
     buffers = 3 * tile[0] * tile[1] * 4 + 3 * tokens * text.hidden_size * 4
     why = f"3 tiles of {tile[0]} × {tile[1]} and 3 × N × D, float32, N = {tokens}"
     yield Item("head", "update", buffers, why)
+    if keeps_logits(tokens, text.vocab_size, _head_dtype(config)):
+        yield Item("kept logits", "update", 4 * tokens * text.vocab_size, "N × V, float32")
     if counted.adapted_head:
         both = 2 * counted.adapted_head * 4
         yield Item("adapted head", "update", both, "weight and adapter side by side, and gradients")
@@ -236,3 +240,8 @@ def device_of(config: Config) -> str:
 
 def _width(config: Config) -> int:
     return getattr(torch, config.model.dtype).itemsize
+
+
+def _head_dtype(config: Config) -> torch.dtype:
+    """Of the hidden states that reach the head."""
+    return getattr(torch, config.model.autocast or config.model.dtype)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from erclip.config import Config
 from erclip.machine.console import Console
-from erclip.plan.memory import Item, available_bytes, plan
-from erclip.plan.remedies import remedies
+from erclip.plan.memory import PROMPT_TOKENS, ROOM, Item, Plan, available_bytes, plan
+from erclip.plan.remedies import Here, Remedy, remedies
 
 GIB = 1 << 30
 PHASES = {
@@ -36,18 +38,38 @@ def print_plan(
             if item.phase == phase:
                 table.add_row(*_row(item))
     console.print(table)
+    given = memory_gib is not None
+    return print_verdict(planned, config, available, console, processes, prompt_tokens, given=given)
+
+
+def print_verdict(
+    planned: Plan,
+    config: Config,
+    available: float,
+    console: Console,
+    processes: int = 1,
+    prompt_tokens: int = PROMPT_TOKENS,
+    *,
+    given: bool = False,
+) -> bool:
+    """Print whether a plan fits, and if not what would help; whether it fits.
+
+    `available` bytes are one process's: of a memory that was `given`, or of this machine.
+    """
     fits = planned.fits(available)
-    verdict = "fits into" if planned.peak <= available else "does not fit into"
+    enough = planned.peak <= ROOM * available
+    verdict = "fits into" if enough else "does not fit into"
+    free = f"{available / GIB:.2f} GiB, of which a fifth stays free (docs/memory.md)"
     console.print(
-        f"peak per process {planned.peak / GIB:.2f} GiB {verdict} {available / GIB:.2f} GiB",
+        f"memory: peak per process {planned.peak / GIB:.2f} GiB {verdict} {free}",
         style="green" if fits else "red",
-        highlight=False,
     )
     for item in planned.items:
         if not item.enough:
-            console.print(f"{item.name} too small: {item.why}", style="red", highlight=False)
+            console.print(f"{item.name} too small: {item.why}", style="red")
     if not fits:
-        _print_remedies(config, int(available), processes, prompt_tokens, console)
+        load = Here(available, processes, given=given)
+        _print_remedies(remedies(config, load, prompt_tokens), console)
     return fits
 
 
@@ -56,10 +78,7 @@ def _row(item: Item) -> tuple[str, str, str]:
     return f"  {item.name}", f"{size:.2f}" if size >= 0.005 else "< 0.01", item.why
 
 
-def _print_remedies(
-    config: Config, available: int, processes: int, prompt_tokens: int, console: Console
-) -> None:
-    found = remedies(config, available, processes, prompt_tokens)
+def _print_remedies(found: Sequence[Remedy], console: Console) -> None:
     if not found:
         console.print("no single change helps.")
         return
@@ -69,4 +88,4 @@ def _print_remedies(
         else "no single change is enough; these help:"
     )
     for remedy in found:
-        console.print(f"  {remedy.setting}: {remedy.peak / GIB:.2f} GiB", highlight=False)
+        console.print(f"  {remedy.setting}: {remedy.peak / GIB:.2f} GiB")

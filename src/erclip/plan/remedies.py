@@ -22,20 +22,34 @@ class Remedy(NamedTuple):
     enough: bool
 
 
-def remedies(
-    config: Config, available: int, processes: int, prompt_tokens: int = PROMPT_TOKENS
-) -> list[Remedy]:
-    """Single changes that bring the peak below `available`, else all that help, best first.
+class Here(NamedTuple):
+    """The bytes that each of some processes may take, `given` or a share of this machine's."""
+
+    available: float
+    processes: int
+    given: bool = True
+
+    def each(self, config: Config, processes: int) -> float:
+        """What each of so many would have: on a CPU they share the machine."""
+        if self.given or device_of(config) == "cuda":
+            return self.available
+        return self.available * self.processes / processes
+
+
+def remedies(config: Config, here: Here, prompt_tokens: int = PROMPT_TOKENS) -> list[Remedy]:
+    """Single changes that make the plan fit, else all that help, best first.
 
     Each is planned anew. Of those that are enough, the ones that touch results come last.
     """
-    found = []
-    for setting, changed, count_of in _changes(config, processes):
-        after = plan(changed, count_of, prompt_tokens, available)
-        found.append(Remedy(setting, after.peak, after.fits(available)))
-    before = plan(config, processes, prompt_tokens, available).peak
+    found, need = [], {}
+    for setting, changed, count_of in _changes(config, here.processes):
+        each = here.each(changed, count_of)
+        after = plan(changed, count_of, prompt_tokens, each)
+        found.append(Remedy(setting, after.peak, after.fits(each)))
+        need[setting] = after.peak / each
+    before = plan(config, here.processes, prompt_tokens, here.available).peak / here.available
     enough = [remedy for remedy in found if remedy.enough]
-    useful = [remedy for remedy in found if remedy.peak < 0.98 * before]
+    useful = [remedy for remedy in found if need[remedy.setting] < 0.98 * before]
     return enough or sorted(useful, key=lambda remedy: remedy.peak)
 
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from erclip.pages import canvas
 from erclip.pages.canvas import INK, MUTED, SERIES, Key, run_color
 from erclip.pages.cards import LINES, Plot, last_rollout, run_keys
+from erclip.pages.hover import Trace, trace
 from erclip.runs import names, series, words
 from erclip.runs.read import Run
 
@@ -59,7 +60,9 @@ def _draw_ratio_bands(ax: Axes, run: Run, color: str) -> None:
     for low, high in ((1, 99), (5, 95), (25, 75)):
         bottom, top = (np.broadcast_to(curves[q].y, edges.shape) for q in (low, high))
         canvas.band(ax, edges, bottom, top, color)
-    canvas.draw(ax, curves[50], color)
+        bottom, top = curves[low].y, curves[high].y
+        trace(ax, Trace(f"{low}–{high} %", color, curves[50].x, low=bottom, high=top))
+    canvas.draw(ax, curves[50], color, label="median")
     for edge in erc_band(run) or ():
         ax.axhline(edge, color=INK, linestyle=(0, (4, 2)), linewidth=1.1)
     canvas.rollout_axis(ax, 1, float(x.max()), "update within a rollout")
@@ -177,10 +180,12 @@ _CLIP_CAPTION = (
 def _draw_rule(ax: Axes, run: Run, rule: Rule, color: str, alone: bool) -> None:
     """Draw one run: alone with both sides, beside others only the whole."""
     for name, line in zip(rule.metrics if alone else rule.metrics[:1], LINES, strict=False):
-        canvas.draw(ax, series.share_by_rollout(run, name), color, line)
+        own = names.side(name) if alone else run.label
+        canvas.draw(ax, series.share_by_rollout(run, name), color, line, label=own)
     if rule.noise:
-        floor = series.noise_floor(run)
-        canvas.draw(ax, floor, SERIES[1] if alone else color, "solid" if alone else "dashed")
+        floor, own = series.noise_floor(run), "noise floor" if alone else f"{run.label}, noise"
+        color = SERIES[1] if alone else color
+        canvas.draw(ax, floor, color, "solid" if alone else "dashed", label=own)
 
 
 def _largest(run: Run, name: str) -> float:

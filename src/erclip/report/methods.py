@@ -24,6 +24,7 @@ from erclip.statistics import Interval, estimate, paired, unpaired
 
 # change no result
 _OWN = ("seed", "saved_samples", "every", "every_updates", "keep_last", "keep_best", "description")
+ANOTHER_SEED = "The interval covers the choice of problems only: another seed may undo it."
 _STEADINESS = (
     ("last entropy (nats)", lambda run: _last(series.by_rollout(run, names.ENTROPY).y)),
     ("largest grad norm", lambda run: _max(series.column(run.updates, names.GRAD_NORM))),
@@ -73,6 +74,39 @@ def compare_sheet(paths: Sequence[Path]) -> Sheet:
     )
 
 
+def differences_of(runs: Sequence[Run]) -> list[str]:
+    """What several runs come to against the first method, a sentence each; for a report's top.
+
+    Runs that cannot be told apart by their settings are compared one by one.
+    """
+    try:
+        methods = group(runs)
+    except UserError:  # the same run again, elsewhere
+        methods = []
+    if len(methods) == 1 and len(runs) > 1:
+        return _spread(methods[0])
+    methods = methods or [Method(run.label, {0: run}) for run in runs]
+    sets = sorted({key for method in methods for run in method.runs.values() for key in _sets(run)})
+    if not sets:
+        return ["These runs hold no evaluation, so nothing is said of which is better."]
+    rows = [(key, m, *difference(methods[0], m, key)) for key in sets for m in methods[1:]]
+    said = [_outcome(methods[0], *row) for row in rows]
+    alone = any(found is not None and found.count == 1 for _, _, found, _ in rows)
+    return [*said, ANOTHER_SEED] if alone else said
+
+
+def _spread(method: Method) -> list[str]:
+    """Seeds of one method: their mean, and how far they lie apart."""
+    said = [f"These are {len(method.runs)} seeds of one method, {method.label}: nothing to compare"]
+    for key in sorted({key for run in method.runs.values() for key in _sets(run)}):
+        ends = [point.value for point in final(method, key).values()]
+        said.append(
+            f"{key[0]}, avg@{key[1]} at the end: {estimate(ends).within(0.0, 1.0).text()} over "
+            f"{len(ends)} seeds, from {min(ends):.3f} to {max(ends):.3f}"
+        )
+    return [f"{sentence}." for sentence in said]
+
+
 def group(runs: Sequence[Run]) -> list[Method]:
     """Methods in the order of their first runs, each with a name that no other has."""
     groups: dict[str, dict[int, Run]] = {}
@@ -108,26 +142,36 @@ def difference(a: Method, b: Method, key: tuple[str, int]) -> tuple[Interval | N
     values = [{seed: point.value for seed, point in ends.items()} for ends in (ends_a, ends_b)]
     found = paired(*values)
     if found is not None:
-        return found, f"paired over {found.count} seeds"
+        return _possible(found), f"paired over {found.count} seeds"
     found = unpaired(list(values[0].values()), list(values[1].values()))
     if found is not None:
-        return found, f"{len(ends_a)} against {len(ends_b)} seeds"
+        return _possible(found), f"{len(ends_a)} against {len(ends_b)} seeds"
     first_a, first_b = next(iter(ends_a.values())), next(iter(ends_b.values()))
     halves = [(p.high - p.low) / 2 for p in (first_a, first_b) if p.low is not None and p.high]
     half = math.hypot(*halves) if len(halves) == 2 else math.nan
-    return Interval.around(first_b.value - first_a.value, half, 1), "one run of each"
+    found = Interval.around(first_b.value - first_a.value, half, 1)
+    return _possible(found), "one run of each"
+
+
+def _possible(found: Interval) -> Interval:
+    """No difference of two accuracies is beyond −1 or 1."""
+    return found.within(-1.0, 1.0)
 
 
 def _sentence(
     base: Method, key: tuple[str, int], method: Method, found: Interval | None, covers: str
 ) -> str:
+    text = _outcome(base, key, method, found, covers)
+    return f"{text} {ANOTHER_SEED}" if found is not None and found.count == 1 else text
+
+
+def _outcome(
+    base: Method, key: tuple[str, int], method: Method, found: Interval | None, covers: str
+) -> str:
     where = f"{method.label} against {base.label} on {key[0]}"
     if found is None:
         return f"{where}: not both were evaluated."
-    text = f"{where}, avg@{key[1]}: {found.outcome}, {found.text(signed=True)} ({covers})."
-    if found.count == 1:
-        text += " The interval covers the choice of problems only: another seed may undo it."
-    return text
+    return f"{where}, avg@{key[1]}: {found.outcome}, {found.text(signed=True)} ({covers})."
 
 
 def _accuracy_table(methods: Sequence[Method], sets: Sequence[tuple[str, int]]) -> Table:
@@ -142,7 +186,7 @@ def _accuracy_table(methods: Sequence[Method], sets: Sequence[tuple[str, int]]) 
                     f"{key[0]}, avg@{key[1]}",
                     method.label,
                     ", ".join(map(str, sorted(ends))),
-                    mean.text() if mean else "–",
+                    mean.within(0.0, 1.0).text() if mean else "–",
                     found.text(signed=True) if found else "–",
                     f"{found.outcome}, {covers}" if found else "–",
                 )

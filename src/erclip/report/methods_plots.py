@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from erclip.pages import canvas
 from erclip.pages.canvas import INK, Key, run_color
 from erclip.pages.cards import Plot
+from erclip.pages.hover import Trace, trace
 from erclip.runs import series
 from erclip.runs.read import Run
 from erclip.statistics import estimate, paired
@@ -32,12 +34,14 @@ def curves(methods: Sequence[Runs], key: tuple[str, int]) -> Plot:
             by_rollout = _by_rollout(method, key)
             x = np.array(sorted(by_rollout), dtype=np.float64)
             found = [estimate(list(by_rollout[int(r)].values())) for r in x]
-            mean, half = np.array([(e.mean, e.half) for e in found]).reshape(-1, 2).T
+            ends = np.array([e.within(0.0, 1.0)[:3] for e in found]).reshape(-1, 3)
+            mean, low, high = ends.T
             color = run_color(index)
             for seed in method.runs if len(method.runs) > 1 else ():
                 own = [by_rollout[int(r)].get(seed, np.nan) for r in x]
                 canvas.draw(ax, series.Curve(x, np.array(own)), color, "thin")
-            canvas.band(ax, x, mean - half, mean + half, color)
+            canvas.band(ax, x, low, high, color)
+            _noted(ax, method.label, color, x, ends)
             canvas.draw(ax, series.Curve(x, mean), color)
         _axes(ax, methods, key)
         ax.set_ylabel(f"avg@{key[1]}")
@@ -60,8 +64,10 @@ def differences(methods: Sequence[Runs], key: tuple[str, int]) -> Plot | None:
                 continue
             drawn = True
             x = np.array([r for r, _ in points], dtype=np.float64)
-            mean, half = np.array([(e.mean, e.half) for _, e in points]).T
-            canvas.band(ax, x, mean - half, mean + half, run_color(index))
+            ends = np.array([e.within(-1.0, 1.0)[:3] for _, e in points])
+            mean, low, high = ends.T
+            canvas.band(ax, x, low, high, run_color(index))
+            _noted(ax, method.label, run_color(index), x, ends)
             canvas.draw(ax, series.Curve(x, mean), run_color(index))
         if not drawn:
             return None
@@ -73,6 +79,11 @@ def differences(methods: Sequence[Runs], key: tuple[str, int]) -> Plot | None:
     return Plot(title, caption, svg, _keys(methods)[1:])
 
 
+def _noted(ax: Axes, label: str, color: str, x: np.ndarray, ends: np.ndarray) -> None:
+    mean, low, high = ends.T
+    trace(ax, Trace(label, color, x, mean, low, high))
+
+
 def _by_rollout(method: Runs, key: tuple[str, int]) -> dict[int, dict[int, float]]:
     """Accuracy by rollout and seed."""
     found: dict[int, dict[int, float]] = {}
@@ -82,7 +93,7 @@ def _by_rollout(method: Runs, key: tuple[str, int]) -> dict[int, dict[int, float
     return found
 
 
-def _axes(ax, methods: Sequence[Runs], key: tuple[str, int]) -> None:
+def _axes(ax: Axes, methods: Sequence[Runs], key: tuple[str, int]) -> None:
     rollouts = [r for method in methods for r in _by_rollout(method, key)]
     canvas.rollout_axis(ax, 0, max(rollouts, default=1), "rollouts trained")
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from erclip.pages import canvas
 from erclip.pages.canvas import MUTED, SERIES, Key, run_color
 from erclip.pages.cards import Panel, Plot, last_rollout, per_update, run_keys, stacked
+from erclip.pages.hover import Trace, number, trace
 from erclip.report.clipping import clip_fractions, entropy_ratio
 from erclip.runs import names, series
 from erclip.runs.read import Run
@@ -21,13 +22,24 @@ from erclip.runs.series import Curve
 
 
 def reward(runs: Sequence[Run]) -> Plot | None:
-    """Reward and share of correct answers in training."""
-    rows = [
-        Panel(names.axis_label("reward", names.REWARD), ((names.REWARD, "reward"),)),
-        Panel("share correct", ((names.ACCURACY, "share correct"),)),
-    ]
+    """Reward and share of correct answers in training; one panel where they are one curve."""
+    correct = Panel("share correct", ((names.ACCURACY, "share correct"),), percent=True)
     caption = "Mean over a rollout's responses, at the training temperature. Nothing is smoothed."
-    return stacked(runs, "Training reward", rows, caption)
+    line = series.straight_line(runs, names.ACCURACY, names.REWARD)
+    if line is not None:
+        slope, start = line
+        caption += f" The reward is {_times(slope)}the share{_plus(start)}, so it has no panel."
+        return stacked(runs, "Training reward", [correct], caption)
+    own = Panel(names.axis_label("reward", names.REWARD), ((names.REWARD, "reward"),))
+    return stacked(runs, "Training reward", [own, correct], caption)
+
+
+def _times(slope: float) -> str:
+    return "" if slope == 1 else f"{number(slope)} × "
+
+
+def _plus(start: float) -> str:
+    return f" {'+' if start > 0 else '−'} {number(abs(start))}" if start else ""
 
 
 def held_out(runs: Sequence[Run]) -> Plot | None:
@@ -42,9 +54,13 @@ def held_out(runs: Sequence[Run]) -> Plot | None:
             measured = [index for index, evaluations in enumerate(found) if key in evaluations]
             for place, index in enumerate(measured):
                 aside = (place - (len(measured) - 1) / 2) / max(len(measured) - 1, 3)
-                _draw_evaluations(ax, found[index][key], run_color(index), aside)
+                color = run_color(index)
+                points = _draw_evaluations(ax, found[index][key], color, aside)
+                own = runs[index].label if len(runs) > 1 else f"avg@{key[1]}"
+                trace(ax, _as_trace(own, color, points))
             ax.set_title(canvas.short(key[0]), loc="left")
             ax.set_ylabel(f"avg@{key[1]}")
+            canvas.percent_axis(ax)
             canvas.rollout_axis(ax, 0, last_rollout(runs), "rollouts trained")
         svg = canvas.to_svg(fig, "held-out accuracy")
     caption = (
@@ -56,7 +72,7 @@ def held_out(runs: Sequence[Run]) -> Plot | None:
 
 def _draw_evaluations(
     ax: Axes, points: Sequence[series.Evaluation], color: str, aside: float
-) -> None:
+) -> Sequence[series.Evaluation]:
     """Draw one set of one run, moved aside so that the bars of several runs don't meet."""
     points = _thinned(points)
     x = np.array([point.rollout for point in points], dtype=np.float64)
@@ -66,6 +82,14 @@ def _draw_evaluations(
     for position, point in zip(x, points, strict=True):
         if point.low is not None and point.high is not None:
             ax.vlines(position, point.low, point.high, color=color, alpha=0.6, linewidth=1.4)
+    return points
+
+
+def _as_trace(label: str, color: str, points: Sequence[series.Evaluation]) -> Trace:
+    """Values with their intervals, where they were recorded."""
+    rows = [(p.rollout, p.value, p.low, p.high) for p in points]
+    x, y, low, high = np.array(rows, dtype=np.float64).T
+    return Trace(label, color, x, y, low, high)
 
 
 def _thinned(points: Sequence[series.Evaluation]) -> Sequence[series.Evaluation]:
@@ -209,7 +233,9 @@ def _width(run: Run) -> int:
 def _draw_times(ax: Axes, seconds: Float[np.ndarray, "P R"], width: int) -> None:
     edges = np.arange(seconds.shape[1] + 1) * width + 0.5
     bottom = np.zeros(seconds.shape[1])
-    for values, color in zip(seconds, _PART_COLORS, strict=True):
+    middles = (edges[1:] + edges[:-1]) / 2
+    for part, values, color in zip(_PARTS, seconds, _PART_COLORS, strict=True):
+        trace(ax, Trace(part, color, *series.thinned(Curve(middles, values), canvas.HOVERED)))
         ax.stairs(bottom + values, edges, baseline=bottom, fill=True, color=color, linewidth=0)
         bottom = bottom + values
     ax.set_ylabel(names.axis_label("time per rollout", names.TIME_ROLLOUT))
@@ -219,7 +245,10 @@ def _draw_times(ax: Axes, seconds: Float[np.ndarray, "P R"], width: int) -> None
 
 def _draw_mean_times(ax: Axes, means: Float[np.ndarray, "runs P"], labels: Sequence[str]) -> None:
     left = np.zeros(len(labels))
-    for values, color in zip(means.T, _PART_COLORS, strict=True):
+    y = np.arange(len(labels), dtype=np.float64)
+    for part, values, color in zip(_PARTS, means.T, _PART_COLORS, strict=True):
+        said = [f"{label}: {number(v)} s" for label, v in zip(labels, values, strict=True)]
+        trace(ax, Trace(part, color, left + values / 2, y, names=said), "point")
         ax.barh(np.arange(len(labels)), values, left=left, height=0.6, color=color)
         left = left + values
     ax.set_yticks(np.arange(len(labels)), labels)

@@ -41,6 +41,7 @@ class Sample:
     """One sampled response, with all of its text."""
 
     run: int
+    anchor: str  # a name in the page's address
     rollout: int
     when: str
     outcome: str
@@ -106,22 +107,27 @@ def samples(runs: Sequence[Run]) -> list[Sample]:
     chosen = []
     for index, run in enumerate(runs):
         last = max((row["rollout"] for row in run.samples), default=0)
+        counts: dict[int, int] = {}  # responses of each rollout seen so far
         taken: dict[tuple[int, str], int] = {}
         for row in run.samples:
+            counts[row["rollout"]] = counts.get(row["rollout"], 0) + 1
             key = (row["rollout"], words.outcome(row))
             taken[key] = taken.get(key, 0) + 1
             if taken[key] <= _SAMPLES_PER_FATE:
-                chosen.append(_sample(index, row, "last" if row["rollout"] == last else "first"))
+                when = "last" if row["rollout"] == last else "first"
+                anchor = f"sample-{index}-{row['rollout']}-{counts[row['rollout']]}"
+                chosen.append(_sample(index, anchor, row, when))
     return chosen
 
 
-def _sample(run: int, row: Row, when: str) -> Sample:
+def _sample(run: int, anchor: str, row: Row, when: str) -> Sample:
     def text(name: str) -> str:
         value = row.get(name)
         return words.printable(json.dumps(value) if isinstance(value, dict | list) else value)
 
     return Sample(
         run=run,
+        anchor=anchor,
         rollout=row["rollout"],
         when=when,
         outcome=words.outcome(row),

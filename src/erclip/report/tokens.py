@@ -1,15 +1,12 @@
-"""tokens.jsonl → what the page's token view shows: one JSON text per response, and its script.
+"""tokens.jsonl → what the page's token view shows: one JSON text per response.
 
 The numbers stay numbers: the script colours tokens, so the page holds each response once.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, TypeGuard
 
 from jinja2.utils import htmlsafe_json_dumps
@@ -30,8 +27,6 @@ class TokenView:
     responses: Sequence[Markup]
     left_out: int
     more_rules: bool  # than those that every run has
-    script: Markup
-    script_hash: str
 
 
 def token_view(runs: Sequence[Run]) -> TokenView:
@@ -43,14 +38,10 @@ def token_view(runs: Sequence[Run]) -> TokenView:
         if total <= TOKENS_SHOWN:
             shown.append((index, row))
     shown.sort(key=lambda pair: (pair[0], pair[1]["rollout"]))
-    script = resources.files("erclip.pages").joinpath("templates/tokens.js").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return TokenView(
         responses=[htmlsafe_json_dumps(_response(index, row)) for index, row in shown],
         left_out=len(found) - len(shown),
         more_rules=any(row.get("rules") for _, row in shown),
-        script=Markup(script),  # noqa: S704 - this package's own file
-        script_hash=f"sha256-{digest}",
     )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 
+from erclip.report.gains import Gain, gains
 from erclip.runs import names, series
 from erclip.runs.noise import NOISE_REMEDY, NOISE_SHARE
 from erclip.runs.read import Run
@@ -27,59 +28,48 @@ SPIKE = 10.0  # times the median gradient norm
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found, the number it rests on, and what to do about it (empty: nothing)."""
+    """What was found in plain words, the numbers it rests on, and a remedy (empty: none needed)."""
 
     name: str
     status: Status
-    sentence: str
+    words: str
+    numbers: str
     value: float
     remedy: str = ""
     low: float | None = None
     high: float | None = None
 
+    @property
+    def sentence(self) -> str:
+        """Words and numbers."""
+        return f"{self.words[0].upper()}{self.words[1:]}: {self.numbers}"
+
 
 def verdicts(run: Run) -> list[Verdict]:
     """Every verdict that this run's numbers allow, accuracy first."""
-    return [*_accuracy(run), *(v for check in CHECKS if (v := check(run)) is not None)]
+    return [*map(_accuracy, gains(run)), *(v for c in CHECKS if (v := c(run)) is not None)]
 
 
 def as_json(found: Sequence[Verdict]) -> str:
     """The same for machines."""
-    return json.dumps([asdict(verdict) for verdict in found], indent=2) + "\n"
+    rows = [{"sentence": verdict.sentence, **asdict(verdict)} for verdict in found]
+    return json.dumps(rows, indent=2) + "\n"
 
 
-def _accuracy(run: Run) -> Iterator[Verdict]:
-    """First against last evaluation. Both asked the same problems, so their errors partly cancel:
-    adding them up in squares, as for different problems, errs on the careful side.
-    """
-    for (held_out, k), points in series.evaluations(run).items():
-        first, last = points[0], points[-1]
-        if first is last:
-            continue
-        name, gain = f"accuracy on {held_out}", last.value - first.value
-        halves = [half for point in (first, last) if (half := _half_width(point)) is not None]
-        ends = f"avg@{k} from {first.value:.3f} to {last.value:.3f}"
-        if len(halves) < 2:
-            yield Verdict(name, "none", f"{ends}; no interval was recorded", gain)
-            continue
-        half = math.hypot(*halves)
-        low, high = gain - half, gain + half
-        numbers = f"{ends}: {_signed(gain)}, 95 % interval {_signed(low)} to {_signed(high)}"
-        if low > 0:
-            yield Verdict(name, "good", f"rose, {numbers}", gain, "", low, high)
-        elif high < 0:
-            remedy = "lower trainer.learning_rate or trainer.updates_per_rollout"
-            yield Verdict(name, "warning", f"fell, {numbers}", gain, remedy, low, high)
-        else:
-            remedy = "more held-out problems or responses narrow it: eval.prompts, eval.responses"
-            yield Verdict(name, "none", f"no difference shown, {numbers}", gain, remedy, low, high)
-
-
-def _half_width(point: series.Evaluation) -> float | None:
-    """Half of a 95 % interval; the longer half, as one end may be cut off at 0 or 1."""
-    if point.low is None or point.high is None:
-        return None
-    return max(point.value - point.low, point.high - point.value)
+def _accuracy(gain: Gain) -> Verdict:
+    """First against last evaluation."""
+    name, change = f"accuracy on {gain.held_out}", gain.change
+    numbers = f"avg@{gain.k} from {gain.first:.3f} to {gain.last:.3f}, {gain.points}"
+    if not gain.known:
+        return Verdict(name, "none", "no interval was recorded", numbers, change.mean)
+    ends = (change.low, change.high)
+    if change.outcome == "gain":
+        return Verdict(name, "good", "accuracy rose", numbers, change.mean, "", *ends)
+    if change.outcome == "loss":
+        remedy = "lower trainer.learning_rate or trainer.updates_per_rollout"
+        return Verdict(name, "warning", "accuracy fell", numbers, change.mean, remedy, *ends)
+    remedy = "more held-out problems or responses narrow it: eval.prompts, eval.responses"
+    return Verdict(name, "none", "no difference shown", numbers, change.mean, remedy, *ends)
 
 
 def _entropy(run: Run) -> Verdict | None:
@@ -89,12 +79,14 @@ def _entropy(run: Run) -> Verdict | None:
     value = last / first
     numbers = f"{first:.3g} to {last:.3g} nats/token, {value:.2f} times the start"
     if value < COLLAPSE:
+        numbers += f" (< {COLLAPSE})"
         remedy = "raise the clip's high side, use GPPO or ERC, or lower trainer.learning_rate"
-        return Verdict("entropy", "warning", f"collapsed, {numbers} (< {COLLAPSE})", value, remedy)
+        return Verdict("entropy", "warning", "entropy collapsed", numbers, value, remedy)
     if value > EXPLOSION:
+        numbers += f" (> {EXPLOSION})"
         remedy = "lower trainer.learning_rate, lower the clip's high side, or use ERC"
-        return Verdict("entropy", "warning", f"exploded, {numbers} (> {EXPLOSION})", value, remedy)
-    return Verdict("entropy", "good", f"neither collapsed nor exploded, {numbers}", value)
+        return Verdict("entropy", "warning", "entropy exploded", numbers, value, remedy)
+    return Verdict("entropy", "good", "entropy neither collapsed nor exploded", numbers, value)
 
 
 def _gradients(run: Run) -> Verdict | None:
@@ -107,11 +99,12 @@ def _gradients(run: Run) -> Verdict | None:
     spikes, value = int((norms > SPIKE * middle).sum()), float(norms.max()) / middle
     numbers = f"largest norm {norms.max():.3g}, {value:.1f} times the median"
     if spikes or skipped:
-        sentence = f"{spikes} of {len(norms)} updates over {SPIKE:g} times the median, {numbers}"
-        sentence += f"; {skipped} updates skipped as not finite" if skipped else ""
+        numbers = f"{spikes} of {len(norms)} updates over {SPIKE:g} times the median, {numbers}"
+        numbers += f"; {skipped} updates skipped as not finite" if skipped else ""
+        words = "gradients spiked" if spikes else "gradients were not finite"
         remedy = "lower trainer.learning_rate or trainer.updates_per_rollout, or use ERC"
-        return Verdict("gradient spikes", "warning", sentence, value, remedy)
-    return Verdict("gradient spikes", "good", f"none, {numbers}", value)
+        return Verdict("gradient spikes", "warning", words, numbers, value, remedy)
+    return Verdict("gradient spikes", "good", "no gradient spiked", numbers, value)
 
 
 def _noise(run: Run) -> Verdict | None:
@@ -124,18 +117,18 @@ def _noise(run: Run) -> Verdict | None:
         return None
     noise = max(float(floor.mean()) for floor in floors if len(floor))
     value = min(noise / clipped, 1.0)
-    numbers = (
-        f"{100 * noise:.2f} % of tokens where the true ratio is 1, against"
-        f" {100 * clipped:.2f} % in all: {'all of it' if value == 1 else f'a share of {value:.2f}'}"
-    )
+    part = "all" if value == 1 else f"{100 * value:.0f} %" if value >= 0.005 else "none"
+    words = f"ERC clips {100 * clipped:.2g} % of tokens, {part} of it noise"
+    numbers = f"{100 * noise:.2f} % are clipped where the true ratio is 1"
     if value > NOISE_SHARE:
-        sentence = f"ERC clips noise, {numbers} (limit {NOISE_SHARE})"
-        return Verdict("clipping noise", "warning", sentence, value, NOISE_REMEDY)
+        numbers += f" (limit: {100 * NOISE_SHARE:.0f} % of what is clipped)"
+        return Verdict("clipping noise", "warning", words, numbers, value, NOISE_REMEDY)
     if not len(floors[1]) and run.setting("model", "dtype") in ("bfloat16", "float16"):
-        sentence = f"not measured beyond equal weights, {numbers}; 16 bits round anew every update"
+        words = f"ERC clips {100 * clipped:.2g} % of tokens, its noise was not measured"
+        numbers += " at equal weights; 16 bits round anew at every update"
         remedy = "measure it with `erclip noise-floor`, layout update"
-        return Verdict("clipping noise", "none", sentence, value, remedy)
-    return Verdict("clipping noise", "good", f"little, {numbers}", value)
+        return Verdict("clipping noise", "none", words, numbers, value, remedy)
+    return Verdict("clipping noise", "good", words, numbers, value)
 
 
 def _bottleneck(run: Run) -> Verdict | None:
@@ -148,11 +141,13 @@ def _bottleneck(run: Run) -> Verdict | None:
         f"the trainer waits {100 * trainer:.0f} % of its time, the sampler {100 * sampler:.0f} %"
     )
     if value < WAITING:
-        return Verdict("bottleneck", "good", f"none, {numbers}", value)
-    slow, remedy = "updates", "fewer updates, or more threads for them: rollout.overlap.threads"
+        return Verdict("bottleneck", "good", "sampler and trainer keep step", numbers, value)
+    words = "updates keep the sampler waiting"
+    remedy = "fewer updates, or more threads for them: rollout.overlap.threads"
     if trainer > sampler:
-        slow, remedy = "sampling", "rollout.overlap: more threads, or a device of its own; vLLM"
-    return Verdict("bottleneck", "none", f"{slow}, {numbers}", value, remedy)
+        words = "sampling keeps the trainer waiting"
+        remedy = "rollout.overlap: more threads, or a device of its own; vLLM"
+    return Verdict("bottleneck", "none", words, numbers, value, remedy)
 
 
 def _larger_turn(run: Run) -> Verdict | None:
@@ -169,7 +164,8 @@ def _larger_turn(run: Run) -> Verdict | None:
     remedy = f"rollout.overlap, on a device for each at best {1 / value:.1f} times as fast; " + (
         "sampler.kind = vllm" if slow == "sampling" else "fewer updates per rollout"
     )
-    return Verdict("bottleneck", "none", f"{slow}, {numbers}", value, remedy)
+    takes = "sampling takes" if slow == "sampling" else "updates take"
+    return Verdict("bottleneck", "none", f"{takes} most of the time", numbers, value, remedy)
 
 
 @dataclass(frozen=True)
@@ -180,7 +176,7 @@ class Limit:
     measure: Callable[[Run], float]  # NaN where it was not recorded
     limit: float
     show: Callable[[float], str]
-    words: str  # around the number
+    around: str  # the number
     fine: str
     beyond: str
     remedy: str
@@ -190,11 +186,11 @@ class Limit:
         value = self.measure(run)
         if math.isnan(value):
             return None
-        numbers = self.words.format(self.show(value))
+        numbers = self.around.format(self.show(value))
         if value > self.limit:
-            sentence = f"{self.beyond}, {numbers} (> {self.show(self.limit)})"
-            return Verdict(self.name, "warning", sentence, value, self.remedy)
-        return Verdict(self.name, "good", f"{self.fine}, {numbers}", value)
+            numbers += f" (> {self.show(self.limit)})"
+            return Verdict(self.name, "warning", self.beyond, numbers, value, self.remedy)
+        return Verdict(self.name, "good", self.fine, numbers, value)
 
 
 def _staleness(run: Run) -> float:
@@ -217,9 +213,9 @@ LIMITS = (
         measure=_staleness,
         limit=0.05,
         show=lambda value: f"{value:.2g}",
-        words="KL(old‖new) {} nats/token at a rollout's last update (median)",
-        fine="fresh",
-        beyond="stale",
+        around="KL(old‖new) {} nats/token at a rollout's last update (median)",
+        fine="rollouts stay fresh",
+        beyond="rollouts go stale",
         remedy="lower trainer.updates_per_rollout, trainer.epochs or trainer.learning_rate",
     ),
     Limit(
@@ -227,9 +223,9 @@ LIMITS = (
         measure=lambda run: series.ends(series.by_rollout(run, names.TRUNCATED).y)[1],
         limit=0.05,
         show=lambda value: f"{100 * value:.3g} %",
-        words="{} of responses cut off at the end of the run",
-        fine="rare",
-        beyond="frequent",
+        around="{} of them at the end of the run",
+        fine="few responses are cut off",
+        beyond="many responses are cut off",
         remedy="raise sampler.max_tokens, set reward.overlong, or loss.mask_truncated",
     ),
     Limit(
@@ -237,9 +233,9 @@ LIMITS = (
         measure=lambda run: 1 - series.mean(series.by_rollout(run, names.GROUPS_KEPT).y),
         limit=0.5,
         show=lambda value: f"{100 * value:.3g} %",
-        words="{} of groups taught nothing: equal rewards, or all right, or all wrong",
-        fine="few enough",
-        beyond="many",
+        around="{} have equal rewards, or are all right or all wrong",
+        fine="most groups teach",
+        beyond="most groups teach nothing",
         remedy="take easier or harder problems, more rollout.responses, or "
         'rollout.dynamic_sampling = "refill"',
     ),
@@ -248,9 +244,9 @@ LIMITS = (
         measure=_mismatch,
         limit=0.02,
         show=lambda value: f"{value:.2g}",
-        words="log-probs differ by {} nats per token (median over rollouts)",
-        fine="agree",
-        beyond="disagree",
+        around="log-probs differ by {} nats per token (median over rollouts)",
+        fine="sampler and trainer agree",
+        beyond="sampler and trainer disagree",
         remedy="give sampler and trainer the same dtype and temperature",
     ),
 )
@@ -262,7 +258,3 @@ CHECKS: tuple[Callable[[Run], Verdict | None], ...] = (
     *LIMITS,
     _bottleneck,
 )
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")

@@ -33,11 +33,21 @@ METRICS: dict[str, Metric] = {
     "train/accuracy": Metric("fraction", "mean", "correct responses among all sampled"),
     "train/response_length": Metric("tokens", "mean", "length of a sampled response"),
     "train/truncated_frac": Metric("fraction", "mean", "responses cut at max_tokens"),
+    "train/completed_reward": Metric(
+        "reward", "mean", "reward per response that was not cut at max_tokens, if there is one"
+    ),
     "train/no_answer_frac": Metric("fraction", "mean", "responses in which no answer was found"),
     "train/groups_kept_frac": Metric("fraction", "mean", "groups that teach, by `rollout.keep`"),
     "train/responses": Metric("responses", "sum", "responses sampled"),
     "sampler/logprob_diff": Metric("nats", "mean", "|sampler − trainer| log-prob of a token"),
     "sampler/kl": Metric("nats/token", "mean", "KL(sampler‖trainer), estimated by w − 1 − log w"),
+    "sampler/chi2": Metric("1", "mean", "χ²(trainer‖sampler), estimated by (w − 1)²"),
+    "sampler/nucleus_mass": Metric(
+        "fraction",
+        "mean",
+        "probability of what top_p left to draw from, apart from any drift: log-probs, and so w, "
+        "are those before the cut; only where sampler.top_p < 1 and the sampler tells it",
+    ),
     "sampler/ratio_mean": Metric("1", "mean", "w = π_old/π_sampler of the sampled tokens"),
     "sampler/ratio_q01": Metric("1", "quantile", "1 % quantile of w"),
     "sampler/ratio_q99": Metric("1", "quantile", "99 % quantile of w"),
@@ -55,6 +65,7 @@ METRICS: dict[str, Metric] = {
         "KL(sampler‖policy), estimated by w − 1 − log w with w = π_θ/π_sampler; at every update, "
         "and a rollout's is that of its first",
     ),
+    "staleness/chi2": Metric("1", "mean", "χ²(policy‖sampler), estimated by (w − 1)², likewise"),
     "staleness/effective_frac": Metric(
         "fraction", "mean", "(Σw)²/(N Σw²), the effective sample size over N, likewise"
     ),
@@ -247,16 +258,20 @@ def sampler_sums(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> di
 
 
 def staleness(means: Mapping[str, float]) -> dict[str, float]:
-    """The pool's means with the effective sample size, (mean w)² / mean w², in the place of both.
+    """The pool's means with (mean w)² / mean w² and mean (w − 1)² in the place of both.
 
     >>> staleness({"w": 1.0, "w²": 1.25, "ratio/mean": 1.0})
-    {'ratio/mean': 1.0, 'staleness/effective_frac': 0.8}
+    {'ratio/mean': 1.0, 'staleness/chi2': 0.25, 'staleness/effective_frac': 0.8}
     """
     rest = {name: value for name, value in means.items() if name not in ("w", "w²")}
     if "w" not in means:
         return rest
-    squares = means["w²"]
-    return {**rest, "staleness/effective_frac": means["w"] ** 2 / squares if squares else 0.0}
+    mean, squares = means["w"], means["w²"]
+    return {
+        **rest,
+        "staleness/chi2": max(squares - 2 * mean + 1, 0.0) if squares else 0.0,
+        "staleness/effective_frac": mean**2 / squares if squares else 0.0,
+    }
 
 
 def ratio_quantiles(entropy_ratios: Tensor) -> dict[str, float]:
@@ -277,6 +292,7 @@ def sampler_mismatch(log_ratios: Tensor) -> dict[str, float]:
     return {
         "sampler/logprob_diff": log_w.abs().mean().item(),
         "sampler/kl": (w - 1 - log_w).mean().item(),
+        "sampler/chi2": ((w - 1) ** 2).mean().item(),
         "sampler/ratio_mean": w.mean().item(),
         "sampler/ratio_q01": quantiles[1],
         "sampler/ratio_q99": quantiles[99],

@@ -60,6 +60,16 @@ def axis_label(words: str, name: str) -> str:
     return words if unit in ("1", "fraction", words) else f"{words} ({unit})"
 
 
+def side(name: str) -> str:
+    """Return which tokens a clipped share counts.
+
+    >>> side("clip/erc_frac"), side("clip/erc_low_frac")
+    ('all', 'below the range')
+    """
+    which = name.removesuffix("_frac").rpartition("_")[2]
+    return {"low": "below the range", "high": "above the range"}.get(which, "all")
+
+
 def avg_at(name: str) -> tuple[str, int] | None:
     """Return the held-out set and k of a metric `eval/<set>/avg_at_<k>`, None for any other name.
 

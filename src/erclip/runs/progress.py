@@ -1,74 +1,131 @@
-"""The live display of a run: where it is, what it learns, what is clipped, how long it takes."""
+"""The live display of a run: what it is doing, what it learns, what is clipped, what is left."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.live import Live
+from rich.text import Text
 
 from erclip.config import Config
 from erclip.machine.console import Console
-from erclip.runs.metrics import sides
+from erclip.runs.clock import PhaseClock, RunClock, duration, live_line
 from erclip.runs.noise import noise_warning
-from erclip.statistics import Interval
+from erclip.runs.rollout_words import (
+    describe_eval,
+    describe_rollout,
+    mean_of_updates,
+    when,
+    why_nothing_learned,
+)
+from erclip.runs.work import Phase, Work
+
+EVERY_S = 60.0  # where no line can be redrawn, a long phase is told this often
+MEASURED_S = 2.0  # of an evaluation, before its cost is told
+COSTLY_S = 60.0  # an evaluation that takes longer is worth a word
+UNLIMITED = 10_000  # cells of a line in a file
 
 
-class ProgressDisplay:
-    """Follows the lines of metrics.jsonl: a live bar on a terminal, a line per tenth elsewhere."""
+class ProgressDisplay(Work):
+    """Follows a run's phases and the lines of metrics.jsonl.
+
+    A terminal shows one live line at the bottom, and a finished line per rollout above it. In a
+    pipe or a file there are only finished lines, and one a minute while a phase lasts.
+    """
 
     def __init__(self, config: Config, console: Console | None = None):
         self.console = console or Console()
-        self.rollouts = config.trainer.rollouts
+        self.config = config
         self.evals: list[tuple[int, Mapping[str, Any]]] = []
         self._updates: list[Mapping[str, Any]] = []  # of the rollout that is under way
-        self._warned = False
-        self._idle: list[str] = []  # why each rollout that taught nothing did not
-        self._rollouts = 0
-        self._progress = Progress(
-            TextColumn("rollout"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=16),
-            TextColumn("{task.fields[numbers]}", markup=False),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            disable=not self.console.is_terminal,
+        self._warned = self._told_cost = self._told_idle = False
+        self._clock = RunClock(config.trainer.rollouts, config.eval.every)
+        self._phase = PhaseClock("loading")
+        self._told = time.monotonic()
+        terminal = self.console.is_terminal and not self.console.is_dumb_terminal
+        self.plain = not terminal or self.console.is_jupyter
+        self._live = Live(
+            console=self.console, get_renderable=self._line, transient=True, refresh_per_second=4
         )
-        self._bar = self._progress.add_task("", total=self.rollouts, numbers="")
 
     def __enter__(self) -> ProgressDisplay:
-        self._progress.start()
+        if not self.plain and not self.console.quiet:
+            self._live.start(refresh=True)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        self._live.stop()
+
+    def begin(self, phase: Phase, total: int = 0, unit: str = "") -> None:
+        """See `Work`."""
+        self._phase = PhaseClock(phase, total, unit)
+
+    def advance(self, count: int = 0, *, share: float | None = None) -> None:
+        """See `Work`."""
+        phase = self._phase
+        phase.advance(count, share)
+        if phase.phase == "evaluating" and phase.elapsed_s > MEASURED_S and not self._told_cost:
+            self._tell_cost(phase)
+        now = time.monotonic()
+        if self.plain and now - max(self._told, phase.started) > EVERY_S:
+            self._told = now
+            self.console.print(live_line(phase, self._clock, UNLIMITED))
+
+    def say(self, text: str) -> None:
+        """See `Work`; any thread may call it."""
+        self.console.print(text)
+
+    def resume(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take over what metrics.jsonl has from before."""
+        for row in rows:
+            if row["kind"] == "eval":
+                self.evals.append((row["rollout"], row))
+            self._clock.take(row["kind"], row["rollout"], row)
 
     def on_log(self, kind: str, rollout: int, metrics: Mapping[str, Any]) -> None:
         """Take over one line of metrics.jsonl."""
+        self._clock.take(kind, rollout, metrics)
         if kind == "eval":
             self.evals.append((rollout, dict(metrics)))
-            self._progress.console.print(f"{_when(rollout)}: {describe_eval(metrics)}")
-            return
-        if kind == "update":
+            self.console.print(f"{when(rollout)}: {describe_eval(metrics)}")
+        elif kind == "update":
             self._updates.append(metrics)
-            return
-        self._rollouts += 1
+        else:
+            self._end_rollout(rollout, metrics)
+
+    def _end_rollout(self, rollout: int, metrics: Mapping[str, Any]) -> None:
         why = why_nothing_learned(metrics, self._updates)
-        if why is not None:
-            self._idle.append(why)
-            if len(self._idle) == 1:
-                self.warn(f"rollout {rollout} trained nothing: {why}")
+        if why is not None and not self._told_idle:
+            self._told_idle = True
+            self.warn(f"rollout {rollout} trained nothing: {why}")
         means = mean_of_updates(self._updates)
         self._updates = []
         noise = max(metrics.get(name, 0.0) for name in ("erc/noise_frac", "erc/rounding_frac"))
         self._warn_of_noise(noise, means.get("clip/erc_frac", 0.0))
-        numbers = describe_rollout({**metrics, **means})
-        self._progress.update(self._bar, completed=rollout, numbers=numbers)
-        plain = not self.console.is_terminal
-        if plain and (rollout == 1 or rollout % max(1, self.rollouts // 10) == 0):
-            self.console.print(f"rollout {rollout}/{self.rollouts}  {numbers}")
+        place = f"{rollout}/{self.config.trainer.rollouts}"
+        width = UNLIMITED if self.plain else self.console.width
+        self.console.print(describe_rollout(place, {**metrics, **means}, width))
+
+    def _line(self) -> Text:
+        return Text(live_line(self._phase, self._clock, self.console.width), no_wrap=True)
+
+    def _tell_cost(self, phase: PhaseClock) -> None:
+        """What the first evaluation takes, once its speed is known."""
+        whole = phase.elapsed_s + (phase.left_s or 0.0)
+        self._told_cost = True
+        if whole < COSTLY_S:
+            return
+        config = self.config
+        longest = config.eval.max_tokens or config.sampler.max_tokens
+        prompts, responses = phase.total // config.eval.responses, config.eval.responses
+        count = 2 + (config.trainer.rollouts - 1) // config.eval.every if config.eval.every else 2
+        self.say(
+            f"each of {count} evaluations takes at most {duration(whole)}: {prompts:,} prompts × "
+            f"{responses} responses of up to {longest:,} tokens; what makes it cheaper: "
+            "--set eval.prompts=…, eval.responses=…, eval.max_tokens=…"
+        )
 
     def _warn_of_noise(self, noise: float, clipped: float) -> None:
         """Say once that what ERC clips is rounding, and what helps."""
@@ -78,101 +135,5 @@ class ProgressDisplay:
             self.warn(warning)
 
     def warn(self, text: str) -> None:
-        """A warning above the bar; any thread may call it."""
-        self._progress.console.print(f"warning: {text}", style="yellow")
-
-    def last_word(self) -> str | None:
-        """A sentence if the whole run changed nothing; None if it learned."""
-        if not self._rollouts or len(self._idle) < self._rollouts:
-            return None
-        return f"nothing was trained in {self._rollouts} rollouts; the last: {self._idle[-1]}"
-
-    def summary(self) -> Table | None:
-        """Accuracy before and after, with intervals; None without an evaluation."""
-        if not self.evals:
-            return None
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for heading in ("held-out", "before", "after"):
-            table.add_column(heading)
-        before, after = self.evals[0][1], self.evals[-1][1]
-        both = [name for name in before if _is_accuracy(name) and {name, f"{name}_low"} <= {*after}]
-        for name in both:
-            short = name.removeprefix("eval/")
-            table.add_row(short, _with_interval(before, name), _with_interval(after, name))
-        return table
-
-
-def why_nothing_learned(
-    metrics: Mapping[str, Any], updates: Sequence[Mapping[str, Any]]
-) -> str | None:
-    """Why no update of a rollout had a gradient; None if one had.
-
-    >>> why_nothing_learned({"train/accuracy": 0.0, "train/groups_kept_frac": 0.0}, [])
-    'no response was right; take easier prompts, or look at samples.jsonl'
-    """
-    if any(0 < update.get("grad/norm", 1.0) < math.inf for update in updates):
-        return None
-    if metrics.get("train/truncated_frac", 0.0) >= 1:
-        return "every response was cut; raise sampler.max_tokens"
-    if metrics.get("train/groups_kept_frac", 1.0) > 0:
-        return "every gradient was zero or not finite"
-    if metrics.get("train/accuracy") == 0:
-        return "no response was right; take easier prompts, or look at samples.jsonl"
-    if metrics.get("train/accuracy") == 1:
-        return "every response was right; take harder prompts"
-    return "in no group did responses differ; raise rollout.responses or sampler.temperature"
-
-
-def mean_of_updates(updates: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """A rollout's clipped shares, pooled over its updates' tokens, and its mean gradient norm."""
-    tokens = [update.get("train/tokens") or 1.0 for update in updates]
-    first = updates[0] if updates else {}
-    weights = {name: tokens for name in first if name.startswith("clip/")}
-    weights["grad/norm"] = [1.0] * len(updates)
-    present = [name for name in weights if updates and all(name in update for update in updates)]
-    return {
-        name: sum(w * update[name] for w, update in zip(weights[name], updates, strict=True))
-        / sum(weights[name])
-        for name in present
-    }
-
-
-def describe_rollout(m: Mapping[str, Any]) -> str:
-    """Reward, entropy, clipped shares and gradient norm on one line."""
-    parts = [f"reward {m['train/reward']:.2f}"]
-    if "policy/entropy" in m:
-        parts.append(f"entropy {m['policy/entropy']:.2f}")
-    if "clip/ppo_frac" in m:
-        parts.append("clipped " + " ".join(f"{rule} {_percent(m[n])}" for rule, n in _rules(m)))
-    if "grad/norm" in m:
-        parts.append(f"grad {m['grad/norm']:.2f}")
-    return "  ".join(parts)
-
-
-def _rules(m: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The surrogate's range, ERC, and every rule of the loss that is no switch of the two."""
-    own = sides(name.removeprefix("clip/").removesuffix("_frac") for name in m if "clip/" in name)
-    shown = [rule for rule in own if f"clip/{rule}_frac" in m and rule not in ("dual", "random")]
-    return [(rule, f"clip/{rule}_frac") for rule in dict.fromkeys(("ppo", "erc", *shown))]
-
-
-def describe_eval(m: Mapping[str, Any]) -> str:
-    """Every avg@k of one evaluation, with its interval."""
-    names = filter(_is_accuracy, m)
-    return ", ".join(f"{name.removeprefix('eval/')} {_with_interval(m, name)}" for name in names)
-
-
-def _is_accuracy(name: str) -> bool:
-    return "/avg_at_" in name and name[-1].isdigit()
-
-
-def _with_interval(m: Mapping[str, Any], name: str) -> str:
-    return Interval(m[name], m[f"{name}_low"], m[f"{name}_high"]).text()
-
-
-def _percent(value: float) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
-
-
-def _when(rollout: int) -> str:
-    return "before training" if rollout == 0 else f"after rollout {rollout}"
+        """A warning above the live line; any thread may call it."""
+        self.console.print(f"warning: {text}", style="yellow")

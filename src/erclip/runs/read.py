@@ -160,7 +160,7 @@ class _Lines:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         if not self._file.is_file():
             return
-        with self._file.open(encoding="utf-8-sig", errors="replace", newline="\n") as lines:
+        with self._file.open("rb") as lines:
             for self._number, line in enumerate(lines, start=1):
                 try:
                     row = decode(line)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from erclip.errors import UserError
 from erclip.machine.files import leftovers, read_json, sync
-from erclip.machine.locks import Lock, lock_new_folder
+from erclip.machine.locks import LOCK, Lock, lock_new_folder
+from erclip.machine.places import check_folder
 from erclip.runs.checkpoint_folders import Checkpoints
 
 LINES = ("metrics.jsonl", "samples.jsonl", "tokens.jsonl")
@@ -35,6 +36,16 @@ def claim(path: Path) -> None:
         if place.exists() and not (place.is_dir() and not any(place.iterdir())):
             what = "another run" if name in ("config.json", "metrics.jsonl") else f"{name} already"
             raise UserError(f"{path} holds {what}; give --out a new folder.")
+    foreign = sorted(place.name for place in path.glob("*") if not _is_nothing(place))
+    if foreign:
+        raise UserError(f"{path} holds other files ({foreign[0]}); give --out a new folder.")
+    check_folder(path)
+
+
+def _is_nothing(place: Path) -> bool:
+    """What an earlier try to begin a run has left: a lock, scratch files, empty folders."""
+    empty = place.is_dir() and not any(place.iterdir())
+    return empty or place.name == LOCK or place in set(leftovers(place.parent))
 
 
 def lock_run(path: Path, resume: bool) -> Lock:

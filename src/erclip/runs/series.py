@@ -58,6 +58,22 @@ def column(rows: Sequence[Row], name: str) -> Float[np.ndarray, " N"]:
     return np.array([number(row, name) for row in rows], dtype=np.float64)
 
 
+def straight_line(runs: Sequence[Run], x: str, y: str) -> tuple[float, float] | None:
+    """Return slope and start if one metric of the rollouts is the same line of another in all runs.
+
+    None where it is not, or where x hardly moves, so that nothing is known of a slope.
+    """
+    a = np.concatenate([column(run.rollouts, x) for run in runs])
+    b = np.concatenate([column(run.rollouts, y) for run in runs])
+    known = np.isfinite(a) & np.isfinite(b)
+    if known.sum() < 2 or np.isfinite(a).sum() != np.isfinite(b).sum() or np.ptp(a[known]) < 1e-9:
+        return None
+    slope, start = np.polyfit(a[known], b[known], 1)
+    if np.abs(slope * a[known] + start - b[known]).max() > 1e-6 * max(1.0, abs(slope)):
+        return None
+    return round(float(slope), 6), round(float(start), 6)
+
+
 def thinned(curve: Curve, points: int = DRAWN) -> Curve:
     """Return at most so many points: of each stretch its ends, its extremes, and one gap if any.
 
@@ -142,7 +158,7 @@ def rules(run: Run) -> dict[str, tuple[str, ...]]:
 
     A rule is whatever a part of the loss reported: `clip/<rule>_frac`.
     """
-    columns = dict.fromkeys(name for row in run.updates for name in row)
+    columns = _names(run.updates)
     own = {m[1] for name in columns if (m := names.CLIP.fullmatch(name))}
     found = {}
     for rule in (m[1] for name in columns if (m := names.CLIP.fullmatch(name))):
@@ -166,9 +182,8 @@ def median_by_step(run: Run, name: str) -> Curve:
 def evaluations(run: Run) -> dict[tuple[str, int], list[Evaluation]]:
     """Return avg@k of every held-out set over the run, by (set, k)."""
     found: dict[tuple[str, int], list[Evaluation]] = {}
-    names_ = list(run.evals.columns) if isinstance(run.evals, Rows) else _names(run.evals)
     rollouts = column(run.evals, "rollout").astype(int).tolist()
-    for name in names_:
+    for name in _names(run.evals):
         key = names.avg_at(name)
         if key is None:
             continue
@@ -231,6 +246,8 @@ def _weights(run: Run, name: str) -> Float[np.ndarray, " U"]:
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
+    if isinstance(rows, Rows):
+        return list(rows.columns)
     return list(dict.fromkeys(name for row in rows for name in row))
 
 

@@ -82,7 +82,7 @@ def _frontier(fronts: Sequence[Frontier]) -> str:
     (best, p) = ranked[0]
     return (
         f"Above the frontier of no rule lie {won or 'none'} of {len(ranked)} curves: highest is "
-        f"{best.rule} on {best.surrogate} under {best.regime}, {signed(best.height)} "
+        f"{best.method} on {best.surrogate} under {best.regime}, {signed(best.height)} "
         f"(Holm's p {p_text(p)})."
     )
 

@@ -34,7 +34,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from erclip.config import Config
-from erclip.config.recipes import check, merge, one_sentence, read_table
+from erclip.config.problems import one_sentence
+from erclip.config.recipes import check, merge, read_table
 from erclip.config.section import Section
 from erclip.errors import UserError, as_user_error
 from erclip.study.controls import on_policy

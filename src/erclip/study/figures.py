@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from erclip.pages import canvas
 from erclip.pages.canvas import SERIES, Key, Line
 from erclip.pages.cards import LINES, Plot
+from erclip.pages.hover import Trace, trace
 from erclip.statistics import Interval
 from erclip.study.design import NO_RULE
 from erclip.study.findings import Findings
@@ -20,6 +21,7 @@ from erclip.study.frontier import Frontier
 from erclip.study.outcomes import OUTCOMES
 from erclip.study.pooled import Effect
 from erclip.study.results import at_best, interval_of, over_grid
+from erclip.study.texts import signed, where
 
 # The palette in an order in which neighbours differ most, in light and in dark.
 ORDER = (0, 1, 2, 6, 4, 7, 5, 3)
@@ -97,6 +99,8 @@ def draw_effects(rows: Effects, rules: Sequence[str], panels: Sequence[str]) -> 
 
 def _draw_panel(ax: Axes, rows: Effects, rules: Sequence[str], panel: int) -> None:
     ax.axvline(0.0, color=canvas.INK, linewidth=1.0)
+    dots: dict[int, list[tuple[float, float, str]]] = {}
+    labels = list(rows)
     for place, found in enumerate(rows.values()):
         for index, rule in enumerate(rules):
             own = found[rule][panel] if rule in found else None
@@ -105,7 +109,11 @@ def _draw_panel(ax: Axes, rows: Effects, rules: Sequence[str], panel: int) -> No
             y = place + 0.7 / len(rules) * (index - (len(rules) - 1) / 2)
             half = 0.0 if math.isnan(own.half) else own.half
             look = style(index)
+            dots.setdefault(index, []).append((own.mean, y, f"{labels[place]}: {signed(own)}"))
             ax.errorbar(own.mean, y, xerr=half, fmt=look.marker, markersize=4, color=look.color)
+    for index, found in dots.items():
+        x, y, said = zip(*found, strict=True)
+        trace(ax, Trace(rules[index], style(index).color, x, y, names=said), "point")
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
@@ -126,13 +134,13 @@ def frontier_plots(findings: Findings) -> dict[str, Plot]:
                 for own in fronts:
                     if own.surrogate == surrogate:
                         _draw_front(ax, own, style(rules.index(own.rule)))
-                ax.set_title(surrogate)
+                ax.set_title(surrogate, loc="left")
                 ax.set_xlabel(f"final accuracy, {asked.gained if asked else ''}")
                 ax.set_ylabel(f"final accuracy, {regime}")
             svg = canvas.to_svg(fig, f"accuracy kept under {escape(regime)} over accuracy gained")
         caption = (
-            "A dot per setting, means over seeds; a line joins those that no other setting of the "
-            "rule beats in both. A rule helps where its line lies above that of no rule."
+            "A dot per setting, means over seeds; a line per method joins those that no other "
+            "setting of it beats in both. A rule helps where its lines lie above that of no rule."
         )
         keys = tuple(style(i).key(rule) for i, rule in enumerate(rules))
         title = f"The frontier: {regime}"
@@ -143,9 +151,12 @@ def frontier_plots(findings: Findings) -> dict[str, Plot]:
 def _draw_front(ax: Axes, front: Frontier, look: Style) -> None:
     chosen = sorted((s.x, s.y) for s in front.settings if s.front)
     strong = front.rule == NO_RULE
+    said = [f"{where(s.point)}: {s.x:.3f}, {s.y:.3f}" for s in front.settings]
+    x, y = ([own.x for own in front.settings], [own.y for own in front.settings])
+    trace(ax, Trace(front.rule, look.color, x, y, names=said), "point")
     ax.scatter(
-        [s.x for s in front.settings],
-        [s.y for s in front.settings],
+        x,
+        y,
         s=[22 if s.front else 9 for s in front.settings],
         color=look.color,
         marker=look.marker,

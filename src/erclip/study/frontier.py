@@ -1,12 +1,13 @@
 """The frontier: what a rule keeps in a broken regime for what it gains in a clean one.
 
-A rule that drifts less keeps more, and so does a smaller learning rate; so a rule is not a point
+A rule that drifts less keeps more, and so does a smaller learning rate; so a method is not a point
 but a curve. Across x, the final accuracy in the clean regime; up y, that in the broken one, in the
-same budget; one point per setting (learning rate, tightness). Settings that another one beats in
-both are left out, and neighbours are joined by straight lines. A rule helps if its curve lies above
-that of no rule: the mean of the height between the two over the x that both reach, and the area,
-height times width. Which settings are on a curve is decided on the tuning seeds (of a study without
-them on all: then a rule with more settings is favoured). Intervals are over seeds, by jackknife.
+same budget; one point per setting of the grid. Settings that another one beats in both are left
+out, and neighbours are joined by straight lines. A method helps if its curve lies above that of its
+surrogate without a rule: the mean of the height between the two over the x that both reach, and the
+area, height times width. Each tightness of a rule is a method with a curve of its own, so all have
+as many settings as no rule has, and none is favoured by having more to choose from. Intervals are
+over seeds, by jackknife.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from erclip.statistics import Interval, estimate
 from erclip.study.design import NO_RULE
 from erclip.study.machine import machine
 from erclip.study.outcomes import Row, number
-from erclip.study.pooled import by_rule
+from erclip.study.pooled import surrogate_of
 from erclip.study.results import ACCURACY, Point, Runs, Seeds
 
 Curve = Sequence[tuple[float, float]]
@@ -34,10 +35,11 @@ class Setting(NamedTuple):
 
 
 class Frontier(NamedTuple):
-    """A rule's curve on one surrogate under one regime, and how it lies to that of no rule."""
+    """A method's curve under one regime, and how it lies to its surrogate's without a rule."""
 
     regime: str
     surrogate: str
+    method: str
     rule: str
     settings: tuple[Setting, ...]
     span: tuple[float, float] | None  # of x, where both curves are
@@ -46,25 +48,24 @@ class Frontier(NamedTuple):
 
 
 def frontiers(regimes: Mapping[str, Mapping[str, Runs]], gained: str, kept: str) -> list[Frontier]:
-    """Every rule's frontier in the regime `kept`, each surrogate's own curve first."""
+    """Every method's frontier in the regime `kept`, those without a rule first."""
     if gained not in regimes or kept not in regimes:
         return []
-    clean, broken = by_rule(regimes[gained]), by_rule(regimes[kept])
+    clean, broken = regimes[gained], regimes[kept]
     sides = {
-        key: side
-        for key in clean
-        if key in broken and (side := _Side.of(clean[key].runs, broken[key].runs)).points
+        name: side
+        for name in clean
+        if name in broken and (side := _Side.of(clean[name], broken[name])).points
     }
     found = []
-    for (surrogate, rule), side in sorted(sides.items(), key=lambda item: item[0][1] != NO_RULE):
-        base = sides.get((surrogate, NO_RULE))
-        span, height, area = None, None, None
-        if rule != NO_RULE and base is not None:
-            span, height, area = _between(side, base)
+    for name, side in sides.items():
+        rule, surrogate = clean[name].method.rule, surrogate_of(name, clean)
+        base = sides.get(surrogate) if rule != NO_RULE else None
+        compared = (None, None, None) if base is None else _between(side, base)
         means = side.means(side.seeds())
         settings = tuple(Setting(p, *means[p], p in side.front) for p in side.points if p in means)
-        found.append(Frontier(kept, surrogate, rule, settings, span, height, area))
-    return found
+        found.append(Frontier(kept, surrogate, name, rule, settings, *compared))
+    return sorted(found, key=lambda own: own.rule != NO_RULE)
 
 
 def front(curve: Mapping[Point, tuple[float, float]]) -> list[Point]:
@@ -98,7 +99,7 @@ def height_between(upper: Curve, lower: Curve) -> tuple[float, tuple[float, floa
 
 
 class _Side(NamedTuple):
-    """One rule's rows in both regimes, at the settings that both have."""
+    """One method's rows in both regimes, at the settings that both have."""
 
     points: dict[Point, tuple[Seeds, Seeds]]
     front: list[Point]
@@ -108,9 +109,8 @@ class _Side(NamedTuple):
         points = {
             p: (clean.points[p], broken.points[p]) for p in clean.points if p in broken.points
         }
-        tuned = {p: (clean.tuning.get(p, {}), broken.tuning.get(p, {})) for p in points}
-        chooser = cls(tuned if all(a and b for a, b in tuned.values()) else points, [])
-        return cls(points, front(chooser.means(chooser.seeds())))
+        side = cls(points, [])
+        return cls(points, front(side.means(side.seeds())))
 
     def seeds(self) -> list[int]:
         """Seeds that have every setting in both regimes, all on one machine."""

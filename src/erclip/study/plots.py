@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from erclip.machine.files import write_text
 from erclip.pages import canvas
 from erclip.pages.cards import Plot
+from erclip.pages.hover import Trace, trace
 from erclip.runs import series
 from erclip.statistics import estimate
 from erclip.study.design import NO_RULE, Cell
@@ -26,6 +27,7 @@ from erclip.study.findings import Findings
 from erclip.study.outcomes import OUTCOMES, Row, number
 from erclip.study.results import Point, Runs, curve, families
 from erclip.study.rows import Results
+from erclip.study.texts import where
 
 BY_SETTING = (
     ("gradient norm", "grad_norm", False),
@@ -66,7 +68,7 @@ def breaking_plot(findings: Findings) -> dict[str, Plot]:
             if lead == "final_accuracy" and not math.isnan(start):
                 ax.axhline(start, color=canvas.MUTED, linewidth=1.0, linestyle="--")
             _by_setting(ax, runs, lead)
-            ax.set_title(base)
+            ax.set_title(base, loc="left")
             ax.set_ylabel(OUTCOMES[lead].label)
         svg = canvas.to_svg(fig, "what each regime does to the methods without a rule")
     keys = tuple(style(i).key(regime) for i, regime in enumerate(regimes))
@@ -122,6 +124,7 @@ def _accuracy(
         values = [estimate(by_rollout[int(r)]) for r in x]
         mean, half = np.array([(e.mean, e.half) for e in values]).T
         canvas.band(axes[1], share, mean - half, mean + half, own.color)
+        trace(axes[1], Trace(runs.method.name, own.color, share, mean, mean - half, mean + half))
         canvas.draw(axes[1], series.Curve(share, mean), own.color, own.line)
         ends = [
             (number(row, "final_entropy"), number(row, "final_accuracy"))
@@ -129,6 +132,7 @@ def _accuracy(
             for row in rows.values()
         ]
         entropy, accuracy = np.array(ends).T
+        trace(axes[2], Trace(runs.method.name, own.color, entropy, accuracy), "point")
         axes[2].scatter(
             entropy, accuracy, s=11, color=own.color, marker=own.marker, alpha=0.75, linewidth=0
         )
@@ -155,9 +159,9 @@ def _by_setting(ax: Axes, family: Sequence[Runs], column: str) -> None:
     axis = _axis(points)
     for index, runs in enumerate(family):
         for others in _others(points, axis):
-            there = [p for p in others if p in runs.points]
-            found = [runs.estimate(p, column) for p in there]
-            kept = [(p, e) for p, e in zip(there, found, strict=True) if e is not None]
+            own_points = [p for p in others if p in runs.points]
+            found = [runs.estimate(p, column) for p in own_points]
+            kept = [(p, e) for p, e in zip(own_points, found, strict=True) if e is not None]
             if not kept:
                 continue
             x = np.array([_place(p, axis, points) for p, _ in kept], dtype=np.float64)
@@ -165,6 +169,10 @@ def _by_setting(ax: Axes, family: Sequence[Runs], column: str) -> None:
             y = np.array([e.mean for _, e in kept])
             half = np.array([0.0 if math.isnan(e.half) else e.half for _, e in kept])
             own = style(index)
+            there = np.array([_place(p, axis, points) for p, _ in kept], dtype=np.float64)
+            said = () if axis else [where(p) for p, _ in kept]
+            ends = np.array([e[1:3] for _, e in kept]).T
+            trace(ax, Trace(runs.method.name, own.color, there, y, *ends, names=said))
             canvas.draw(ax, series.Curve(x, y), own.color, own.line)
             low = np.minimum(half, y * 0.999) if column != "final_accuracy" else half
             ax.errorbar(x, y, [low, half], fmt="none", ecolor=own.color, elinewidth=1.1)

@@ -107,11 +107,11 @@ def _frontier(fronts: Sequence[Frontier]) -> Table | None:
         p = "–" if own.height is None else p_text(p_value(own.height))
         cells = (signed(own.height), p, p_text(holm_p), signed(own.area, 4))
         words = verdict(own.height, holm_p) if own.height else "–"
-        rows.append((own.regime, own.rule, own.surrogate, "; ".join(chosen), span, *cells, words))
+        rows.append((own.regime, own.method, own.surrogate, "; ".join(chosen), span, *cells, words))
     return Table(
         "Does a rule move the frontier?",
         (
-            *("regime", "rule", "surrogate", "settings on its curve", "accuracy in common"),
+            *("regime", "method", "surrogate", "settings on its curve", "accuracy in common"),
             *("height over no rule", "p", "Holm", "area", "verdict"),
         ),
         rows,

@@ -1,7 +1,7 @@
 r"""One data row to a question and its gold answer, by the names of its fields.
 
-The first question field that is there asks, the first answer field that is there answers; names
-count in any case. `data.columns` names others, `a.b` for a field inside a field.
+The first question field that is there asks, the first answer field that is there answers (null
+and blank text aside); names count in any case. `data.columns` names others, `a.b` for a field inside a field.
 
 | the question                                     | may be                                       |
 |--------------------------------------------------|----------------------------------------------|
@@ -13,7 +13,7 @@ count in any case. `data.columns` names others, `a.b` for a field inside a field
 |--------------------------------------------------|----------------------------------------------|
 | reward_model.ground_truth, answer, final_answer, | a number, text, a list, a list in JSON text; |
 | expected_answer, ground_truth, solution, gold    | a worked solution that ends in `#### …` or   |
-|                                                  | holds a `\boxed{…}`                          |
+|                                                  | holds a `\boxed{…}` or `<answer>…</answer>`   |
 
 A list holds alternatives, unless OlympiadBench's `is_multiple_answer` says otherwise; `unit` and
 `error` (a tolerance) beside a list are read as well.
@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from erclip.errors import UserError
@@ -93,9 +94,10 @@ def _pick(
             raise UserError(f"{where}: there is no {named!r} (data.columns); it has {there}")
         return named, value
     lowered = {str(name).lower(): value for name, value in row.items()}
-    for name in known:
-        if (value := _field(lowered, name)) is not None:
-            return name, value
+    there_are = [(name, value) for name in known if (value := _field(lowered, name)) is not None]
+    filled = [pair for pair in there_are if not isinstance(pair[1], str) or pair[1].strip()]
+    if there_are:
+        return (filled or there_are)[0]
     raise UserError(
         f"{where}: needs a field {', '.join(known[:-1])} or {known[-1]}; it has {there}: name it, "
         f'data.columns = {{ {role} = "…" }}'
@@ -176,6 +178,8 @@ def _text_of(answer: object, name: str) -> str:
     >>> _text_of(27.0, "answer"), _text_of(0.5, "answer"), _text_of(" x ", "answer")
     ('27', '0.5', 'x')
     """
+    if isinstance(answer, Decimal):  # of a parquet file
+        answer = int(answer) if answer == answer.to_integral_value() else f"{answer:f}"
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         raise _BadField(f"{name} must be text or a number, not {answer!r}")
     if isinstance(answer, float):
@@ -188,7 +192,7 @@ def _text_of(answer: object, name: str) -> str:
         return marked[2].strip().replace(",", "")
     if len(text) <= LONGEST_ANSWER and "\n" not in text and not _speaks(text):
         return text
-    if (final := extract_answer(text, formats=("boxed",))) is None:
+    if (final := extract_answer(text, formats=("boxed", "tag"))) is None:
         raise _BadField(
             rf'{name} must be an answer, or a solution that ends in "#### …" or holds a '
             rf"\boxed{{…}}: {text[:40]!r}"
@@ -197,8 +201,9 @@ def _text_of(answer: object, name: str) -> str:
 
 
 def _speaks(text: str) -> bool:
-    r"""Whether a box stands in a sentence, so that the answer is what the box holds."""
-    return r"\boxed" in text and not text.lstrip("$ ").startswith(r"\boxed")
+    r"""Whether a box or a tag stands in a sentence, so that the answer is what it holds."""
+    boxed = r"\boxed" in text and not text.lstrip("$ ").startswith(r"\boxed")
+    return boxed or "</answer>" in text
 
 
 def _tolerance(error: object) -> float:

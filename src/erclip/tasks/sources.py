@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple
 
 from erclip.errors import UserError
 from erclip.extras import need
+from erclip.machine.hub import from_hub
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
 COMPRESSED = ".gz"
@@ -53,12 +54,12 @@ def suffix_of(file: Path) -> str:
     >>> suffix_of(Path("rows.jsonl.gz")), suffix_of(Path("rows.csv"))
     ('.jsonl', '.csv')
     """
-    return Path(file.stem).suffix if file.suffix == COMPRESSED else file.suffix
+    return (Path(file.stem).suffix if file.suffix == COMPRESSED else file.suffix).lower()
 
 
 def name_of(path: str) -> str:
     """The file's name without its suffixes: the name of its set."""
-    return Path(path).name.removesuffix(COMPRESSED).removesuffix(suffix_of(Path(path)))
+    return Path(Path(path).name.removesuffix(COMPRESSED)).stem
 
 
 def _open(file: Path) -> IO[str]:
@@ -92,11 +93,13 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _json(file: Path) -> Iterator[Located]:
+    """A list of rows, or (as many data sets name it) a row a line."""
     with _open(file) as lines:
-        rows = _parsed("".join(_lines(lines, file)), str(file))
-    if not isinstance(rows, list):
-        raise UserError(f"{file} must hold a JSON list of rows: use .jsonl for one row a line")
-    for number, row in enumerate(rows, start=1):
+        text = "".join(_lines(lines, file))
+    if not text.lstrip().startswith("["):
+        yield from _jsonl(file)
+        return
+    for number, row in enumerate(_parsed(text, str(file)), start=1):
         yield Located(row, f"{file} row {number}")
 
 
@@ -143,10 +146,13 @@ def _hub(path: str, split: str) -> Iterator[Located]:
     if not _HUB_ID.fullmatch(path):
         raise UserError(f"no data at {path!r}: give a data file or a hub id such as openai/gsm8k")
     asking = f"the hub data set {path!r}"
-    datasets = need("datasets", asking, ", or give a local .jsonl file")
     name, _, config = path.partition(":")
     try:
-        rows = datasets.load_dataset(name, config or None, split=split)
+        with from_hub("The data set", name, "give a local .jsonl file, or connect"):
+            datasets = need("datasets", asking, ", or give a local .jsonl file")
+            rows = datasets.load_dataset(name, config or None, split=split)
+    except UserError:
+        raise
     except Exception as error:  # the library raises dozens of types for "not there" and "offline"
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from erclip.records import Grade, Group, Prompt, Response, Sample
+from erclip.records import Grade, Group, Prompt, Response, Sample, TopTokens
 from erclip.training.packing import Row, lay_out, single_rows
 
 
@@ -25,7 +26,8 @@ class TokenBatch:
 
     `inputs` are the trunk's arguments (R rows, see `packing`). `hidden_index` points into its
     flattened [R·L] hidden states, at the position before each scored token; `token_index` points
-    into flattened [B·T]. Both run over the same N tokens as `targets`.
+    into flattened [B·T]. Both run over the same N tokens as `targets`, and so do `top_ids`, the
+    sampler's K likeliest tokens, where its responses have them.
     `mask` is where the loss acts; it can be empty for a truncated response (overlong filtering).
     """
 
@@ -39,6 +41,8 @@ class TokenBatch:
     sampler_logprobs: Float[Tensor, "B T"]
     num_tokens: int
     samples: tuple[Sample, ...]
+    top_ids: Int[Tensor, "N K"] | None = None
+    sampler_top_logprobs: Float[Tensor, "B T K"] | None = None
 
 
 def make_batch(
@@ -69,6 +73,7 @@ def make_batch(
         hidden_index += before[:length]
         targets += response.token_ids[:length]
     mask = torch.arange(span) < torch.tensor(spans)[:, None]
+    top_ids, top_logprobs = top_tokens([sample.response for sample in samples], span)
     return TokenBatch(
         inputs={name: tensor.to(device) for name, tensor in inputs.items()},
         hidden_index=torch.tensor(hidden_index, dtype=torch.long, device=device),
@@ -80,7 +85,36 @@ def make_batch(
         sampler_logprobs=torch.tensor(sampled, device=device),
         num_tokens=len(targets),
         samples=tuple(samples),
+        top_ids=None if top_ids is None else top_ids[mask].to(device),
+        sampler_top_logprobs=None if top_logprobs is None else top_logprobs.to(device),
     )
+
+
+def top_tokens(
+    responses: Sequence[Response], span: int
+) -> tuple[Int[Tensor, "B T K"] | None, Float[Tensor, "B T K"] | None]:
+    """Ids and log-probs of the sampler's likeliest tokens; None where nobody recorded them.
+
+    Where a response has none, or fewer than another, id 0 stands with a log-prob of −inf.
+    """
+    rows = []
+    for response in responses:
+        length = len(response.token_ids)
+        read = response.top or TopTokens(b"", b"")
+        ids, logprobs = (
+            torch.from_numpy(np.frombuffer(part, kind).reshape(length, -1).copy())
+            for part, kind in ((read.ids, np.int32), (read.logprobs, np.float32))
+        )
+        rows.append((ids, logprobs))
+    most = max(ids.shape[1] for ids, _ in rows)
+    if not most:
+        return None, None
+    all_ids = torch.zeros((len(rows), span, most), dtype=torch.int32)
+    all_logprobs = torch.full((len(rows), span, most), -torch.inf)
+    for row, (ids, logprobs) in enumerate(rows):
+        all_ids[row, : len(ids), : ids.shape[1]] = ids
+        all_logprobs[row, : len(ids), : ids.shape[1]] = logprobs
+    return all_ids, all_logprobs
 
 
 def mini_batches(groups: Sequence[Group], count: int, rng: random.Random) -> list[list[Group]]:

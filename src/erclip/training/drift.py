@@ -49,7 +49,7 @@ class Drift:
         parts = self.world.gather(lambda: [line for own in batches for line in _lines(own)])
         lines = [line for part in parts for line in part][:RESPONSES]
         self._samples = [_sample(line) for line in lines]
-        self.world.from_first(lambda: self._write(lines))
+        self.world.from_first(self._write, lines)
 
     def metrics(self, rollout: int) -> dict[str, float]:
         """`policy/kl_start` at an evaluation; 0 before training; a collective."""

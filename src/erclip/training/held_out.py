@@ -38,7 +38,7 @@ def evaluate(
     """
     world = world or World()
     own, seeds = world.share(prompts), world.share(prompt_seeds(len(prompts), seed))
-    parts = world.gather(lambda: _outcomes(task, own, sampler, settings, seeds))
+    parts = world.gather(_outcomes, task, own, sampler, settings, seeds)
     numbers = summarise(interleave(parts))
     k, average = settings.responses, numbers["avg_at_k"]
     values = {

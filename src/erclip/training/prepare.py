@@ -10,7 +10,7 @@ from erclip.records import Prompt
 from erclip.tasks import Task
 from erclip.training.policy import Policy, load_policy
 from erclip.training.policy.loading import refuse_untrainable
-from erclip.training.sampling.base import encode_prompts
+from erclip.training.sampling.base import encode_prompts, without_template
 
 TRIED = 64  # prompts of most characters, among which the one of most tokens is looked for
 
@@ -26,6 +26,9 @@ def load_trainable(
     """The policy of a run; raises UserError if it cannot learn, or has no room for the task."""
     policy = load_policy(config.model, config.sampler.temperature, seed=seed, checkpoint=checkpoint)
     refuse_untrainable(policy.model, config.model.path)
+    plain = without_template(policy.tokenizer, config.model.path)
+    if plain is not None:
+        say(plain)
     limit = config.sampler.max_prompt_tokens
     prompt = longest_prompt(policy, [*_longest(task.train), *_longest(task.test)], limit)
     said = policy.fit(prompt, max(config.sampler.max_tokens, config.eval.max_tokens or 0))

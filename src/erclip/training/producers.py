@@ -10,6 +10,7 @@ from erclip.config import Config
 from erclip.machine.distributed import World
 from erclip.machine.interrupts import Interrupts, Stopped
 from erclip.records import Prompt
+from erclip.runs.work import Work
 from erclip.seeds import derive_seed, seed_torch
 from erclip.tasks import Task
 from erclip.training.held_out import evaluate, evaluation_settings
@@ -54,9 +55,11 @@ class InTurns:
         sampler: Sampler,
         interrupts: Interrupts,
         world: World,
+        work: Work | None = None,
     ):
         self.config, self.task, self.stream = config, task, stream
         self.policy, self.sampler, self.interrupts, self.world = policy, sampler, interrupts, world
+        self.work = work or Work()
         self._version = 0
         self._done: list[Rollout] = []
 
@@ -74,6 +77,7 @@ class InTurns:
                     self.config,
                     derive_seed(seed, "rollout", number),
                     self.world,
+                    self.work,
                 )
         except Stopped:
             self.stream.position = first
@@ -95,7 +99,7 @@ class InTurns:
     def evaluate(self) -> dict[str, float]:
         """With this process's sampler; a signal breaks it off."""
         with self.interrupts.at_once(), self.policy.gathered():
-            return evaluate_held_out(self.task, self.sampler, self.config, self.world)
+            return evaluate_held_out(self.task, self.sampler, self.config, self.world, self.work)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -107,8 +111,10 @@ def held_out(task: Task, config: Config) -> Sequence[Prompt]:
 
 
 def evaluate_held_out(
-    task: Task, sampler: Sampler, config: Config, world: World
+    task: Task, sampler: Sampler, config: Config, world: World, work: Work
 ) -> dict[str, float]:
     """`evaluate` on those prompts, with the run's seed."""
-    seed = derive_seed(config.trainer.seed, "eval")
-    return evaluate(task, held_out(task, config), sampler, evaluation_settings(config), seed, world)
+    seed, prompts = derive_seed(config.trainer.seed, "eval"), held_out(task, config)
+    count = -(-len(prompts) // world.size) * config.eval.responses
+    work.begin("evaluating", count, "responses")
+    return evaluate(task, prompts, sampler, evaluation_settings(config), seed, world)

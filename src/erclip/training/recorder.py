@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Recorder:
     def _write_ledger(
         self, places: dict[str, int], seen: Sequence[tuple[ScoredBatch, Scores, LossOutput]]
     ) -> None:
-        parts = [part for own in self._world.to_first(lambda: self._columns(seen)) for part in own]
+        parts = [part for own in self._world.to_first(self._columns, seen) for part in own]
         if not parts:
             return
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -188,7 +189,7 @@ def rule_flags(out: LossOutput) -> dict[str, Tensor]:
 
 def detached(scores: Scores) -> Scores:
     """The same numbers without the graph that would keep a micro-batch's activations alive."""
-    return Scores(scores.logprobs.detach(), scores.entropies, scores.slopes)
+    return replace(scores, logprobs=scores.logprobs.detach(), top_logprobs=None)
 
 
 def _row_numbers(scored: ScoredBatch) -> np.ndarray:

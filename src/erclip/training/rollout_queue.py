@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 
 from erclip.machine.interrupts import Interrupts
+from erclip.runs.work import Work
 from erclip.seeds import derive_seed
 from erclip.training import rounding
 from erclip.training.checkpoints.run_state import RunState
@@ -21,8 +22,15 @@ from erclip.training.updates import uses_erc
 class RolloutQueue:
     """Keeps `state.waiting` filled from a producer, the oldest first."""
 
-    def __init__(self, state: RunState, producer: Producer, interrupts: Interrupts):
+    def __init__(
+        self,
+        state: RunState,
+        producer: Producer,
+        interrupts: Interrupts,
+        work: Work | None = None,
+    ):
         self.state, self.producer, self.interrupts = state, producer, interrupts
+        self.work = work or Work()
         self._asked = state.sampled
 
     def fill(self) -> None:
@@ -61,7 +69,8 @@ class RolloutQueue:
     def _score(self, rollout: ScoredRollout) -> None:
         """The policy as it now is becomes the old one; now and then its rounding is measured."""
         started, state = time.perf_counter(), self.state
-        rollout.score(state.policy, state.config, state.world, state.counters.updates)
+        updates = state.counters.updates
+        rollout.score(state.policy, state.config, state.world, updates, self.work)
         scored = time.perf_counter()
         rollout.metrics |= rollout.score_metrics(state.world)
         if rollout.order and uses_erc(state.updater.loss_fn) and rounding.due(rollout.number):

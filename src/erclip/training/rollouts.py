@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,11 +14,13 @@ from erclip.config import Config
 from erclip.errors import UserError
 from erclip.machine.distributed import World, interleave
 from erclip.records import Group, Prompt, Response, Sample, numbered
+from erclip.runs.work import Work
 from erclip.seeds import derive_seed, prompt_seeds
 from erclip.tasks import Task
 from erclip.training.advantages import group_advantages
 from erclip.training.rewards import at, reward, verdict
 from erclip.training.sampling import Sampler, SamplingSettings
+from erclip.training.updates import build_loss
 
 
 class PromptStream:
@@ -86,6 +87,14 @@ class Rollout:
             "time/sample_s": self.sample_s,
             "time/grade_s": self.grade_s,
         }
+        completed = [s.reward for s in samples if not s.response.truncated]
+        if completed:
+            metrics["train/completed_reward"] = sum(completed) / len(completed)
+        cut = [s.response for s in samples if s.response.nucleus is not None]
+        if cut:
+            lengths = [len(response.token_ids) for response in cut]
+            mass = sum(n * (r.nucleus or 0.0) for n, r in zip(lengths, cut, strict=True))
+            metrics["sampler/nucleus_mass"] = mass / sum(lengths)
         if self.sampler_wait_frac is not None:
             metrics["time/sampler_wait_frac"] = self.sampler_wait_frac
         return metrics
@@ -98,6 +107,7 @@ def collect(
     config: Config,
     seed: int,
     world: World | None = None,
+    work: Work | None = None,
 ) -> Rollout:
     """Sample until dynamic sampling is content; `seed` fixes every draw.
 
@@ -113,7 +123,8 @@ def collect(
     for round_ in range(plan.max_rounds if plan.kind == "refill" else 1):
         prompts = world.share(stream.take(asked))
         seeds = world.share(prompt_seeds(asked, seed, round_))
-        parts = world.gather(partial(_sample_groups, prompts, task, sampler, config, seeds))
+        job = work or Work()
+        parts = world.gather(_sample_groups, prompts, task, sampler, config, seeds, job)
         groups = numbered(interleave([part.groups for part in parts]), rollout.sampled)
         rollout.sample_s += max(part.sample_s for part in parts)
         rollout.grade_s += max(part.grade_s for part in parts)
@@ -141,6 +152,7 @@ def _sample_groups(
     sampler: Sampler,
     config: Config,
     seeds: Sequence[int],
+    work: Work,
 ) -> _Part:
     if not prompts:
         return _Part([], 0.0, 0.0)
@@ -150,10 +162,14 @@ def _sample_groups(
         temperature=config.sampler.temperature,
         top_p=config.sampler.top_p,
         max_prompt_tokens=config.sampler.max_prompt_tokens,
+        top=build_loss(config.loss).top,
     )
+    count = len(prompts) * settings.responses
+    work.begin("sampling", count, "responses")
     started = time.perf_counter()
     responses = sampler.sample(prompts, settings, seeds)
     sampled = time.perf_counter()
+    work.begin("grading", count, "responses")
     groups = _grade(responses, task, config)
     return _Part(groups, sampled - started, time.perf_counter() - sampled)
 

@@ -45,18 +45,19 @@ def rounding_share(updater: Updater, mini_batch: Sequence[ScoredBatch]) -> float
 
 
 def token_rules(loss_fn: policy_loss) -> policy_loss:
-    """The constraints that decide token by token, under the plainest surrogate."""
-    kept = [rule for rule in loss_fn.constraints if not isinstance(rule, MiniBatchRule)]
-    return policy_loss(reinforce(), kept)
+    """The constraints that look at tokens one by one, under a surrogate that clips nothing."""
+    rules = [c for c in loss_fn.constraints if not isinstance(c, MiniBatchRule)]
+    return policy_loss(reinforce(), rules)
 
 
 @contextmanager
-def nudged_embeddings(model: Any) -> Generator[None]:
+def nudged_embeddings(model: Any, autocast: torch.dtype | None = None) -> Generator[None]:
     """Within it, every number of a token's embedding is the next one away from zero.
 
-    The next one of the dtype in which products are rounded, which autocast makes coarser.
+    The next one of the dtype in which products are rounded, which autocast makes coarser; None is
+    the model's own.
     """
-    rounded = autocast_dtype(model)
+    rounded = autocast or autocast_dtype(model)
 
     def away(module: Any, arguments: Any, output: Tensor) -> Tensor:
         device = output.device.type

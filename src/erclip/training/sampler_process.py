@@ -28,6 +28,7 @@ from erclip.errors import Diverged, UserError
 from erclip.machine.distributed import World
 from erclip.machine.interrupts import Interrupts
 from erclip.records import numbered
+from erclip.runs.work import Work
 from erclip.tasks import load_task
 from erclip.training.checkpoints.rollout_files import group_line, read_group
 from erclip.training.checkpoints.training_state import whole_weights
@@ -59,8 +60,9 @@ class SamplerProcess:
         interrupts: Interrupts,
         world: World,
         out: Path,
+        work: Work | None = None,
     ):
-        self.stream, self.policy = stream, policy
+        self.stream, self.policy, self.work = stream, policy, work or Work()
         self.interrupts, self.world, self.out = interrupts, world, out
         self._threads = torch.get_num_threads()
         self._arrived: list[Message] = []
@@ -98,12 +100,14 @@ class SamplerProcess:
 
     def ask(self, number: int) -> None:
         """Let rollout `number` be sampled, whenever those before it are."""
-        self.world.from_first(lambda: self._send({"sample": number}))
+        self.world.from_first(self._send, {"sample": number})
 
     def arrived(self, *, wait: bool) -> list[Rollout]:
         """What has been sampled by now; a signal breaks off waiting for the first one."""
+        if wait:
+            self.work.begin("sampling")
         started = time.perf_counter()
-        lines = self.world.from_first(lambda: self._receive("groups", wait=wait))
+        lines = self.world.from_first(self._receive, "groups", wait=wait)
         rollouts = [self._rollout(line) for line in lines]
         if rollouts:
             rollouts[0].waited_s = time.perf_counter() - started
@@ -117,6 +121,8 @@ class SamplerProcess:
 
     def evaluate(self) -> dict[str, float]:
         """By the same sampler, after the rollouts that it was asked for before."""
+
+        self.work.begin("evaluating")
 
         def ask() -> dict[str, float]:
             self._send({"evaluate": True})

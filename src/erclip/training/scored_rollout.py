@@ -7,7 +7,7 @@ at equal weights every ratio is exactly 1.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,6 +18,7 @@ from erclip.config import Config
 from erclip.machine.distributed import World
 from erclip.records import Group, Sample
 from erclip.runs.metrics import Pool, sampler_mismatch
+from erclip.runs.work import Work
 from erclip.seeds import derive_seed
 from erclip.training.batches import TokenBatch, deal, empty_batch, make_batch, mini_batches
 from erclip.training.packing import micro_batches
@@ -82,14 +83,29 @@ class ScoredRollout:
 
         return draw
 
+    def tokens(self, minis: Iterable[int]) -> int:
+        """Response tokens of some mini-batches."""
+        samples = (sample for mini in minis for sample in self.mini_samples(mini))
+        return sum(len(sample.response.token_ids) for sample in samples)
+
     def mini_samples(self, mini: int) -> list[Sample]:
         """One mini-batch's samples, those of all processes."""
         return [sample for i in self.minis[mini] for sample in self.sampled[i].samples]
 
-    def score(self, policy: Policy, config: Config, world: World, updates: int) -> None:
+    def score(
+        self,
+        policy: Policy,
+        config: Config,
+        world: World,
+        updates: int,
+        work: Work | None = None,
+    ) -> None:
         """Let the policy as it now is, after so many `updates`, be the old one."""
-        minis = range(len(self.minis))
-        self.scored = [score(self.mini_samples(mini), policy, config, world) for mini in minis]
+        work, minis = work or Work(), range(len(self.minis))
+        work.begin("scoring", self.tokens(minis) // world.size, "tokens")
+        self.scored = [
+            score(self.mini_samples(mini), policy, config, world, work) for mini in minis
+        ]
         self.scored_at = updates
 
     def set_aside(self) -> None:
@@ -198,10 +214,14 @@ def own_batches(
 
 
 def score(
-    samples: Sequence[Sample], policy: Policy, config: Config, world: World
+    samples: Sequence[Sample], policy: Policy, config: Config, world: World, work: Work
 ) -> list[ScoredBatch]:
     """This process's part of a mini-batch, scored with the policy as it now is."""
-    return [score_old(policy, batch) for batch in own_batches(samples, policy, config, world)]
+    scored = []
+    for batch in own_batches(samples, policy, config, world):
+        scored.append(score_old(policy, batch))
+        work.advance(batch.num_tokens)
+    return scored
 
 
 def _with_scores(batch: TokenBatch, old: Old) -> ScoredBatch:
@@ -211,4 +231,4 @@ def _with_scores(batch: TokenBatch, old: Old) -> ScoredBatch:
             span = slice(len(sample.response.token_ids))
             logprobs[row, span], entropies[row, span] = old[sample.number]
     device = batch.mask.device
-    return ScoredBatch(batch, Scores(logprobs.to(device), entropies.to(device), None))
+    return ScoredBatch(batch, Scores(logprobs.to(device), entropies.to(device)))

@@ -18,6 +18,7 @@ from erclip.losses.parts import needs_of
 from erclip.losses.types import Statistics
 from erclip.machine.distributed import World
 from erclip.runs.metrics import Pool, ratio_quantiles, sampler_sums, staleness, token_sums
+from erclip.runs.work import Work
 from erclip.text import in_a_line
 from erclip.training.batches import TokenBatch
 from erclip.training.optimizers import build_optimizer, build_schedule
@@ -35,10 +36,14 @@ class ScoredBatch:
 
 
 GIVEN = frozenset(
-    {"entropies", "old_entropies", "live_entropies", "entropy_slopes", "correct", "lots"}
-    | {"sampler_logprobs", "reference_logprobs"}
+    {"entropies", "old_entropies", "live_entropies", "correct", "lots", "reference_logprobs"}
+    | {"entropy_slopes", "entropy_slope_means"}
+    | {"sampler_logprobs", "sampler_top_logprobs", "top_logprobs"}
 )
 """Optional inputs of a loss that an update computes."""
+
+SLOPES = frozenset({"entropy_slopes", "entropy_slope_means"})
+"""What the op computes in one go, if either is needed."""
 
 Lots = Callable[[TokenBatch], Tensor]
 """A uniform number in [0, 1) for every token of a micro-batch [B, T]."""
@@ -73,10 +78,22 @@ def score_old(policy: Policy, batch: TokenBatch) -> ScoredBatch:
 class Updater:
     """The optimiser and its schedule, applied to one mini-batch at a time."""
 
-    def __init__(self, policy: Policy, config: Config, world: World | None = None):
+    def __init__(
+        self,
+        policy: Policy,
+        config: Config,
+        world: World | None = None,
+        work: Work | None = None,
+    ):
         self.policy, self.config, self.world = policy, config, world or World()
+        self.work = work or Work()
         trainer = config.trainer
         self.loss_fn = check_loss(build_loss(config.loss))
+        if self.loss_fn.top and config.sampler.top_p < 1:
+            raise UserError(
+                f"loss: {self.loss_fn!r} takes means over all that the sampler could have drawn, "
+                f"and sampler.top_p = {config.sampler.top_p:g} leaves some out; set it to 1."
+            )
         self.statistics: Statistics | None = None  # of the last mini-batch
         needed = "reference_logprobs" in self.loss_fn.needs
         self.reference = load_reference(policy, config, self.world) if needed else None
@@ -104,6 +121,7 @@ class Updater:
             loss, rho = self._backward(scored, num_tokens, pool, watch, lots)
             losses.append(loss)
             rhos.append(rho)
+            self.work.advance(scored.batch.num_tokens)
         loss = float(self.world.sum(torch.stack(losses).sum()))
         limit = self.config.trainer.grad_clip
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, limit)))
@@ -128,8 +146,9 @@ class Updater:
         needs = self.loss_fn.needs
         return self.policy.score(
             batch,
-            slopes=slopes or "entropy_slopes" in needs,
+            slopes=slopes or bool(SLOPES & needs),
             entropy_gradient="live_entropies" in needs,
+            top="top_logprobs" in needs,
         )
 
     @torch.no_grad()
@@ -165,11 +184,17 @@ class Updater:
             "mask": batch.mask,
             "old_entropies": old.entropies,
             "sampler_logprobs": batch.sampler_logprobs,
+            "sampler_top_logprobs": batch.sampler_top_logprobs,
             "correct": batch.correct,
         }
         if new is not None:
-            own = {"logprobs": new.logprobs, "entropies": new.entropies}
-            tensors |= own | {"entropy_slopes": new.slopes}
+            tensors |= {
+                "logprobs": new.logprobs,
+                "entropies": new.entropies,
+                "entropy_slopes": new.slopes,
+                "entropy_slope_means": new.slope_means,
+                "top_logprobs": new.top_logprobs,
+            }
         if reference is not None:
             tensors["reference_logprobs"] = reference.logprobs
         if lots is not None:

@@ -117,7 +117,7 @@ def test_erc_trains_as_our_composition(cfg, registry, worker, batch):
     on_policy = made.forward_backward(batch).metrics
     assert on_policy["loss_metrics/clip/erc_frac"] == 0.0
     made.model.table.grad = None
-    moved(made.model, 0.05)
+    moved(made.model, 0.15)
     metrics = made.forward_backward(batch).metrics
     loss_fn = policy_loss(gppo_clip(), [entropy_ratio_clip()])
     want, out = expected(loss_fn, Model(), batch, made.model, entropies=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from transformers import HfArgumentParser
+from trl import GRPOConfig
 
 from erclip.config import LossConfig
 from erclip.errors import UserError
 from erclip.integrations.trl import ERCConfig, ERCTrainer
+from erclip.integrations.trl.replaced import INSTEAD, refuse_replaced
 
 from .conftest import NO_ERC, SMALL
 
@@ -21,10 +24,25 @@ def config(**settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beta": 0.04}, r"beta = 0.04 has no effect in an ERCTrainer"),
-        ({"epsilon_high": 0.3}, r"epsilon_high = 0.3 has no effect"),
-        ({"loss_type": "grpo"}, r"loss_type = 'grpo' has no effect"),
-        ({"steps_per_generation": 1}, r"every ratio is 1.*set steps_per_generation = 8"),
+        (
+            {"epsilon": 0.1},
+            r"epsilon = 0.1 has no effect.*; set loss.surrogate.low, and leave it at 0.2",
+        ),
+        ({"epsilon_high": 0.3}, r"epsilon_high = 0.3 has no effect.*loss.surrogate.high"),
+        ({"delta": 4.0}, r"loss.surrogate.dual"),
+        ({"loss_type": "grpo"}, r"loss_type = 'grpo' has no effect.*as TRL's 'dapo'"),
+        ({"loss_type": "cispo"}, r"set loss.surrogate = 'cispo_clip'"),
+        ({"top_entropy_quantile": 0.2}, r"'top_entropy', 'fraction'.*loss.constraints"),
+        ({"entropy_coef": 0.01}, r"set loss.entropy_bonus"),
+        (
+            {"beta": 0.04, "loss": {"kl": {"weight": 0.1}}},
+            r"beta = 0.04 and loss.kl.weight = 0.1 are the same weight",
+        ),
+        ({"loss": {"kl": {"weight": 0.1, "model": "x"}}}, r"loss.kl.model = 'x'.*leave it out"),
+        (
+            {"steps_per_generation": 1},
+            r"every ratio is 1.*set steps_per_generation = 8.*or loss.constraints = \[\]",
+        ),
         (
             {"steps_per_generation": 2, "gradient_accumulation_steps": 4},
             r"set steps_per_generation = 32",
@@ -32,7 +50,7 @@ def config(**settings):
         ({"loss": {"surrogate": "ppo"}}, "loss.surrogate = 'ppo': no .* did you mean 'ppo_clip'"),
         (
             {"loss": {"terms": [{"kind": "positive_nll"}]}},
-            r"needs correct, which an ERCTrainer does not have",
+            r"loss: positive_nll needs verdicts.*numbers; leave it out",
         ),
         (
             {
@@ -48,8 +66,10 @@ def config(**settings):
             r"loss.positive_nll needs verdicts.*leave it at 0.0",
         ),
         ({"loss": {**NO_ERC, "mask_truncated": True}}, r"is mask_truncated_completions"),
-        ({"loss": {**NO_ERC, "entropy_bonus": 0.1}}, r"loss.entropy_bonus is not part"),
-        ({"loss": {**NO_ERC, "kl": {"weight": 0.1}}}, r"loss.kl needs a reference model"),
+        (
+            {"loss": {**NO_ERC, "importance": "icepop"}, "use_vllm": True},
+            r"'icepop' and vllm_importance_sampling_correction would weigh every token twice",
+        ),
         ({"dynamic_sampling": "retry"}, r"dynamic_sampling = \{'kind': 'retry'\}"),
         (
             {"dynamic_sampling": {"kind": "oversample", "factor": 1.0}},
@@ -62,6 +82,54 @@ def config(**settings):
 def test_refusals(settings, message):
     with pytest.raises(UserError, match=message):
         config(**settings)
+
+
+ERC = ["entropy_ratio_clip"]
+
+
+@pytest.mark.parametrize(
+    ("given", "constraints"),
+    [
+        (None, ERC),
+        ({}, ERC),
+        ({"surrogate": "gppo_clip"}, ERC),
+        ({"terms": [{"kind": "log_ratio_penalty", "weight": 0.1}]}, ERC),
+        ({"surrogate": "gppo_clip", "constraints": []}, []),
+        ({"constraints": ["top_entropy"]}, ["top_entropy"]),
+        (LossConfig(), []),
+    ],
+)
+def test_a_loss_without_a_word_of_constraints_keeps_erc(given, constraints):
+    args = config(loss=given)
+    assert [rule["kind"] for rule in args.loss["constraints"]] == constraints
+    assert [rule.kind for rule in args.sections().loss.constraints] == constraints
+
+
+@pytest.mark.parametrize("loss", [{}, NO_ERC, LossConfig.model_validate(NO_ERC)])
+def test_beta_is_the_weight_of_kl(loss):
+    args = config(beta=0.04, loss=loss, use_bias_correction_kl=False)
+    assert args.loss["kl"] == {"weight": 0.04, "estimator": "k3", "model": None}
+    assert config(beta=args.beta, loss=args.loss).loss == args.loss  # as a saved table is read
+    assert config(loss={"kl": {"weight": 0.04}}).loss["kl"] == args.loss["kl"]
+    assert config(beta=0.04, loss=loss).loss["kl"]["corrected"] is True
+
+
+def test_an_infinite_bound_survives_the_table():
+    loss = {"surrogate": {"kind": "ppo_clip", "high": float("inf")}}
+    assert config(loss=loss).sections().loss.surrogate.high == float("inf")
+
+
+def test_every_setting_of_trls_loss_is_known():
+    """What TRL's trainer reads beside the settings that `GRPOConfig` has: none is ignored."""
+    fields = set(GRPOConfig.__dataclass_fields__)
+    assert fields >= INSTEAD.keys()
+    defaults = {name: GRPOConfig.__dataclass_fields__[name].default for name in INSTEAD}
+    for name in INSTEAD:
+        default = GRPOConfig.__dataclass_fields__[name].default
+        other = not default if isinstance(default, bool) else "cispo" if name == "loss_type" else 9
+        given = SimpleNamespace(**{**defaults, name: other})
+        with pytest.raises(UserError, match=rf"{name} = .*has no effect in an ERCTrainer; "):
+            refuse_replaced(given, GRPOConfig.__dataclass_fields__)
 
 
 def test_on_policy_is_fine_without_erc():

@@ -102,7 +102,7 @@ def test_a_rule_over_the_mini_batch_sees_all_micro_batches_of_an_update(make):
         trainer._step = step
         trainer.accelerator.gradient_state._set_sync_gradients(step in (3, 7))
         trainer._compute_loss(trainer.model, batch)
-        found.append(trainer._statistics["train"]._last)
+        found.append(trainer._statistics["train"].last)
     updates = [
         trainer.loss_fn.statistics([loss_tensors(batch, None) for batch in part])
         for part in (batches[:4], batches[4:])

@@ -11,15 +11,15 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from erclip.config import Config
-from erclip.config.rules import UNKNOWN
+from erclip.config.other_names import rule_here
+from erclip.config.problems import one_sentence
 from erclip.errors import UserError, as_user_error
 from erclip.machine.plugins import beside
-from erclip.text import shown
 
 
 class Recipe(NamedTuple):
@@ -43,7 +43,20 @@ def load_recipe(source: str = "quickstart", overrides: Sequence[str] = ()) -> Re
     """
     path = _find(source)
     with as_user_error(f"The settings in {path.name} cannot be read"):  # nested without end
-        return Recipe(path.stem, check(override(read_table(source), overrides), path.name))
+        table = override(read_table(source), overrides)
+        return Recipe(path.stem, check(table, path.name, overrides))
+
+
+def with_trackers(recipe: Recipe, kinds: Sequence[str]) -> Recipe:
+    """The recipe with these trackers besides its own; one that it has keeps its settings.
+
+    >>> with_trackers(load_recipe("quickstart"), ["wandb"]).config.trackers[0].kind
+    'wandb'
+    """
+    own = recipe.config.trackers
+    new = [kind for kind in dict.fromkeys(kinds) if kind not in {t.kind for t in own}]
+    added = check({"trackers": new}, "--tracker").trackers
+    return recipe._replace(config=recipe.config.model_copy(update={"trackers": (*own, *added)}))
 
 
 def read_table(source: str) -> dict[str, Any]:
@@ -51,12 +64,14 @@ def read_table(source: str) -> dict[str, Any]:
     return _read(_find(source), seen=())
 
 
-def check(table: Mapping[str, Any], name: str) -> Config:
-    """The settings in a table; `UserError` names the first key or value that is wrong in `name`."""
+def check(
+    table: Mapping[str, Any], name: str, overrides: Sequence[str] = (), given: str = "--set"
+) -> Config:
+    """The settings in a table from `name`; `UserError` says what is wrong in it, or in --set."""
     try:
         return Config.model_validate(table)
     except ValidationError as error:
-        raise UserError(one_sentence(error, name)) from None
+        raise UserError(one_sentence(error, name, Config, overrides, given)) from None
 
 
 def override(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -80,6 +95,17 @@ def _find(source: str, beside: Path | None = None) -> Path:
         path = beside / path
     if path.is_file():
         return path
+    if (path / "config.json").is_file():
+        raise UserError(f"{source} is a run, not a recipe: erclip train --resume {source}")
+    if path.is_dir():
+        raise UserError(f"{source} is a folder; give a recipe file, or the name of a recipe.")
+    rule = rule_here(source)
+    if rule is not None:
+        raise UserError(
+            f"No recipe {source!r}: it is the name of a method, which any recipe may have as "
+            f"loss.surrogate or in loss.constraints; here it is {rule} (`erclip recipes` lists "
+            "recipes)."
+        )
     near = difflib.get_close_matches(source, shipped, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UserError(
@@ -93,7 +119,9 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"Recipe {path} extends itself; remove one `extends`.")
     with as_user_error(f"Recipe {path} cannot be read"):
         text = path.read_bytes()
-    with as_user_error(f"Recipe {path} is not valid TOML"):
+    if path.suffix == ".json" or text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        raise UserError(f"Recipe {path} is JSON, but a recipe is TOML: write `key = value` lines.")
+    with as_user_error(f"Recipe {path} is not valid TOML", "a recipe is TOML: `key = value` lines"):
         table = beside(path.parent, tomllib.loads(text.decode("utf-8-sig")))
     base = table.pop("extends", None)
     if base is None:
@@ -113,11 +141,18 @@ def _parse_override(text: str) -> dict[str, Any]:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
         parsed = value.strip()
-    *path, last = keys
-    table: dict[str, Any] = {last: parsed}
+    return nested(keys, parsed)
+
+
+def nested(path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A value as a table in a table.
+
+    >>> nested(["a", "b"], 1)
+    {'a': {'b': 1}}
+    """
     for part in reversed(path):
-        table = {part: table}
-    return table
+        value = {part: value}
+    return value
 
 
 def merge(base: Any, change: Any) -> Any:
@@ -132,67 +167,3 @@ def merge(base: Any, change: Any) -> Any:
     for key, value in change.items():
         merged[key] = merge(base[key], value) if key in base else value
     return merged
-
-
-def one_sentence(error: ValidationError, name: str, section: type[BaseModel] = Config) -> str:
-    """The first problem, with its key and what to do; how many more there are."""
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    names, sections = _locate(first["loc"], section)
-    key = ".".join(names) or "the file"
-    if first["type"] in ("extra_forbidden", UNKNOWN):
-        known = first.get("ctx", {}).get("known") or _keys(sections)
-        message = f"Unknown key {key} in {name}" + _suggest(names[-1], known)
-    elif first["type"] == "missing":
-        message = f"{key} is missing in {name}"
-    else:
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
-        if first["loc"]:
-            message = f"{key} = {shown(first['input'])} in {name}: {message}"
-    more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
-    return f"{message}{more}."
-
-
-def _suggest(name: str, known: Sequence[str]) -> str:
-    """The nearest key of the same section, or the list of its keys."""
-    if not known:
-        return ""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known keys are {', '.join(known)}"
-
-
-def _keys(sections: Sequence[type[BaseModel]]) -> list[str]:
-    return list(dict.fromkeys(key for section in sections for key in section.model_fields))
-
-
-def _locate(
-    loc: tuple[str | int, ...], section: type[BaseModel]
-) -> tuple[list[str], list[type[BaseModel]]]:
-    """A problem's key as people write it, and the sections that could have held it.
-
-    pydantic puts the `kind` of an alternative into the path; a recipe has no such level.
-    """
-    names: list[str] = []
-    sections: list[type[BaseModel]] = [section]
-    for part in loc:
-        of_kind = [s for s in sections if "kind" in s.model_fields and _kind(s) == part]
-        if of_kind:
-            sections = of_kind
-            continue
-        names.append(str(part))
-        if isinstance(part, str) and part is not loc[-1]:
-            fields = [s.model_fields[part] for s in sections if part in s.model_fields]
-            sections = [found for field in fields for found in _sections(field.annotation)]
-    return names, sections
-
-
-def _kind(section: type[BaseModel]) -> str:
-    return section.model_fields["kind"].default
-
-
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    """Every section in a type: itself, or the members of a union or a tuple."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in _sections(part)]

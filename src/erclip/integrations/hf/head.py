@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import types
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,9 +17,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from erclip.errors import UserError
-from erclip.ops import LogprobEntropy, LogprobEntropyHead
+from erclip.ops import LogprobEntropyHead
 from erclip.training.policy.heads import unlike_head
 from erclip.training.policy.signature import trunk
+
+
+class Scored(NamedTuple):
+    """log π and H of a micro-batch's response tokens, in nats, 0 outside its mask."""
+
+    logprobs: Float[Tensor, "B T"]
+    entropies: Float[Tensor, "B T"]
+    slopes: Float[Tensor, "B T"] | None = None
+    router_loss: Float[Tensor, ""] | None = None
+
+
+def why_no_head(model: PreTrainedModel) -> str | None:
+    """The reason why this model's logits are not hidden · weight + bias; None if they are."""
+    output = model.get_output_embeddings()
+    if type(output) is not nn.Linear:
+        return f"its output layer is a {type(output).__name__}, not a plain linear layer"
+    return unlike_head(model)
 
 
 def install_head(model: PreTrainedModel, blocked: str | None, slopes: bool, name: str) -> bool:
@@ -26,8 +44,9 @@ def install_head(model: PreTrainedModel, blocked: str | None, slopes: bool, name
 
     `blocked` is why ours cannot be tried. Raises UserError for `slopes`, which only ours has.
     """
-    reason = blocked or add_scoring_head(model)
+    reason = blocked or why_no_head(model)
     if reason is None:
+        add_scoring_head(model)
         return True
     if slopes:
         raise UserError(
@@ -42,20 +61,15 @@ def install_head(model: PreTrainedModel, blocked: str | None, slopes: bool, name
     return False
 
 
-def add_scoring_head(model: PreTrainedModel) -> str | None:
-    """Let `model(..., score=(ids, mask))` return log π and H of its last tokens, not the logits.
+def add_scoring_head(model: PreTrainedModel) -> None:
+    """Let `model(..., score=(ids, mask))` return `Scored` of its last tokens, not the logits.
 
-    The output layer is replaced by `LogprobEntropyHead`, which shares its parameters and is the
-    same linear layer for generation; calling it as a module lets FSDP2 gather its weight. Returns
-    None, or the reason why this model's logits are not hidden · weight + bias.
+    The output layer becomes a `LogprobEntropyHead`, the same linear layer for generation. It stays
+    the module that it was, and with it FSDP2's hooks, which gather a weight where it is called.
+    `router=True` adds a mixture of experts' load-balancing loss over all tokens, as the model's own
+    forward pass computes it.
     """
-    output = model.get_output_embeddings()
-    if type(output) is not nn.Linear:
-        return f"its output layer is a {type(output).__name__}, not a plain linear layer"
-    why = unlike_head(model)
-    if why is not None:
-        return why
-    model.set_output_embeddings(LogprobEntropyHead.from_linear(output))
+    model.get_output_embeddings().__class__ = LogprobEntropyHead
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     original = model.forward
 
@@ -64,17 +78,35 @@ def add_scoring_head(model: PreTrainedModel) -> str | None:
         self: PreTrainedModel,
         *args: Any,
         score: tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]] | None = None,
+        router: bool = False,
         options: dict[str, Any] | None = None,
         **inputs: Any,
     ) -> Any:
         if score is None:
             return original(*args, **inputs)
         ids, mask = score
-        hidden = trunk(self)(*args, **inputs, use_cache=False).last_hidden_state
-        return _place(self, hidden, ids, mask, softcap=softcap, **(options or {}))
+        inputs["use_cache"] = False
+        if router:
+            hidden, router_loss = _with_router_loss(self, original, *args, **inputs)
+        else:
+            hidden, router_loss = trunk(self)(*args, **inputs).last_hidden_state, None
+        scored = _place(self, hidden, ids, mask, softcap=softcap, **(options or {}))
+        return scored._replace(router_loss=router_loss)
 
     model.forward = types.MethodType(forward, model)
-    return None
+
+
+def _with_router_loss(
+    model: PreTrainedModel, original: Callable[..., Any], *args: Any, **inputs: Any
+) -> tuple[Float[Tensor, "B L D"], Float[Tensor, ""]]:
+    """The trunk's hidden states, and what the whole model makes of its routers' logits."""
+    seen: list[Any] = []
+    handle = trunk(model).register_forward_hook(lambda *call: seen.append(call[-1]))
+    try:  # the logits of one position are the price
+        out = original(*args, **inputs, output_router_logits=True, logits_to_keep=1)
+    finally:
+        handle.remove()
+    return seen[-1].last_hidden_state, out.aux_loss
 
 
 def _place(
@@ -83,7 +115,7 @@ def _place(
     ids: Int[Tensor, "B T"],
     mask: Bool[Tensor, "B T"],
     **options: Any,
-) -> LogprobEntropy:
+) -> Scored:
     """Score the N tokens inside the mask; zeros elsewhere, still connected to the model."""
     before = hidden[:, -ids.shape[1] - 1 : -1][mask]
     head = model.get_output_embeddings()
@@ -94,4 +126,4 @@ def _place(
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
     slopes = None if out.slopes is None else place(out.slopes)
-    return LogprobEntropy(place(out.logprobs), place(out.entropies), slopes)
+    return Scored(place(out.logprobs), place(out.entropies), slopes)

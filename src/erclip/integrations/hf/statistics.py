@@ -17,16 +17,16 @@ class UpdateStatistics:
 
     def __init__(self, loss_fn: policy_loss, accelerator: Any) -> None:
         self._loss_fn, self._accelerator = loss_fn, accelerator
-        self._last: Statistics | None = None
+        self.last: Statistics | None = None  # for rules that adapt; a checkpoint keeps them
         self._taken = False
 
     def of(self, micros: Callable[[], Sequence[Mapping[str, Any]]]) -> Statistics | None:
         """Those of the update under way; `micros` are asked for at its first micro-batch only."""
         if self._loss_fn.mini_batch_rules and not self._taken:
             with torch.no_grad():
-                self._last = self._loss_fn.statistics(micros(), self._gather, self._last)
+                self.last = self._loss_fn.statistics(micros(), self._gather, self.last)
             self._taken = True
-        return self._last
+        return self.last
 
     def close(self) -> None:
         """The update has been made."""

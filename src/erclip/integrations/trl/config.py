@@ -10,45 +10,28 @@ from trl import GRPOConfig
 
 from erclip.config import LossConfig
 from erclip.config.data import OverlongConfig
+from erclip.config.loss import keep_erc
 from erclip.config.sampling import DynamicSampling, OversampleDynamicSampling
 from erclip.config.section import Section
 from erclip.errors import UserError
+from erclip.integrations.trl.replaced import refuse_replaced
 from erclip.losses import policy_loss
+from erclip.losses.parts import name_of, needs_of
 from erclip.training.updates import build_loss
 
-REPLACED = (
-    "beta",
-    "cast_lm_head_to_fp32",
-    "delta",
-    "entropy_coef",
-    "epsilon",
-    "epsilon_high",
-    "importance_sampling_level",
-    "loss_type",
-    "off_policy_mask_threshold",
-    "sapo_temperature_neg",
-    "sapo_temperature_pos",
-    "sync_ref_model",
-    "top_entropy_quantile",
-    "use_adaptive_entropy",
-    "use_bias_correction_kl",
-    "use_liger_kernel",
-    "vespo_k_neg",
-    "vespo_k_pos",
-    "vespo_lambda_neg",
-    "vespo_lambda_pos",
+GIVEN = frozenset(
+    {"entropies", "old_entropies", "live_entropies", "entropy_slopes", "lots"}
+    | {"sampler_logprobs", "reference_logprobs"}
 )
-"""TRL's settings of its own loss and head: they would have no effect, so they are refused."""
-
-GIVEN = frozenset({"entropies", "old_entropies", "entropy_slopes", "sampler_logprobs", "lots"})
 """Optional inputs of a loss that an `ERCTrainer` can give."""
 
+NO_VERDICTS = "needs verdicts, and TRL's reward functions return numbers"
+MISSING = {"correct": NO_VERDICTS}
+"""Inputs that it cannot give, and why."""
+
 ELSEWHERE = {
-    "entropy_bonus": "is not part of an ERCTrainer's loss",
-    "importance": "is vllm_importance_sampling_correction in TRL",
-    "kl": "needs a reference model, which an ERCTrainer does not keep",
     "mask_truncated": "is mask_truncated_completions in TRL",
-    "positive_nll": "needs verdicts, and TRL's reward functions return numbers",
+    "positive_nll": NO_VERDICTS,
 }
 """What a recipe's loss can have and an `ERCTrainer` cannot, or has under another name."""
 
@@ -62,14 +45,16 @@ class _Sections(Section):
 
 
 def _erc_dapo() -> dict[str, Any]:
-    return LossConfig.model_validate({"constraints": ["entropy_ratio_clip"]}).model_dump(
-        mode="json"
-    )
+    return LossConfig.model_validate(keep_erc({})).model_dump(mode="json")
 
 
 @dataclass
 class ERCConfig(GRPOConfig):
     """`GRPOConfig` whose policy loss is the `loss` section of a recipe (ERC-DAPO if not given).
+
+    A table that names no `constraints` keeps ERC; `constraints = []` is a loss without. A
+    `LossConfig`, as of a recipe, is taken as it is. `beta` stands for `loss.kl`, with
+    TRL's `use_bias_correction_kl` as its `corrected`.
 
     The three sections hold plain tables after construction, so that the arguments can be logged
     and saved as JSON; `sections()` gives them as typed records.
@@ -105,12 +90,13 @@ class ERCConfig(GRPOConfig):
     def __post_init__(self) -> None:
         """Validate what transformers and TRL cannot know about."""
         super().__post_init__()
-        self._refuse_replaced()
+        refuse_replaced(self, GRPOConfig.__dataclass_fields__)
         sections = self.sections()
         for name in ("loss", "dynamic_sampling", "overlong"):
             section = getattr(sections, name)
             setattr(self, name, section and section.model_dump(mode="json"))
         _refuse_elsewhere(sections.loss)
+        self._refuse_a_second_weight(sections.loss)
         _refuse_idle_overlong(sections.overlong, self.max_completion_length)
         loss_fn = build_loss(sections.loss)
         self._refuse_inert_erc(loss_fn)
@@ -120,7 +106,7 @@ class ERCConfig(GRPOConfig):
     def sections(self) -> _Sections:
         """The added sections as typed, frozen records."""
         given = {
-            "loss": self.loss or {},
+            "loss": self._loss(),
             "dynamic_sampling": self.dynamic_sampling,
             "overlong": self.overlong,
         }
@@ -132,15 +118,30 @@ class ERCConfig(GRPOConfig):
             message = first["msg"].removeprefix("Value error, ")
             raise UserError(f"{key} = {first['input']!r}: {message}.") from None
 
-    def _refuse_replaced(self) -> None:
-        for name in REPLACED:
-            known = GRPOConfig.__dataclass_fields__.get(name)
-            value = getattr(self, name, None)
-            if known is not None and value != known.default:
-                raise UserError(
-                    f"{name} = {value!r} has no effect in an ERCTrainer, whose policy loss is its "
-                    f"`loss` section and whose head is exact; leave it at {known.default!r}."
-                )
+    def _loss(self) -> Any:
+        """The loss with what a table leaves to the defaults of this home: ERC, and `beta`."""
+        table: Any = {} if self.loss is None else self.loss
+        if isinstance(table, LossConfig):
+            table = table.model_dump(mode="json")
+        if not isinstance(table, dict):
+            return table
+        table = keep_erc(table)
+        if self.beta and not table.get("kl"):
+            table["kl"] = {"weight": self.beta, "corrected": self.use_bias_correction_kl}
+        return table
+
+    def _refuse_a_second_weight(self, loss: LossConfig) -> None:
+        weight = 0.0 if loss.kl is None else loss.kl.weight
+        if self.beta not in (0.0, weight):
+            raise UserError(
+                f"beta = {self.beta} and loss.kl.weight = {weight} are the same weight; leave one "
+                "of them out."
+            )
+        if loss.kl is not None and loss.kl.model is not None:
+            raise UserError(
+                f"loss.kl.model = {loss.kl.model!r}: TRL's reference is the model that the run "
+                "began with; leave it out."
+            )
 
     def _refuse_idle_oversampling(self, plan: DynamicSampling) -> None:
         prompts = self.generation_batch_size // self.num_generations
@@ -151,10 +152,16 @@ class ERCConfig(GRPOConfig):
             )
 
     def _refuse_what_cannot_be_given(self, loss_fn: policy_loss) -> None:
-        missing = sorted(loss_fn.needs - GIVEN)
-        if missing:
+        for part in loss_fn.parts:
+            for name in sorted(needs_of(part) - GIVEN):
+                why = MISSING.get(name, f"needs {name}, which an ERCTrainer does not have")
+                raise UserError(f"loss: {name_of(part)} {why}; leave it out.")
+        corrected = self.use_vllm and self.vllm_importance_sampling_correction
+        if loss_fn.importance is not None and corrected:
             raise UserError(
-                f"loss: {loss_fn!r} needs {', '.join(missing)}, which an ERCTrainer does not have."
+                f"loss.importance = {name_of(loss_fn.importance)!r} and vllm_importance_sampling_"
+                "correction would weigh every token twice; set vllm_importance_sampling_correction "
+                "= False."
             )
         cut = self.steps_per_generation % self.gradient_accumulation_steps
         if loss_fn.mini_batch_rules and cut:
@@ -173,17 +180,17 @@ class ERCConfig(GRPOConfig):
                 f"steps = {self.gradient_accumulation_steps} and num_iterations = "
                 f"{self.num_iterations} updates once per generation, where every ratio is 1 and "
                 "entropy_ratio_clip does nothing; set steps_per_generation = "
-                f"{8 * self.gradient_accumulation_steps} (the paper's 8 updates)."
+                f"{8 * self.gradient_accumulation_steps} (the paper's 8 updates), or "
+                "loss.constraints = []."
             )
 
 
 def _refuse_elsewhere(loss: LossConfig) -> None:
-    """Whatever a recipe's loss can have beside rules and terms."""
-    for name, known in LossConfig.model_fields.items():
-        value = getattr(loss, name)
-        if name not in ("surrogate", "constraints", "terms") and value != known.default:
-            why = ELSEWHERE.get(name, "is unknown to an ERCTrainer")
-            raise UserError(f"loss.{name} {why}; leave it at {known.default!r}.")
+    """What of a recipe's loss belongs to other settings, or nowhere, here."""
+    for name, why in ELSEWHERE.items():
+        default = LossConfig.model_fields[name].default
+        if getattr(loss, name) != default:
+            raise UserError(f"loss.{name} {why}; leave it at {default!r}.")
 
 
 def _refuse_idle_overlong(overlong: OverlongConfig | None, longest: int | None) -> None:

@@ -4,7 +4,7 @@ verl computes entropies from logits in the trunk's dtype, whose rounding alone m
 ±5 % band (docs/verl.md). Here the model's output layer returns the two numbers per token that the
 loss needs in place of the vocabulary's logits, so nothing between them can round.
 
-Letters: L positions (packed, or one padded row), K = 2 or 3 numbers per position.
+Letters: L positions (packed, or one padded row), K = 2 or 4 numbers per position.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from erclip.errors import UserError
-from erclip.integrations.verl.loss import ERCLoss
+from erclip.integrations.verl.loss import SLOPES, ERCLoss
 from erclip.ops import LogprobEntropyHead
 from erclip.training.rounding import due, nudged_embeddings
 from erclip.training.updates import uses_erc
@@ -40,7 +40,7 @@ class Request(NamedTuple):
 
 
 class ScoringHead(LogprobEntropyHead):
-    """An output layer that, once asked, returns (log π, H[, slope]) where logits would be.
+    """An output layer that, once asked, returns (log π, H[, two slopes]) where logits would be.
 
     FSDP gathers a weight around its module's `forward`, so the op runs inside it. A request serves
     one forward pass; without one this is the linear layer it replaced, for generation.
@@ -64,8 +64,8 @@ class ScoringHead(LogprobEntropyHead):
             input.flatten(0, -2), targets.flatten(), temperature=temperature, slopes=slopes
         )
         columns = [out.logprobs, out.entropies.detach()]
-        if out.slopes is not None:
-            columns.append(out.slopes)
+        if out.slopes is not None and out.slope_means is not None:
+            columns += [out.slopes, out.slope_means]
         columns = [column.unflatten(0, targets.shape) for column in columns]
         self.scores = torch.stack(columns, -1)  # not a view, to which FSDP2 objects
         return self.scores
@@ -120,7 +120,7 @@ class ERCEngine(FSDPEngineWithLMHead):
                 f"the worker's loss function is {loss_function!r}, not erclip's; start the run "
                 "with `erclip verl`."
             )
-        self._slopes = "entropy_slopes" in loss_function.loss_fn.needs
+        self._slopes = not loss_function.loss_fn.needs.isdisjoint(SLOPES)
         self._updates += 1
         tu.assign_non_tensor(data, update_in_rollout=self._updates)
         loss_function.prepare(data, self.get_data_parallel_group())
@@ -171,7 +171,7 @@ class ERCEngine(FSDPEngineWithLMHead):
             scores = scores[inside]
         names = ["log_probs"]
         if tu.get_non_tensor_data(micro_batch, "calculate_entropy", False):
-            names += ["entropy", "entropy_slopes"][: scores.shape[-1] - 1]
+            names += ["entropy", *SLOPES][: scores.shape[-1] - 1]
         return {
             name: torch.nested.nested_tensor_from_jagged(
                 scores[:, i] if name == "log_probs" else scores[:, i].detach(), offsets

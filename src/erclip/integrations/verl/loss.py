@@ -49,6 +49,9 @@ class _Call:
 
 
 NAME = OWN  # in verl's registry
+SLOPES = ("entropy_slopes", "entropy_slope_means")
+"""The op's slopes, in the order of the engine's columns."""
+
 STATISTICS, LOTS = "erclip_statistics", "erclip_lots"
 FIELDS = {
     "sampler_logprobs": (
@@ -105,12 +108,12 @@ class ERCLoss:
             num_tokens=max(data["batch_num_tokens"], 1) / data["dp_size"],
             given={
                 "entropies": no_padding_2_padding(_entropies(model_output), data),
-                "entropy_slopes": self._slopes(model_output, data),
+                **self._slopes(model_output, data),
                 **past_inputs(data, self.loss_fn.needs),
                 "statistics": tu.get_non_tensor_data(data, STATISTICS, None),
             },
         )
-        ours = {"entropy", "entropy_slopes"}
+        ours = {"entropy", *SLOPES}
         token = _current.set(call)
         try:
             loss, metrics = ppo_loss(
@@ -141,15 +144,15 @@ class ERCLoss:
         self._last = self.loss_fn.statistics([micro], gather, self._last)
         tu.assign_non_tensor(data, **{STATISTICS: self._last})
 
-    def _slopes(self, model_output: Any, data: Any) -> Tensor | None:
-        if "entropy_slopes" not in self.loss_fn.needs:
-            return None
-        if "entropy_slopes" not in model_output:
+    def _slopes(self, model_output: Any, data: Any) -> dict[str, Tensor]:
+        needed = [name for name in SLOPES if name in self.loss_fn.needs]
+        if not all(name in model_output for name in needed):
             raise UserError(
-                'erc_rule = "directional" needs erclip\'s engine, and this worker runs another: '
-                "is erclip.integrations.verl.worker in actor_rollout_ref.model.external_lib?"
+                'entropy slopes, which erc_rule = "directional" needs, come from erclip\'s engine, '
+                "and this worker runs another: is erclip.integrations.verl.worker in "
+                "actor_rollout_ref.model.external_lib?"
             )
-        return no_padding_2_padding(model_output["entropy_slopes"], data)
+        return {name: no_padding_2_padding(model_output[name], data) for name in needed}
 
 
 def past_inputs(data: Any, needs: Collection[str]) -> dict[str, Tensor]:

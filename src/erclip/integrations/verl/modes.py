@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from erclip.config import LossConfig
+from erclip.config.loss import keep_erc
 from erclip.config.rules import UNKNOWN, built_in
 from erclip.errors import UserError
 from erclip.integrations.home import Home
@@ -61,7 +62,7 @@ HOME = Home(
     "erclip's engine for verl",
     given=frozenset(
         {"entropies", "old_entropies", "entropy_slopes", "sampler_logprobs", "reference_logprobs"}
-        | {"correct", "lots"}
+        | {"correct", "lots", "entropy_slope_means"}
     ),
     measures="old",
     section=SECTION,
@@ -112,7 +113,7 @@ def _of_mode(section: Any, name: str) -> dict[str, Any]:
 
 
 def _composition(section: Any, name: str) -> dict[str, Any]:
-    """`loss` as it stands; the keys of the modes have no place beside it."""
+    """`loss`, with ERC unless it names its constraints; the modes' keys have no place beside it."""
     for key in (*SURROGATE_KEYS, *ERC_KEYS, "random_mask_rate", "positive_nll"):
         if section.get(key) is not None:
             raise UserError(
@@ -125,7 +126,7 @@ def _composition(section: Any, name: str) -> dict[str, Any]:
             f"{SECTION}.loss = {loss!r}: loss_mode = {name} needs the loss section of a recipe, "
             "such as {surrogate: gspo_clip, constraints: [entropy_ratio_clip]}."
         )
-    return table
+    return keep_erc(table)
 
 
 def _given(section: Any, keys: dict[str, str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class ERCPolicyLossConfig(PolicyLossConfig):
     band. A key that `loss_mode` has no use for is refused. `random_mask_rate` adds the control for
     a claim about ERC: a mask of that rate; `positive_nll` the weighted negative log-likelihood of
     responses with a score above 0. With loss_mode "erclip", `loss` is the `loss` section of one of
-    our recipes, and takes any rule.
+    our recipes, and takes any rule; without a word of `constraints` ERC is among them.
     """
 
     loss_mode: str = "erc_dapo"

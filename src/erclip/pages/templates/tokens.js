@@ -40,12 +40,35 @@
     return parts.join(" · ");
   };
 
+  const has = (d, mode) => d && d[MODES[mode].needs] !== undefined;
+  // Buttons that the shown responses have no numbers for are off, and the page says why.
+  const able = () => {
+    const recorded = items.some((d) => has(d, "outcome"));
+    for (const button of view.querySelectorAll("button[data-key=mode], button[data-value=clipped]")) {
+      const mode = button.dataset.key === "mode" ? button.dataset.value : "outcome";
+      button.disabled = button.dataset.key === "mode" ? !state.chosen.some((d) => has(d, mode)) : !recorded;
+      if (button.disabled) button.setAttribute("aria-describedby", "tokens-why");
+      else button.removeAttribute("aria-describedby");
+    }
+    const why = document.getElementById("tokens-why");
+    why.hidden = !view.querySelector("button:disabled");
+    why.textContent = recorded
+      ? "Some buttons are off: the ledger does not have the update of this response. Those with a share clipped in the list are recorded."
+      : "Some buttons are off: this run kept no ledger. Train with --set ledger.every=10 to see ratios and outcomes.";
+  };
   const paint = (pane, d) => {
-    const mode = MODES[state.mode], box = pane.querySelector(".stream");
+    const mode = has(d, state.mode) ? MODES[state.mode] : MODES.entropy, box = pane.querySelector(".stream");
+    pane.querySelector(".absent").hidden = !d || mode === MODES[state.mode] || !items.some((e) => has(e, "outcome"));
     const known = d && d[mode.needs] !== undefined;
-    pane.querySelector(".absent").hidden = !d || known;
     let i = 0;
     for (const span of box.children) span.className = known ? mode.of(d, i++) : "";
+  };
+  const point = (pane, span) => {
+    pane.querySelector(".at")?.classList.remove("at");
+    if (!span) return;
+    const d = state.chosen[runs.indexOf(pane)];
+    span.classList.add("at");
+    pane.querySelector(".detail").textContent = `${JSON.stringify(d.t[span.index])} · ${describe(d, span.index)}`;
   };
 
   const show = (index, d) => {
@@ -57,16 +80,21 @@
       return span;
     }) : []));
     box.scrollTop = 0;
-    pane.querySelector(".asked").textContent = d ? d.prompt : "";
+    const asked = pane.querySelector(".asked"), long = d && d.prompt.length > 500, [head, rest] = asked.children;
+    asked.open = !long;
+    asked.classList.toggle("short", !long);
+    head.textContent = long ? `${d.prompt.slice(0, 400)}… ${d.prompt.length.toLocaleString("en")} characters` : "";
+    rest.textContent = d ? d.prompt : "";
     pane.querySelector(".about").textContent = d
       ? `answer ${d.answer || "none"} · gold ${d.gold} · reward ${d.reward} · advantage ${number(d.advantage ?? undefined)}`
         + (d.update ? ` · at update ${d.update} of the rollout` : "") : "";
-    pane.querySelector(".detail").textContent = "Point at a token for its numbers.";
+    pane.querySelector(".detail").textContent = "Point at a token for its numbers, or go from token to token with the arrow keys.";
     for (const row of pane.querySelectorAll(".list button")) {
       row.setAttribute("aria-pressed", row.item === d);
       if (row.item === d) pane.querySelector(".list").scrollTop = row.offsetTop - row.offsetHeight;
     }
     paint(pane, d);
+    able();
   };
 
   const choose = (index, d) => {
@@ -92,16 +120,27 @@
         row.addEventListener("click", () => choose(index, d));
         return row;
       }));
-      show(index, own[0] || null);
+      show(index, own.find((d) => has(d, "outcome")) || own[0] || null);
     });
     if (state.chosen[0]) choose(0, state.chosen[0]);
   };
 
-  for (const pane of runs)
-    pane.querySelector(".stream").addEventListener("mouseover", (event) => {
-      const d = state.chosen[runs.indexOf(pane)];
-      if (event.target.index !== undefined) pane.querySelector(".detail").textContent = describe(d, event.target.index);
+  const STEPS = { ArrowLeft: -1, ArrowUp: -10, ArrowRight: 1, ArrowDown: 10, Home: -Infinity, End: Infinity };
+  for (const pane of runs) {
+    const box = pane.querySelector(".stream");
+    box.addEventListener("mouseover", (event) => {
+      if (event.target.index !== undefined) point(pane, event.target);
     });
+    box.addEventListener("keydown", (event) => {
+      const step = STEPS[event.key], last = box.children.length - 1;
+      if (step === undefined || last < 0) return;
+      event.preventDefault();
+      const now = pane.querySelector(".at")?.index ?? (step > 0 ? -1 : 0);
+      const span = box.children[Math.max(0, Math.min(last, now + step))];
+      point(pane, span);
+      span.scrollIntoView({ block: "nearest" });
+    });
+  }
   for (const button of view.querySelectorAll("button[data-key]"))
     button.addEventListener("click", () => {
       const { key, value } = button.dataset;

@@ -6,33 +6,50 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from erclip.config.trackers import TrackerConfig
 from erclip.machine.files import parsed, read_json
 from erclip.runs.trackers.base import Line, Row, RunInfo, Tracker, table_row, tracked
 from erclip.runs.trackers.kinds import make_tracker
+from erclip.runs.work import Phase, Work
 from erclip.text import in_a_line, short
 
 FINISH_S = 120.0
 Warn = Callable[[str], None]
 
 
-class _Observer(Protocol):
-    def on_log(self, kind: str, rollout: int, metrics: dict[str, float]) -> None: ...
+class Observers(Work):
+    """Several observers as one; one that fails is left out from then on and ends no run.
 
+    What `Work` is told goes to those that listen to it.
+    """
 
-class Observers:
-    """Several observers as one; one that fails is left out from then on and ends no run."""
-
-    def __init__(self, *observers: _Observer, warn: Warn = lambda text: None):
+    def __init__(self, *observers: Any, warn: Warn = lambda text: None):
         self._observers, self._warn = list(observers), warn
 
     def on_log(self, kind: str, rollout: int, metrics: dict[str, float]) -> None:
         """Pass the line on to every observer, in order."""
+        self._pass_on("on_log", kind, rollout, metrics)
+
+    def begin(self, phase: Phase, total: int = 0, unit: str = "") -> None:
+        """A phase of the run begins."""
+        self._pass_on("begin", phase, total, unit)
+
+    def advance(self, count: int = 0, *, share: float | None = None) -> None:
+        """More of the phase is done."""
+        self._pass_on("advance", count, share=share)
+
+    def say(self, text: str) -> None:
+        """A sentence for the user."""
+        self._pass_on("say", text)
+
+    def _pass_on(self, name: str, *values: Any, **named: Any) -> None:
         for observer in list(self._observers):
+            listen = getattr(observer, name, None)
             try:
-                observer.on_log(kind, rollout, metrics)
+                if listen is not None:
+                    listen(*values, **named)
             except Exception as error:  # a terminal, a widget: nothing that training rests on
                 self._observers.remove(observer)
                 self._warn(f"{type(observer).__name__} is left out: {in_a_line(error)}")

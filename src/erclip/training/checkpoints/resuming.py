@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_jsonable_python
 
 from erclip.config import Config
+from erclip.config.problems import one_sentence
 from erclip.config.recipes import Recipe, override
 from erclip.errors import UserError
 from erclip.machine.files import read_json
-from erclip.text import HIDDEN, shown
+from erclip.runs.checkpoint_folders import Checkpoints, read_state
+from erclip.runs.run_folder import run_id
+from erclip.text import HIDDEN, redacted_values
 
 CHANGEABLE = (
     "trainer.rollouts",
@@ -26,6 +29,7 @@ CHANGEABLE = (
     "sampler.url",
     "rollout.overlap",
     "eval.every",
+    "eval.prompts",
     "checkpoint",
     "ledger",
     "trackers",
@@ -51,20 +55,59 @@ def resumed_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         config = Config.model_validate_json(json.dumps(after))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{key} = {shown(first['input'])} in {run / 'config.json'}: "
-            f"{first['msg'].removeprefix('Value error, ')}"
-        ) from None
+        said = one_sentence(error, str(run / "config.json"), Config, overrides)
+        raise UserError(said) from None
     return Recipe(str(described.get("recipe", run.name)), config)
 
 
-def settings_digest(config: Config) -> str:
-    """A digest of the settings that may not change; a checkpoint belongs to one of them."""
-    flat = _flat(config.model_dump(mode="json"))
-    kept = {key: value for key, value in flat.items() if not _changeable(key)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+def finished(run: Path, config: Config) -> str | None:
+    """A sentence on how to extend a run that has made all its rollouts, None for any other."""
+    saved, _ = Checkpoints(run / "checkpoints", run_id(run)).newest()
+    counters = {} if saved is None else read_state(saved).get("counters", {})
+    done, wanted = counters.get("rollouts"), config.trainer.rollouts
+    if saved is None or done != wanted or read_state(saved).get("training"):
+        return None
+    return (
+        f"{run} has finished its {done} rollouts: its model is {saved}, its report "
+        f"{run / 'report.html'}; to extend it: erclip train --resume {run} "
+        f"--set trainer.rollouts={2 * done}"
+    )
+
+
+def lasting_settings(config: Config) -> dict[str, Any]:
+    """The settings that may not change, by key: a checkpoint belongs to them."""
+    flat = _flat(redacted_values(config.model_dump(mode="json")))
+    return {key: value for key, value in flat.items() if not _changeable(key)}
+
+
+def changed_setting(saved: Mapping[str, Any], config: Config) -> str | None:
+    """A key whose value in `config` is not the one that `lasting_settings` saved; None if equal.
+
+    A key that one side lacks, as after another version has added it, counts as its default.
+    """
+    now, defaults = lasting_settings(config), _defaults(config)
+    for key in sorted(saved.keys() | now.keys()):
+        sections = any(other.startswith(f"{key}.") for other in saved.keys() ^ now.keys())
+        before, after = (side.get(key, defaults.get(key)) for side in (saved, now))
+        if before != after or (sections and (key in saved) != (key in now)):
+            return key
+    return None
+
+
+def _defaults(section: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Key → default of every value in a section and those within; a `kind` has none."""
+    found: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        key, value = f"{prefix}{name}", getattr(section, name)
+        parts = enumerate(value) if isinstance(value, tuple) else ()
+        sections = {f"{key}.{place}.": part for place, part in parts} | {f"{key}.": value}
+        for below, part in sections.items():
+            if isinstance(part, BaseModel):
+                found |= _defaults(part, below)
+        if name != "kind" and not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            found[key] = to_jsonable_python(default)
+    return found
 
 
 def _read(run: Path) -> dict[str, Any]:
@@ -91,9 +134,12 @@ def _different(before: Any, after: Any) -> set[str]:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
+    """Every value by its key; lists of tables have numbers for keys."""
+    tables = isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
+    items = dict(enumerate(value)) if tables else value
+    if not isinstance(items, Mapping) or (prefix and not items):
         return {prefix: value}
     flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat.update(_flat(item, f"{prefix}.{key}" if prefix else key))
+    for key, item in items.items():
+        flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
     return flat

@@ -6,6 +6,7 @@ entropies come back as they were: the weights that made them are gone.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from erclip.errors import UserError
-from erclip.records import Grade, Group, Prompt, Response, Sample, numbered
+from erclip.records import Grade, Group, Prompt, Response, Sample, TopTokens, numbered
 from erclip.training.scored_rollout import Old, ScoredRollout
 
 GROUPS = "rollout.jsonl"
@@ -106,6 +107,8 @@ def read_group(line: dict[str, Any], prompt: Prompt) -> Group:
                     s["truncated"],
                     tuple(s["logprobs"]),
                     tuple(s.get("versions", ())),
+                    _top_tokens(s.get("top")),
+                    s.get("nucleus"),
                 ),
                 Grade(*s["grade"]),
                 s["reward"],
@@ -127,7 +130,18 @@ def _sample(sample: Sample) -> dict[str, Any]:
         "reward": sample.reward,
         "advantage": sample.advantage,
     }
-    return {**line, "versions": response.versions} if response.versions else line
+    if response.versions:
+        line["versions"] = response.versions
+    if response.top is not None:
+        both = (response.top.ids, response.top.logprobs)
+        line["top"] = [base64.b64encode(part).decode() for part in both]
+    if response.nucleus is not None:
+        line["nucleus"] = response.nucleus
+    return line
+
+
+def _top_tokens(written: Sequence[str] | None) -> TopTokens | None:
+    return None if written is None else TopTokens(*map(base64.b64decode, written))
 
 
 def _starts(rollouts: Sequence[ScoredRollout]) -> list[int]:

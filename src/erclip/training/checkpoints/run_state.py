@@ -18,10 +18,11 @@ from safetensors import SafetensorError
 from erclip.config import Config
 from erclip.errors import UserError, as_user_error
 from erclip.machine.distributed import World
-from erclip.machine.files import write_json
+from erclip.machine.files import write_json, write_text
 from erclip.runs.checkpoint_folders import STATE, Checkpoints, checkpoint_name, fill_folder
+from erclip.runs.model_card import model_card
 from erclip.runs.run_dir import RunDir
-from erclip.training.checkpoints.resuming import settings_digest
+from erclip.training.checkpoints.resuming import changed_setting, lasting_settings
 from erclip.training.checkpoints.rollout_files import load_rollouts, save_rollouts
 from erclip.training.checkpoints.training_state import (
     load_optimizer,
@@ -64,6 +65,8 @@ class RunState:
     waiting: list[ScoredRollout] = field(default_factory=list)
     lines: list[dict[str, Any]] = field(default_factory=list)
     """What the recorder has chosen of the current rollout."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """The first and the newest, for the model card."""
 
     @property
     def name(self) -> str:
@@ -98,6 +101,7 @@ class RunState:
         def fill(folder: Path) -> None:
             assert run is not None
             save_model(folder)
+            write_text(folder / "README.md", self._card())
             save_optimizer(optimizer, self.updater, folder)
             numbers = save_rollouts(rollouts, scores, folder) if rollouts else []
             write_json(folder / STATE, {**self._numbers(run), "rollouts": numbers})
@@ -129,6 +133,7 @@ class RunState:
                 f"has finished {self.counters.rollouts}; ask for more"
             )
         self.lines = state["lines"]
+        self.evaluations = state.get("evaluations", [])
         self.updater.statistics = state.get("statistics")
         load_optimizer(self.updater, folder, self.world)
         if state["rollouts"]:
@@ -140,6 +145,15 @@ class RunState:
             self.current.take_up(self.policy, self.config, self.world)
         self.stream.position = state["prompts"]
 
+    def note_evaluation(self, rollout: int, metrics: Mapping[str, Any]) -> None:
+        """Keep it for the model card."""
+        numbers = {name: value for name, value in metrics.items() if name.startswith("eval/")}
+        self.evaluations = [*self.evaluations[:1], {"rollout": rollout, **numbers}]
+
+    def _card(self) -> str:
+        counters = self.counters
+        return model_card(self.config, counters.rollouts, counters.updates, self.evaluations)
+
     def _numbers(self, run: RunDir) -> dict[str, Any]:
         fresh = self.current is None and self.counters.evaluated == self.counters.rollouts
         return {
@@ -148,12 +162,13 @@ class RunState:
             "counters": asdict(self.counters),
             "score": self.counters.score if fresh else None,
             "prompts": self.stream.position,
-            "settings": settings_digest(self.config),
+            "settings": lasting_settings(self.config),
             "files": run.sizes(),
             "unwritten": run.unwritten,
             "updates": self.counters.updates,
             "time_s": run.time_s,
             "lines": self.lines,
+            "evaluations": self.evaluations,
             "statistics": self.updater.statistics,
             "training": self.current is not None,
         }
@@ -191,8 +206,13 @@ def _save_elsewhere(fill: Callable[[Path], None], name: str) -> Path | None:
 
 
 def check_settings(state: Mapping[str, Any], config: Config, folder: Path) -> None:
-    """Refuse a checkpoint of other settings: somebody edited config.json."""
-    if state.get("settings") != settings_digest(config):
+    """Refuse a checkpoint of other settings: somebody edited config.json.
+
+    One from before 2026-11-27 holds a digest that nobody can compare any more: config.json counts.
+    """
+    saved = state.get("settings")
+    changed = changed_setting(saved, config) if isinstance(saved, dict) else None
+    if changed is not None:
         raise UserError(
-            f"{folder} was written with other settings than config.json has now; put them back"
+            f"{folder} was written with another {changed} than config.json has now; put it back"
         )

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.core_model_loading import revert_weight_conversion
 
 from erclip.config.model import Lora
@@ -188,9 +189,22 @@ def _called(model: Any) -> set[Any]:
     return seen
 
 
+@torch.no_grad()
 def _is_more(module: Any) -> bool:
-    """An `nn.Linear` that does something else than W x + b: W + B A would not be that."""
-    return isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
+    """An `nn.Linear` that does something else than W x + b: W + B A would not be that.
+
+    A forward of its own is tried on one vector: Falcon's, for one, is W x + b after all.
+    """
+    if not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward:
+        return False
+    weight = module.weight
+    x = torch.linspace(-1, 1, module.in_features, dtype=weight.dtype, device=weight.device)[None]
+    expected = functional.linear(x, weight, module.bias)
+    rounding = 1e-5 if weight.dtype in (torch.float32, torch.float64) else 1e-2
+    try:
+        return bool((module(x) - expected).abs().max() > rounding * expected.abs().max())
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return True
 
 
 def _refuse_others(model: Any, lora: Lora) -> None:

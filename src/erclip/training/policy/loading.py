@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from erclip.config import ModelConfig
 from erclip.embedded import embedded_model_dir
 from erclip.errors import UserError, as_user_error
+from erclip.machine.hub import from_hub
 
 
 def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
@@ -21,7 +22,8 @@ def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
     _check_folder(path)
     device = _device(config.device)
     trust = config.trust_remote_code
-    with as_user_error(f"Model {config.path!r} cannot be loaded"):
+    hub = from_hub("Model", path, "give a model folder, or connect")
+    with as_user_error(f"Model {config.path!r} cannot be loaded"), hub:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,

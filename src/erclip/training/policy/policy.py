@@ -33,7 +33,7 @@ from erclip.training.policy.adapters import (
     switched_off,
 )
 from erclip.training.policy.checkpointing import checkpoint_layers
-from erclip.training.policy.heads import unlike_head
+from erclip.training.policy.heads import keeps_logits, unlike_head
 from erclip.training.policy.loading import load_pretrained
 from erclip.training.policy.positions import Positions
 from erclip.training.policy.precision import autocast_dtype, autocast_trunk
@@ -49,7 +49,9 @@ class Scores:
 
     logprobs: Float[Tensor, "B T"]
     entropies: Float[Tensor, "B T"]
-    slopes: Float[Tensor, "B T"] | None
+    slopes: Float[Tensor, "B T"] | None = None
+    slope_means: Float[Tensor, "B T"] | None = None
+    top_logprobs: Float[Tensor, "B T K"] | None = None
 
 
 class Policy:
@@ -135,23 +137,35 @@ class Policy:
         return shared_rows(samples, self.model.config.get_text_config().hidden_size, token_budget)
 
     def score(
-        self, batch: TokenBatch, *, slopes: bool = False, entropy_gradient: bool = False
+        self,
+        batch: TokenBatch,
+        *,
+        slopes: bool = False,
+        entropy_gradient: bool = False,
+        top: bool = False,
     ) -> Scores:
         """log π and H of every token in the batch's mask; gradient flows through log π.
 
-        Through H it flows if asked for: what nobody differentiates costs nothing.
+        Through H it flows if asked for: what nobody differentiates costs nothing. `top` also scores
+        the batch's `top_ids`.
         """
-        out = self._within(lambda: self._score_tokens(batch, slopes))
+        ids = batch.top_ids if top else None
+        out = self._within(lambda: self._score_tokens(batch, slopes, ids))
         shape = batch.mask.shape
 
-        def place(values: Tensor) -> Tensor:
-            flat = values.new_zeros(shape.numel()).index_copy(0, batch.token_index, values)
-            return flat.view(shape)
+        def place(values: Tensor | None) -> Any:
+            if values is None:
+                return None
+            flat = values.new_zeros((shape.numel(), *values.shape[1:]))
+            placed = flat.index_copy(0, batch.token_index, values)
+            return placed.view((*shape, *values.shape[1:]))
 
         return Scores(
             place(out.logprobs),
             place(out.entropies if entropy_gradient else out.entropies.detach()),
-            None if out.slopes is None else place(out.slopes),
+            place(out.slopes),
+            place(out.slope_means),
+            place(out.top_logprobs),
         )
 
     @torch.no_grad()
@@ -163,20 +177,25 @@ class Policy:
     def _within(self, work: Callable[[], LogprobEntropy]) -> LogprobEntropy:
         return self.model.within(work) if self._sharded else work()
 
-    def _score_tokens(self, batch: TokenBatch, slopes: bool) -> LogprobEntropy:
+    def _score_tokens(
+        self, batch: TokenBatch, slopes: bool, top_ids: Tensor | None
+    ) -> LogprobEntropy:
         if self.head == "logits":
             logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
             logits = pick_rows(logits, batch.hidden_index).float()
-            scores = scores_from_logits(logits / self.temperature, batch.targets, slopes)
+            scores = scores_from_logits(logits / self.temperature, batch.targets, slopes, top_ids)
             return LogprobEntropy(*scores)
         hidden = trunk(self.model)(**batch.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        rows = pick_rows(hidden, batch.hidden_index)
         return layer_logprob_entropy(
             self.model.get_output_embeddings(),
-            pick_rows(hidden, batch.hidden_index),
+            rows,
             batch.targets,
+            cache_logits=keeps_logits(len(rows), vocabulary_size(self.model), rows.dtype),
             temperature=self.temperature,
             softcap=self.softcap,
             slopes=slopes,
+            top_ids=top_ids,
         )
 
     def _probe(self) -> None:

@@ -49,7 +49,8 @@ class Positions:
                 f"the longest prompt takes {prompt} tokens and a response may take {response}, but "
                 f"{name} was made for {context}"
             )
-            if prompt >= context or _has_table(self.model, context):
+            alone = prompt >= context or response >= context
+            if alone or _has_table(self.model, context):
                 raise UserError(f"{said}; lower sampler.max_tokens, or leave long prompts out")
         if self.held is not None and longest > self.held:
             before, self.held = self.held, longest

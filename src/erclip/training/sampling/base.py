@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from jinja2 import TemplateError
 
 from erclip.errors import UserError, as_user_error
-from erclip.records import Prompt, Response
+from erclip.records import Prompt, Response, TopTokens
 
 
 class SamplingSettings(NamedTuple):
@@ -19,6 +19,8 @@ class SamplingSettings(NamedTuple):
     temperature: float = 1.0
     top_p: float = 1.0
     max_prompt_tokens: int = 4096
+    top: int = 0
+    """Of how many of the likeliest tokens a log-prob is recorded at every position."""
 
 
 class Sampler(Protocol):
@@ -36,6 +38,16 @@ class Sampler(Protocol):
     def update_weights(self) -> None:
         """Called after the updates of a rollout, before the next call of `sample`."""
         ...
+
+
+def without_template(tokenizer: Any, path: str) -> str | None:
+    """A sentence about a model that gets its prompts as plain text; the embedded one is made so."""
+    if tokenizer.chat_template or path == "embedded":
+        return None
+    return (
+        f"{path} has no chat template: it reads prompts as plain text, their messages joined by "
+        "newlines, as suits a base model; a chat model needs the template of its own tokenizer"
+    )
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
@@ -124,6 +136,8 @@ def make_response(
     token_ids: Sequence[int],
     logprobs: Sequence[float],
     versions: Sequence[int] = (),
+    top: TopTokens | None = None,
+    nucleus: float | None = None,
 ) -> Response:
     """The record of one sampled answer; without an id of `ends` at its end it was truncated."""
     finished = token_ids[-1] in ends
@@ -136,6 +150,8 @@ def make_response(
         truncated=not finished,
         logprobs=tuple(logprobs),
         versions=tuple(versions),
+        top=top,
+        nucleus=nucleus,
     )
 
 

@@ -21,6 +21,7 @@ from erclip.records import Prompt, Response
 from erclip.training.policy import Policy
 from erclip.training.sampling.base import SamplingSettings, encode_prompts, end_ids
 from erclip.training.sampling.vllm_request import (
+    Answer,
     check_lengths,
     logprobs_mode,
     make_responses,
@@ -41,12 +42,15 @@ ENVIRONMENT = {
 class VllmEngine:
     """Samples through vLLM with a copy of the policy's weights, as of the last `update_weights`."""
 
-    def __init__(self, settings: Settings, policy: Policy, folder: str, *, trust: bool = False):
+    def __init__(
+        self, settings: Settings, policy: Policy, folder: str, *, trust: bool = False, top: int = 0
+    ):
+        """`top` is the most that `SamplingSettings.top` will ask for."""
         self.policy, self.settings, self.tokenizer = policy, settings, policy.tokenizer
         self.end_ids = end_ids(policy.model.generation_config, policy.tokenizer)
         self.mode = logprobs_mode(settings.top_p)
         self.max_model_len = context_length(settings, policy.model.config)
-        self.engine = start_engine(settings, policy, folder, self.max_model_len, trust)
+        self.engine = start_engine(settings, policy, folder, self.max_model_len, trust, top)
         before_leaving(self.close)
 
     def close(self) -> None:
@@ -86,14 +90,20 @@ class VllmEngine:
         )
         return [
             make_responses(
-                self.tokenizer, self.end_ids, prompt, ids, _sequences(output), settings, self.mode
+                self.tokenizer,
+                self.end_ids,
+                prompt,
+                ids,
+                _sequences(output, settings.top),
+                settings,
+                self.mode,
             )
             for prompt, ids, output in zip(prompts, encoded, outputs, strict=True)
         ]
 
 
 def start_engine(
-    settings: Settings, policy: Policy, folder: str, max_model_len: int, trust: bool
+    settings: Settings, policy: Policy, folder: str, max_model_len: int, trust: bool, top: int = 0
 ) -> Any:
     """A `vllm.LLM` for the model in `folder`; raises UserError with vLLM's reason if it fails."""
     for name, value in ENVIRONMENT.items():
@@ -122,6 +132,7 @@ def start_engine(
                 tensor_parallel_size=settings.tensor_parallel,
                 enforce_eager=not compiled,
                 logprobs_mode=logprobs_mode(settings.top_p),
+                max_logprobs=max(top, 1),
                 generation_config="vllm",  # the folder's own would add penalties we do not model
                 worker_extension_cls=EXTENSION,
                 seed=0,
@@ -167,14 +178,18 @@ def context_length(settings: Settings, model_config: Any) -> int:
     return min(wanted, longest)
 
 
-def _sequences(output: Any) -> list[tuple[list[int], list[float]]]:
-    """(token ids, log-probs) of a request's samples."""
+def _sequences(output: Any, top: int) -> list[Answer]:
+    """A request's samples."""
     return [
-        (
+        Answer(
             list(sample.token_ids),
             [
                 entry[token].logprob
                 for entry, token in zip(sample.logprobs, sample.token_ids, strict=True)
+            ],
+            [
+                {token: found.logprob for token, found in entry.items()}
+                for entry in (sample.logprobs if top else ())
             ],
         )
         for sample in sorted(output.outputs, key=lambda sample: sample.index)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from erclip.errors import UserError
-from erclip.records import Prompt, Response
+from erclip.records import Prompt, Response, TopTokens
 from erclip.training.sampling.base import SamplingSettings, make_response
 
 GREEDY = 0.01  # vLLM takes no temperature between 0 and this
+
+
+class Answer(NamedTuple):
+    """One sample: its tokens, their log-probs, and at each position those of likely tokens."""
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    likely: Sequence[Mapping[int, float]]
 
 
 def logprobs_mode(top_p: float) -> str:
@@ -59,7 +68,7 @@ def request(settings: SamplingSettings, ends: Sequence[int]) -> dict[str, Any]:
         "repetition_penalty": 1.0,
         "stop_token_ids": list(ends),
         "ignore_eos": True,
-        "logprobs": 0,
+        "logprobs": settings.top,
     }
 
 
@@ -68,17 +77,34 @@ def make_responses(
     ends: Sequence[int],
     prompt: Prompt,
     prompt_ids: Sequence[int],
-    sequences: Sequence[tuple[Sequence[int], Sequence[float]]],
+    sequences: Sequence[Answer],
     settings: SamplingSettings,
     mode: str,
 ) -> list[Response]:
-    """The records of one prompt's (token ids, log-probs); NaN where `mode` cannot tell them."""
+    """The records of one prompt's samples; log-probs are NaN where `mode` cannot tell them."""
     if settings.temperature < GREEDY:
         sequences = [sequences[0]] * settings.responses
     known = knows_logprobs(mode, settings)
     return [
         make_response(
-            tokenizer, ends, prompt, prompt_ids, ids, values if known else [math.nan] * len(ids)
+            tokenizer,
+            ends,
+            prompt,
+            prompt_ids,
+            answer.token_ids,
+            answer.logprobs if known else [math.nan] * len(answer.token_ids),
+            top=top_tokens(answer.likely, settings.top) if known and settings.top else None,
         )
-        for ids, values in sequences
+        for answer in sequences
     ]
+
+
+def top_tokens(likely: Sequence[Mapping[int, float]], count: int) -> TopTokens:
+    """The `count` likeliest at each position; vLLM adds the drawn token where it is not of them."""
+    ids, logprobs = array("i"), array("f")
+    for found in likely:
+        best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:count]
+        missing = count - len(best)
+        ids.extend([*(token for token, _ in best), *[0] * missing])
+        logprobs.extend([*(value for _, value in best), *[-math.inf] * missing])
+    return TopTokens(ids.tobytes(), logprobs.tobytes())

@@ -21,6 +21,7 @@ from erclip.training.policy import Policy
 from erclip.training.sampling.base import SamplingSettings, encode_prompts, end_ids
 from erclip.training.sampling.vllm_client import Refused, VllmClient
 from erclip.training.sampling.vllm_request import (
+    Answer,
     check_lengths,
     logprobs_mode,
     make_responses,
@@ -59,11 +60,13 @@ class VllmServer:
         encoded = encode_prompts(self.tokenizer, prompts, settings.max_prompt_tokens)
         check_lengths(prompts, encoded, settings, self.max_model_len)
         asked = {**request(settings, self.end_ids), "return_token_ids": True, "model": self.model}
+        if settings.top:  # by number: two tokens may have one text
+            asked["return_tokens_as_token_ids"] = True
 
-        def ask(ids: list[int], seed: int) -> list[tuple[list[int], list[float]]]:
+        def ask(ids: list[int], seed: int) -> list[Answer]:
             answer = self._client.call("/v1/completions", {**asked, "prompt": ids, "seed": seed})
             with as_user_error(f"{self._client.url} does not answer like a vLLM server"):
-                return _sequences(answer, self._client.url)
+                return _sequences(answer, self._client.url, settings.top)
 
         at_once = max(1, self.settings.batch_size // settings.responses)
         with ThreadPoolExecutor(at_once) as pool:
@@ -128,9 +131,21 @@ class VllmServer:
             )
 
 
-def _sequences(answer: dict[str, Any], url: str) -> list[tuple[list[int], list[float]]]:
-    """(token ids, log-probs) of a request's samples."""
+def _sequences(answer: dict[str, Any], url: str, top: int) -> list[Answer]:
+    """A request's samples; likely tokens are written as "token_id:17"."""
     choices = sorted(answer["choices"], key=lambda choice: choice["index"])
     if choices[0].get("token_ids") is None:
         raise UserError(f"The server at {url} returns no token ids; it needs vLLM 0.10.2 or newer.")
-    return [(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
+    return [
+        Answer(
+            choice["token_ids"],
+            choice["logprobs"]["token_logprobs"],
+            [
+                {int(name.removeprefix("token_id:")): value for name, value in found.items()}
+                for found in choice["logprobs"]["top_logprobs"]
+            ]
+            if top
+            else [],
+        )
+        for choice in choices
+    ]

@@ -168,7 +168,7 @@ def kernels(rows: Rows, work: Work, key: tuple, everybody: list[Peer]) -> None:
 
 
 def main(task: Task) -> None:
-    rows = Rows(task.out / "op.csv", ("dtype", "n", "d", "v", "op", "case"), COLUMNS)
+    rows = Rows(task.out / "head.csv", ("dtype", "n", "d", "v", "op", "case"), COLUMNS)
     everybody = peers()
     for peer in everybody:
         print(peer.name, peer.version, peer.reason, flush=True)

@@ -1,0 +1,78 @@
+"""The same training of SmolLM2 in erclip and in TRL: seconds per rollout by phase, in turns.
+
+`benchmarks/train.py` compares CPU seconds; here the clock is the wall's, as the device does the
+work. Both sample with transformers, in float32, on the same prompts and a reward that spreads. The
+first rollout of a process warms up. The tokens differ, as each samples its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rows import Rows
+from step import OUT_OF_TIME, Task, told
+
+BENCHMARKS = Path(__file__).parent.parent
+SYSTEMS = {"erclip": "train_erclip.py", "TRL": "train_trl.py"}
+ROUNDS = 3
+COLUMNS = (
+    *("rollout_s", "sample_s", "score_s", "update_s", "tokens", "tokens_per_s", "peak_gib"),
+    *("versions", "skipped"),
+)
+WORK = {"prompts": 32, "responses": 8, "max_tokens": 96, "updates": 8, "warmup": 1, "timed": 3}
+TINY = {"prompts": 2, "responses": 2, "max_tokens": 4, "updates": 1, "warmup": 1, "timed": 1}
+
+
+def measured(script: str, job: dict, seconds: float) -> dict[str, object]:
+    """One process's reading; a failure is a row too."""
+    command = [sys.executable, str(BENCHMARKS / script), json.dumps(job)]
+    try:
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=seconds, env=os.environ, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"skipped": f"stopped after {seconds:.0f} s"}
+    if run.returncode:
+        print(run.stderr[-4000:], flush=True)
+        return {"skipped": (run.stderr.strip().splitlines() or ["no reason given"])[-1][:200]}
+    found = json.loads(run.stdout.splitlines()[-1])
+    names = {"rollout_wall_s": "rollout_s", "sample_s": "sample_s", "score_s": "score_s"}
+    names |= {"update_s": "update_s"}
+    return {
+        **{new: f"{found[old]:.3f}" for old, new in names.items()},
+        "tokens": f"{found['tokens']:.0f}",
+        "tokens_per_s": f"{found['tokens'] / found['rollout_wall_s']:.0f}",
+        "peak_gib": f"{found.get('peak_device_mib', 0) / 1024:.2f}",
+        "versions": found["versions"],
+    }
+
+
+def main(task: Task) -> int:
+    if not (task.model / "config.json").is_file():
+        sys.exit("There is no model: an earlier step has to make it.")
+    rows = Rows(task.out / "against_trl.csv", ("system", "round"), COLUMNS)
+    job = {
+        **(TINY if task.tiny else WORK),
+        "model": str(task.model),
+        "device": task.device,
+        "threads": 4,
+        "erc": True,
+        "prompt_repeats": 1,
+        "drop": False,
+    }
+    for number in range(1, ROUNDS + 1):
+        for system, script in SYSTEMS.items():
+            if rows.has(system, number):
+                continue
+            if task.left() < 5:
+                return OUT_OF_TIME
+            rows.add(system, number, **measured(script, job, task.left()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(told(__doc__)))
