@@ -41,7 +41,7 @@ def test_without_erc_it_is_ms_swifts_own_dapo_loss(make, batches):
         assert got.keys() == want.keys()
         largest = max(gradient.abs().max().item() for gradient in want.values())
         for name in want:
-            torch.testing.assert_close(got[name], want[name], rtol=0, atol=5e-5 * largest)
+            torch.testing.assert_close(got[name], want[name], rtol=0, atol=5e-4 * largest)
 
 
 def test_the_first_update_is_on_policy_and_later_ones_are_clipped(make):

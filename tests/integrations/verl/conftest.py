@@ -21,7 +21,7 @@ else:
         TOKENIZERS_PARALLELISM="false",
         RAY_worker_niceness="0",  # 15 by default, which starves them on a busy machine
         RAY_worker_register_timeout_seconds="600",  # 60, after which slow ones are started again
-        RAY_raylet_start_wait_time_s="600",  # 30
+        RAY_raylet_start_wait_time_s="180",  # 30
         PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
     )
     sys.path.insert(0, str(HERE))
