@@ -132,7 +132,7 @@ def test_a_row_has_the_same_bits_in_any_batch(device, dtype):
     whole = linear_logprob_entropy(hidden, weight, targets, slopes=True)
     for rows in (slice(0, 1), slice(13, 210), slice(690, 700)):
         part = linear_logprob_entropy(hidden[rows], weight, targets[rows], slopes=True)
-        for a, b in zip(part, whole, strict=True):
+        for a, b in zip(part[:4], whole[:4], strict=True):
             assert torch.equal(a, b[rows])
 
 

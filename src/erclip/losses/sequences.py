@@ -6,7 +6,6 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, get_args
 
-from erclip.losses.checks import at_least
 from erclip.losses.parts import Constraint
 from erclip.losses.ratios import (
     Anchor,
@@ -16,6 +15,7 @@ from erclip.losses.ratios import (
     row_max,
     row_mean,
 )
+from erclip.losses.trust_region import Threshold
 from erclip.losses.types import ConstraintOutput, LossInputs
 
 Statistic = Literal["geometric", "k2_max", "k3_mean"]
@@ -89,7 +89,7 @@ class sequence_mask(Constraint):
 
 
 @dataclass(frozen=True, repr=False)
-class off_policy_sequence_mask(Constraint):
+class off_policy_sequence_mask(Threshold):
     """Drop a response with A < 0 if mean_t (log π_anchor − log π_θ) > threshold, in nats.
 
     DeepSeek-V3.2's off-policy sequence mask: a bad response that the policy has already left
@@ -103,14 +103,6 @@ class off_policy_sequence_mask(Constraint):
     >>> out.clipped["off_policy_sequence"].tolist()  # both have left by 0.3 nats
     [[True, True], [False, False]]
     """
-
-    threshold: float
-    _: KW_ONLY
-    anchor: Anchor = "sampler"
-
-    def __post_init__(self) -> None:
-        check_anchor(self.anchor)
-        at_least(self, 0, "threshold")
 
     def __call__(self, inputs: LossInputs) -> ConstraintOutput:
         """The tokens of A < 0 in responses that have gone too far."""
