@@ -15,7 +15,7 @@ import pytest
 from erclip.machine.distributed import World
 from erclip.machine.interrupts import Interrupts, Stopped
 
-ROUNDS = 1_000_000
+ROUNDS = 600_000
 
 
 def deaf():
@@ -85,6 +85,29 @@ def test_one_operation_does_not_keep_a_process_from_stopping():
     )
     assert done.returncode == 130
     assert done.stdout.splitlines()[-1] == "stopped in the middle of an operation; go on with: this"
+
+
+def test_other_signals_and_other_processes_do_not_count(monkeypatch):
+    """A timer of a user's code, a child that the terminal interrupts too: neither is a Ctrl-C."""
+    answers = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with Interrupts(World(), answers.append) as interrupts:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            child = os.fork()
+            if child == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+                os._exit(0)
+            os.waitpid(child, 0)
+            time.sleep(0.2)
+            assert answers == []
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            with pytest.raises(Stopped):
+                interrupts.check()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [text.split(",")[0] for text in answers] == ["finishing this batch"]
 
 
 def test_handlers_are_put_back():

@@ -9,8 +9,9 @@ from erclip.cli.app import app
 from erclip.cli.entry import main
 
 ORDER = (
-    "train", "init", "settings", "recipes", "data", "plan", "report", "ledger", "noise-floor",
-    "eval", "compare", "inspect-log", "audit-grader", "study", "warmup", "fetch-model", "verl",
+    "train", "init", "settings", "recipes", "data", "plan", "report", "watch", "ledger",
+    "noise-floor", "eval", "compare", "inspect-log", "audit-grader", "study", "warmup",
+    "fetch-model", "verl",
 )  # fmt: skip
 """Of the commands in `erclip --help`: those of a first day first."""
 

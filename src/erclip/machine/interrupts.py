@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -51,7 +51,7 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             heard = [n for n in SIGNALS if n != signal.SIGHUP or not _ignored(n)]  # nohup's wish
             self._before = {number: signal.signal(number, self._receive) for number in heard}
-            self._answers = Answers(self._answer)
+            self._answers = Answers(frozenset(heard), self._answer)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -97,7 +97,7 @@ class Interrupts:
 
     def _answer(self, number: int, times: int) -> None:
         """Called in a thread of its own for every signal that arrives."""
-        if number not in self._before or (self._world.size > 1 and times > 1):
+        if self._world.size > 1 and times > 1:
             return
         if times == 1 and (self._at_once or self._broken_off):
             self._say("stopping: these responses are drawn again later; press again to stop now")
@@ -111,20 +111,23 @@ class Interrupts:
 class Answers:
     """A thread that hears of a signal when the kernel does, whatever the main thread is at.
 
-    `answer` is called with the signal and how many have come.
+    `answer` is called with each of the signals `heard` and how many have come. A process that is
+    forked off hears nothing: what the terminal sends to both would count twice.
     """
 
-    def __init__(self, answer: Callable[[int, int], None]):
-        self._answer = answer
+    def __init__(self, heard: frozenset[int], answer: Callable[[int, int], None]):
+        self._heard, self._answer = heard, answer
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         self._before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        _open.add(self._writing)
         self._thread = threading.Thread(target=self._listen, name="erclip-signals", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Hear no more; in the main thread."""
         signal.set_wakeup_fd(self._before)
+        _open.discard(self._writing)
         os.write(self._writing, b"\0")
         self._thread.join()
         os.close(self._reading)
@@ -133,8 +136,23 @@ class Answers:
     def _listen(self) -> None:
         times = 0
         while (number := os.read(self._reading, 1)[0]) != 0:
-            times += 1
-            self._answer(number, times)
+            if number in self._heard:
+                times += 1
+                self._answer(number, times)
+
+
+_open: set[int] = set()  # ends of pipes into which the kernel writes
+
+
+def _forget() -> None:
+    """In a process that was forked off: its signals are its own."""
+    with suppress(ValueError):  # forked off by another thread than the main one
+        written = signal.set_wakeup_fd(-1)
+        if written != -1 and written not in _open:
+            signal.set_wakeup_fd(written)
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _ignored(number: int) -> bool:

@@ -62,10 +62,14 @@ def resumed_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def finished(run: Path, config: Config) -> str | None:
     """A sentence on how to extend a run that has made all its rollouts, None for any other."""
-    saved, _ = Checkpoints(run / "checkpoints", run_id(run)).newest()
-    counters = {} if saved is None else read_state(saved).get("counters", {})
-    done, wanted = counters.get("rollouts"), config.trainer.rollouts
-    if saved is None or done != wanted or read_state(saved).get("training"):
+    checkpoints, wanted = Checkpoints(run / "checkpoints", run_id(run)), config.trainer.rollouts
+    last = [read_state(checkpoints.folder / name) for name in checkpoints.names()[-1:]]
+    if not last or last[0].get("counters", {}).get("rollouts") != wanted:
+        return None  # before its files are read through, which takes long for a large model
+    saved, _ = checkpoints.newest()
+    state = {} if saved is None else read_state(saved)
+    done = state.get("counters", {}).get("rollouts")
+    if done != wanted or state.get("training"):
         return None
     return (
         f"{run} has finished its {done} rollouts: its model is {saved}, its report "
