@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from erclip.grading.typography import canonical
@@ -26,6 +27,7 @@ _PHRASES = (
 )
 _LABEL = re.compile(r'((?:"[^"]+")+)(:|：)? ?(?:\\quad ?)*(?=.)')
 _MEMBERSHIP = re.compile(r"(?:[a-zA-Z]|\\[a-z]+ ?)(?:_\{\w+\})? ?\\in ?(?=[\[({\\\]])(?!\\mathbb)")
+MAX_STARTS = 16
 _CONDITION_STARTS = re.compile(
     r',|"(?:for|where|with)"|(?P<all>\\forall )|(?:\\quad ?)+|(?<=[\w})])(?=\([a-zA-Z][^()]*\)$)'
 )
@@ -128,7 +130,7 @@ def without_label(text: str) -> str:
 
 def _without_condition(text: str) -> tuple[str, str]:
     """The value, and the condition on its variables after `for`, `where`, a comma or a blank."""
-    for start in _CONDITION_STARTS.finditer(text):
+    for start in islice(_CONDITION_STARTS.finditer(text), MAX_STARTS):
         value, said = text[: start.start()].rstrip(" ,"), text[start.end() :]
         if start[0] == "," and not _COMPARES.search(said):
             continue  # a list
