@@ -84,12 +84,15 @@ DROPPED = frozenset(
 # Commands that vanish with so many arguments.
 DROPPED_ARGUMENTS = {
     **dict.fromkeys("phantom hphantom vphantom hspace vspace color tag label mspace".split(), 1),  # noqa: SIM905
-    **{"textcolor": 1, "colorbox": 1, "fcolorbox": 2},
+    "textcolor": 1,
+    "colorbox": 1,
+    "fcolorbox": 2,
 }
 DROPPED_LENGTH = frozenset("kern mkern hskip mskip vskip".split())  # noqa: SIM905
 UNWRAPPED = frozenset(
     """mathbf mathsf mathit mathnormal mathtt boldsymbol bm pmb underline boxed fbox ensuremath
-    mathop mathrel mathbin mathord mathpunct mathclose mathopen bold uline framebox overbrace""".split()  # noqa: SIM905
+    mathop mathrel mathbin mathord mathpunct mathclose mathopen bold uline framebox
+    overbrace""".split()  # noqa: SIM905
 )
 UPRIGHT = frozenset(
     """text mbox hbox mathrm textrm textnormal textbf textit textsf texttt textup textsc textmd
@@ -130,7 +133,8 @@ FUNCTIONS = {
 PLAIN_WORDS = frozenset(
     """no on up if is it in at to of or and not yes odd one two six ten red for the all any day
     men man egg eggs cat dog pen car bus boy kid box way ways pts ft hrs min sec mon tue wed thu
-    fri sat sun usd eur gbp cny inr rmb rs us chf jpy krw aud cad mxn pln sek nok day days cats dogs boys kids pens cars cups cup none
+    fri sat sun usd eur gbp cny inr rmb rs us chf jpy krw aud cad mxn pln sek nok
+    day days cats dogs boys kids pens cars cups cup none
     true east west even both per deg rad sum tea eat ate ton not now won own was saw god its
     he she we me my go so do as by an am pm oh her his new old big son win low high art rat tar
     act log ink set net pot top tip pit nap pan ape pea""".split()  # noqa: SIM905

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from erclip.grading.typography import canonical
@@ -17,8 +18,8 @@ _LABEL_WORDS = frozenset(
     """answer the is final total number result solution value hence thus so therefore we get have
     option ans page day week month year problem question room case step chapter section grade level
     figure part item line row column floor lesson bus lane gate platform table version round game
-    point vertex center ordered pair interval set vector coordinates 答案 答 解 结果 答案是 答案为 共
-    共有 是 为 故 所以 因此""".split()  # noqa: SIM905
+    point vertex center ordered pair interval set vector coordinates 答案 答 解 结果 答案是
+    答案为 共 共有 是 为 故 所以 因此""".split()  # noqa: SIM905
 )
 _PHRASES = (
     (re.compile(r'(?:"(?:the|an)")?"(?:empty|null)""set"', re.IGNORECASE), r"\\emptyset "),
@@ -26,12 +27,13 @@ _PHRASES = (
 )
 _LABEL = re.compile(r'((?:"[^"]+")+)(:|：)? ?(?:\\quad ?)*(?=.)')
 _MEMBERSHIP = re.compile(r"(?:[a-zA-Z]|\\[a-z]+ ?)(?:_\{\w+\})? ?\\in ?(?=[\[({\\\]])(?!\\mathbb)")
+MAX_STARTS = 16
 _CONDITION_STARTS = re.compile(
     r',|"(?:for|where|with)"|(?P<all>\\forall )|(?:\\quad ?)+|(?<=[\w})])(?=\([a-zA-Z][^()]*\)$)'
 )
 _CONDITION_WORDS = re.compile(
-    r'"(?P<all>all|every|any|each)"|"(?:some|an?|is|are|and|integers?|positive|negative|real|natural|non'
-    r'|nonnegative|nonzero|numbers?|arbitrary|constants?|even|odd|values?|of|the)"|(?<!\\in )[-, ]+$',
+    r'"(?P<all>all|every|any|each)"|"(?:some|an?|is|are|and|integers?|positive|negative|real|natural'
+    r'|non|nonnegative|nonzero|numbers?|arbitrary|constants?|even|odd|values?|of|the)"|[-, ]+$',
     re.IGNORECASE,
 )
 _CONDITION = re.compile(
@@ -39,7 +41,8 @@ _CONDITION = re.compile(
 )
 _COMPARES = re.compile(r"[=<>]|\\(?:in|[gl]e|ne) ")
 _THOUSANDS = re.compile(
-    r'[^\d(\[{,"]*\d{1,3}(?:,\d{3}){1,6}(?:\.\d+)?(?:(?:[^\d)\],^]|\^\{(?:-?\d|\\circ ?)\})*|[(\[]"[^"]+"[)\]])'
+    r'[^\d(\[{,"]*\d{1,3}(?:,\d{3}){1,6}(?:\.\d+)?'
+    r'(?:(?:[^\d)\],^]|\^\{(?:-?\d|\\circ ?)\})*|[(\[]"[^"]+"[)\]])'
 )
 _CONNECTIVE = re.compile(r'(?:, ?)?"(?:and|or|And|Or|AND|OR)"|;')
 _SPREAD = re.compile(r'[^"(]*(?:\\quad [^"(]*)+')
@@ -127,7 +130,7 @@ def without_label(text: str) -> str:
 
 def _without_condition(text: str) -> tuple[str, str]:
     """The value, and the condition on its variables after `for`, `where`, a comma or a blank."""
-    for start in _CONDITION_STARTS.finditer(text):
+    for start in islice(_CONDITION_STARTS.finditer(text), MAX_STARTS):
         value, said = text[: start.start()].rstrip(" ,"), text[start.end() :]
         if start[0] == "," and not _COMPARES.search(said):
             continue  # a list

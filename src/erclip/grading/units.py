@@ -18,13 +18,15 @@ from erclip.grading.words import changes_value, is_adjective, scale_of
 # dimension: unit[=size][:other names]. A line that starts with a blank has prefixed symbols of the
 # units above it, whose other names take the prefixes' names.
 _TABLE = """
-length: m=1:metre,meter,米 mile=1609.344:mi yd=.9144:yard ft=.3048:foot,feet,' in=.0254:inch,inches
+length: m=1:metre,meter,米 mile=1609.344:mi yd=.9144:yard
+length: ft=.3048:foot,feet,' in=.0254:inch,inches
  km cm dm mm nm μm
 time: s=1:sec,second,秒 min=60:minute,分钟 h=3600:hr,hour,小时 day=86400:天 week=604800
  ms μs ns
 time: fortnight=1209600 month year:yr decade century:centuries
-mass: g=1:gram,gramme,克 kilo=1000:公斤 ton=1e6:tonne,吨 lb=453.59237:lbs,pound oz=28.349523125:ounce
+mass: g=1:gram,gramme,克 kilo=1000:公斤 ton=1e6:tonne,吨 lb=453.59237:lbs,pound
  kg mg μg
+mass: oz=28.349523125:ounce
 volume: L=1:l,liter,litre,升 cc=.001 gal:gallon quart pint cup tbsp tsp
  ml mL cL dL kL
 angle: °=1:degree,deg,度 rad:radian
@@ -111,7 +113,7 @@ def _entries(line: str) -> Iterator[tuple[str, Fraction | None, list[str]]]:
 
 
 def _read_table() -> dict[str, _Entry]:
-    prefixes = {name: (size or 1, names[1:]) for name, size, names in _entries(_PREFIXES)}
+    prefixes = {name: (size or Fraction(1), names[1:]) for name, size, names in _entries(_PREFIXES)}
     found: dict[str, _Entry] = {}
     names: dict[str, list[str]] = {}
     for line in _TABLE.strip("\n").splitlines():

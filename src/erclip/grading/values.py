@@ -1,8 +1,9 @@
 r"""Equality by value, which decides most comparisons of expressions in a millisecond.
 
-Everything is computed at two precisions, so that a cancellation is noticed and left to algebra, and
-no addend may be too small for its sum. What agrees to 100 digits is equal. Expressions and equations
-are compared at fixed points. All is floating point with bounded exponents, so the cost is bounded.
+Everything is computed at two precisions, so that a cancellation is noticed, and no addend may be
+too small for its sum; what fails so is computed again with ten times the digits. What agrees to 90
+digits (then 1050) is equal. Expressions and equations are compared at fixed points. All is floating
+point with bounded exponents, so the cost is bounded.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ import mpmath
 from erclip.grading.exact import Number, numbers_equal, places_of
 from erclip.grading.expression import Unclear, parse
 
-DIGITS = (120, 200)
+DIGITS = (60, 700)
 RELIABLE = 1e-30
-SAME = 1e-100
-ABSORBED = 1e-60
+SAME = 1e-90
 MAX_LOG2 = 10**5
 MAX_FACTORIAL = 10**4
 POINTS = tuple(
@@ -49,13 +49,13 @@ def equal_values(gold: str, answer: str, tolerance: float | None = None) -> bool
     except Unclear:
         return None
     compared = 0
-    for left, right in _sampled(*trees):
+    for left, right, same in _sampled(*trees):
         if not _names(trees[0]) | _names(trees[1]):
-            if _close(left, right) or _is_complex(left) or _is_complex(right):
-                return _close(left, right)
+            if _close(left, right, same) or _is_complex(left) or _is_complex(right):
+                return _close(left, right, same)
             written = Number(_fraction(left), places_of(gold))
             return numbers_equal(written, Number(_fraction(right), places_of(answer)), tolerance)
-        if not _close(left, right):
+        if not _close(left, right, same):
             return False
         compared += 1
     return True if compared >= MIN_POINTS else None
@@ -70,7 +70,7 @@ def constant(text: str) -> Any:
     r"""The real value of an expression without variables; None if it has none that is clear."""
     try:
         tree = parse(text)
-        value = None if _names(tree) else _value(tree, {})
+        value = None if _names(tree) else _value(tree, {}, _contexts.levels[0])
     except (Unclear, ZeroDivisionError, OverflowError, ValueError):
         return None
     return None if _is_complex(value) else value
@@ -93,9 +93,11 @@ def proportion(gold: tuple[str, str], answer: tuple[str, str]) -> Any:
         ]
     except Unclear:
         return None
-    ratios = [right / left for left, right in _sampled(*trees) if left and right]
-    if len(ratios) >= MIN_POINTS and all(_close(ratios[0], ratio) for ratio in ratios):
-        return ratios[0]
+    found = [(right / left, same) for left, right, same in _sampled(*trees) if left and right]
+    if len(found) >= MIN_POINTS:
+        same = min(same for _, same in found)
+        if all(_close(found[0][0], ratio, same) for ratio, _ in found):
+            return found[0][0]
     return 0 if all(_degree(tree) == 1 for tree in trees) else None
 
 
@@ -112,40 +114,59 @@ def _degree(tree: tuple) -> int | None:
     return max(known) if tree[0] == "+" else sum(known)
 
 
-def _sampled(left: tuple, right: tuple) -> Iterator[tuple[Any, Any]]:
-    """Both values at every point where both have one; a single pair without variables."""
+def _sampled(left: tuple, right: tuple) -> Iterator[tuple[Any, Any, Any]]:
+    """Both values at every point where both have one, and how near to each other equal ones are;
+    a single pair without variables.
+    """
     names = sorted(_names(left) | _names(right))
     for shift in range(len(POINTS) if names else 1):
         point = {name: POINTS[(i + shift) % len(POINTS)] + i for i, name in enumerate(names)}
-        try:
-            pair = _value(left, point), _value(right, point)
-        except (Unclear, ZeroDivisionError, OverflowError, ValueError):
-            continue
-        yield pair
+        for level in _contexts.levels:
+            try:
+                pair = _value(left, point, level), _value(right, point, level)
+            except Imprecise:
+                continue
+            except (Unclear, ZeroDivisionError, OverflowError, ValueError):
+                break
+            yield *pair, level.same
+            break
 
 
-def _close(left: Any, right: Any, within: float = SAME) -> bool:
+def _close(left: Any, right: Any, within: Any) -> bool:
     return bool(abs(left - right) <= within * max(abs(left), abs(right)))
 
 
+class Imprecise(Unclear):
+    """More digits would help."""
+
+
+class _Level:
+    """mpmath at two fixed precisions, and what is the same at the finer one."""
+
+    def __init__(self, digits: int) -> None:
+        self.rough, self.fine = mpmath.MPContext(), mpmath.MPContext()
+        self.rough.dps, self.fine.dps = digits, 2 * digits
+        for context in (self.rough, self.fine):
+            context.absorbed = context.mpf(10) ** -(3 * digits // 4)
+        self.same = self.fine.mpf(10) ** -(3 * digits // 2)
+
+
 class _Contexts(threading.local):
-    """mpmath at two fixed precisions, for this thread alone: its global context is the user's."""
+    """The levels of this thread alone: mpmath's global context is the user's."""
 
     def __init__(self) -> None:
-        self.pair = tuple(mpmath.MPContext() for _ in DIGITS)
-        for context, digits in zip(self.pair, DIGITS, strict=True):
-            context.dps = digits
+        self.levels = tuple(map(_Level, DIGITS))
 
 
 _contexts = _Contexts()
 
 
-def _value(tree: tuple, point: Mapping[str, Fraction]) -> Any:
+def _value(tree: tuple, point: Mapping[str, Fraction], level: _Level) -> Any:
     """The value, computed at two precisions; where they disagree, something cancelled."""
-    rough, fine = _contexts.pair
-    value = _evaluate(tree, point, fine)
-    if not _close(fine.convert(_evaluate(tree, point, rough)), value, RELIABLE):
-        raise Unclear("cancellation")
+    value = _evaluate(tree, point, level.fine)
+    rough = level.fine.convert(_evaluate(tree, point, level.rough))
+    if not _close(rough, value, RELIABLE):
+        raise Imprecise("cancellation")
     return value
 
 
@@ -161,7 +182,7 @@ def _evaluate(tree: tuple, point: Mapping[str, Fraction], context: Any) -> Any:
         return context.cos(value + sum(parts[0].encode())) + value / 3
     values = [_evaluate(part, point, context) for part in parts]
     if kind == "+":
-        return _sum(*values)
+        return _sum(*values, context)
     if kind == "*":
         return values[0] * values[1]
     if kind == "/":
@@ -189,8 +210,8 @@ def _call(function: str, values: list[Any], context: Any) -> Any:
         return abs(value)
     if function in ("floor", "ceil"):
         nearest = context.nint(value)
-        if value != nearest and abs(value - nearest) < ABSORBED:
-            raise Unclear("too near to an integer to be rounded")
+        if value != nearest and abs(value - nearest) < context.absorbed:
+            raise Imprecise("too near to an integer to be rounded")
         return context.floor(value) if function == "floor" else context.ceil(value)
     if abs(value) > (MAX_EXPONENT if function in _GROWING else MAX_ANGLE):
         raise Unclear("a giant angle or exponent")
@@ -199,11 +220,11 @@ def _call(function: str, values: list[Any], context: Any) -> Any:
     return getattr(context, _MPMATH.get(function, function))(value)
 
 
-def _sum(left: Any, right: Any) -> Any:
-    """Refuse 2^100 + 1, where a difference in the 1 would be lost: that needs exact numbers."""
+def _sum(left: Any, right: Any, context: Any) -> Any:
+    """Refuse 2^100 + 1, where a difference in the 1 would be lost."""
     small, large = sorted((abs(left), abs(right)))
-    if 0 < small < ABSORBED * large:
-        raise Unclear("a sum of a giant and a dwarf")
+    if 0 < small < context.absorbed * large:
+        raise Imprecise("a sum of a giant and a dwarf")
     return left + right
 
 
@@ -231,7 +252,7 @@ def _power(base: Any, exponent: Any, context: Any) -> Any:
         return context.power(base, exponent)
     if (is_complex or base < 0) and exponent != context.floor(exponent):
         raise Unclear("a root of a negative or complex number")
-    if base != 0 and abs(exponent) * (abs(context.log(abs(base), 2)) + 1) > MAX_LOG2:
+    if base != 0 and abs(exponent) * (abs(context.mag(base)) + 1) > MAX_LOG2:
         raise Unclear("a giant power")
     return context.power(base, int(exponent) if is_complex else exponent)
 

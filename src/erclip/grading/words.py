@@ -18,7 +18,12 @@ _SCALES = {
     **dict.fromkeys(("billion", "billions", "bn"), 10**9),
     **dict.fromkeys(("trillion", "trillions", "tn"), 10**12),
     **dict.fromkeys(("dozen", "dozens"), 12),
-    **{"万": 10**4, "亿": 10**8, "lakh": 10**5, "crore": 10**7, "score": 20, "gross": 144},
+    "万": 10**4,
+    "亿": 10**8,
+    "lakh": 10**5,
+    "crore": 10**7,
+    "score": 20,
+    "gross": 144,
 }
 # They say something about the value, wherever they stand: no name of a counted thing holds them.
 _CHANGING = frozenset(

@@ -1,7 +1,8 @@
 r"""One data row to a question and its gold answer, by the names of its fields.
 
 The first question field that is there asks, the first answer field that is there answers (null
-and blank text aside); names count in any case. `data.columns` names others, `a.b` for a field inside a field.
+and blank text aside); names count in any case. `data.columns` names others, `a.b` for a field
+inside a field.
 
 | the question                                     | may be                                       |
 |--------------------------------------------------|----------------------------------------------|
