@@ -58,10 +58,30 @@ ALIKE = {"patch_size": 14, "image_size": 28, "depth": 1, "out_hidden_size": 32}
 OWN: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"layer_group_size": 2},
     "blt": {
-        "patch_size": 4, "encoder_hash_byte_group_vocab": 64,
-        "encoder_config": {"hidden_size": 32, "hidden_size_global": 32, "intermediate_size": 64, "num_attention_heads": 4, "vocab_size": 320},
-        "decoder_config": {"hidden_size": 32, "hidden_size_global": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 320},
-        "patcher_config": {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1, "vocab_size": 320},
+        "patch_size": 4,
+        "encoder_hash_byte_group_vocab": 64,
+        "encoder_config": {
+            "hidden_size": 32,
+            "hidden_size_global": 32,
+            "intermediate_size": 64,
+            "num_attention_heads": 4,
+            "vocab_size": 320,
+        },
+        "decoder_config": {
+            "hidden_size": 32,
+            "hidden_size_global": 32,
+            "intermediate_size": 64,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+            "vocab_size": 320,
+        },
+        "patcher_config": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 1,
+            "vocab_size": 320,
+        },
     },
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -70,21 +90,58 @@ OWN: dict[str, dict[str, Any]] = {
             for kind in ("sliding_attention", "full_attention")
         },
     },
-    "dots3_note_text": {"num_key_value_heads": 4, "sliding_window": 8, "swa_num_attention_heads": 4, "swa_q_lora_rank": 16,
-        "swa_kv_lora_rank": 16, "swa_head_dim": 16, "swa_qk_nope_head_dim": 8, "swa_qk_rope_head_dim": 8, "swa_v_head_dim": 8},
-    "gemma3n_text": {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2,
-        "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
+    "dots3_note_text": {
+        "num_key_value_heads": 4,
+        "sliding_window": 8,
+        "swa_num_attention_heads": 4,
+        "swa_q_lora_rank": 16,
+        "swa_kv_lora_rank": 16,
+        "swa_head_dim": 16,
+        "swa_qk_nope_head_dim": 8,
+        "swa_qk_rope_head_dim": 8,
+        "swa_v_head_dim": 8,
+    },
+    "gemma3n_text": {
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "laurel_rank": 4,
+        "activation_sparsity_pattern": [0.0] * 4,
+    },
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "longcat_flash": {"zero_expert_num": 2, "expert_ffn_hidden_size": 32},
-    "qwen4_exp_text": {"hc_lowrank": 8, "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8,
-        "indexer_budget": 64, "indexer_compress_ratio": 4, "ngram_vocab_size_base": 97, "make_ngram_vocab_size_divisible_by": 8,
-        "ple_embed_dim": 8, "heads_per_ngram": 2, "split_ngram_parts": 2},
-    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 16], "attn_layers": ["local", "local"]},
-    "roc_bert": {"pronunciation_embed_dim": 8, "shape_embed_dim": 8, "pronunciation_vocab_size": 16, "shape_vocab_size": 16},
-    "zamba": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "use_mamba_kernels": False, "mamba_dt_rank": 4,
-        "n_mamba_heads": 2, "num_key_value_heads": 4},
+    "qwen4_exp_text": {
+        "hc_lowrank": 8,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 4,
+        "ngram_vocab_size_base": 97,
+        "make_ngram_vocab_size_divisible_by": 8,
+        "ple_embed_dim": 8,
+        "heads_per_ngram": 2,
+        "split_ngram_parts": 2,
+    },
+    "reformer": {
+        "axial_pos_embds_dim": [16, 16],
+        "axial_pos_shape": [16, 16],
+        "attn_layers": ["local", "local"],
+    },
+    "roc_bert": {
+        "pronunciation_embed_dim": 8,
+        "shape_embed_dim": 8,
+        "pronunciation_vocab_size": 16,
+        "shape_vocab_size": 16,
+    },
+    "zamba": {
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        "use_mamba_kernels": False,
+        "mamba_dt_rank": 4,
+        "n_mamba_heads": 2,
+        "num_key_value_heads": 4,
+    },
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }
 """What a family needs beside, or needs otherwise."""
@@ -113,5 +170,10 @@ def small(kind: Any) -> dict[str, Any]:
         if hasattr(inner, "sub_configs"):
             towers = {n: v for n, v in ALIKE.items() if n in {f.name for f in fields(inner)}}
             family = next((k for k, v in OWN.items() if k == inner.model_type), None)
-            chosen[name] = {**towers, **small(inner), **OWN.get(family or "", {}), "model_type": inner.model_type}
+            chosen[name] = {
+                **towers,
+                **small(inner),
+                **OWN.get(family or "", {}),
+                "model_type": inner.model_type,
+            }
     return chosen
