@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from erclip.errors import UserError
 from erclip.machine.files import append, cut, leftovers, new_folder, parsed, read_json, write_text
 from erclip.machine.locks import LOCK
+from erclip.runs.read import read_runs
 from faults import deaths, survives  # ty: ignore[unresolved-import]
 
 
@@ -86,6 +87,24 @@ def test_links_are_followed_and_devices_written_to(tmp_path):
     assert (tmp_path / "real").read_text() == "new"
     write_text(Path("/dev/null"), "nothing")
     assert Path("/dev/null").is_char_device()
+
+
+def test_links_in_a_circle_and_folders_without_a_name(tmp_path, monkeypatch):
+    (tmp_path / "loop").symlink_to("loop")
+    write_text(tmp_path / "loop", "new")
+    assert (tmp_path / "loop").read_text() == "new"
+    (tmp_path / "loop2").symlink_to("loop2")
+    with pytest.raises(UserError, match="loop2 does not exist"):
+        read_runs([tmp_path / "loop2"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=r"directory|busy"):
+        write_text(Path(), "text")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    with new_folder(Path(), "the model", "erclip warmup") as folder:
+        (folder / "a").write_text("1")
+    assert (empty / "a").read_text() == "1"
 
 
 @pytest.mark.parametrize(

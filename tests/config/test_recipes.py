@@ -141,6 +141,7 @@ def test_overrides_and_shorthand():
         ("reward.overlong={max_length=4, cache=5}", "must not exceed max_length"),
         ("rollouts", "not of the form key.path=value"),
         ("=3", "not of the form key.path=value"),
+        ("trainer.rollouts=1\nfoo=2", "sets several keys"),
     ],
 )
 def test_mistakes_are_one_sentence(override, sentence):

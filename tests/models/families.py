@@ -10,7 +10,6 @@ from typing import Any
 
 import transformers as hf
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 SMALL: dict[str, Any] = {
     "vocab_size": 320, "bos_token_id": 1, "eos_token_id": 4, "pad_token_id": 0, "sep_token_id": 2,
@@ -54,6 +53,18 @@ SMALL: dict[str, Any] = {
 
 ALIKE = {"patch_size": 14, "image_size": 28, "depth": 1, "out_hidden_size": 32}
 """What towers beside the text have in common."""
+
+FAMILIES = (
+    "afmoe", "aria_text", "axk1", "axk2", "bailing_hybrid", "bart", "beam", "bert",
+    "bert-generation", "big_bird", "bigbird_pegasus", "biogpt", "blenderbot", "blenderbot-small",
+    "cohere", "cohere2_moe", "cwm", "deepseek_v2", "deepseek_v32", "deepseek_v4", "doge", "dots1",
+    "ernie4_5_moe", "exaone4", "exaone_moe", "falcon", "falcon_mamba", "flex_olmo", "flint",
+    "gemma3n_text", "gemma4_unified_text", "glm4_moe_lite", "glm_moe_dsa", "gpt_bigcode",
+    "granite_swa", "granitemoe", "granitemoe_swa", "granitemoeshared", "hunyuan_v1_moe", "hy_v3",
+    "hy_v4", "hyperclovax", "inkling2_text", "inkling_text", "iquestcoder", "jetmoe",
+    "kimi_linear", "kolibri1", "laguna", "lfm2_moe", "lfm3", "longcat_flash", "xglm", "zamba",
+)  # fmt: skip
+"""By their names in transformers; `zoo` has others, with settings of their own."""
 
 OWN: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"layer_group_size": 2},
@@ -147,15 +158,10 @@ OWN: dict[str, dict[str, Any]] = {
 """What a family needs beside, or needs otherwise."""
 
 
-def families() -> dict[str, str]:
-    """Family → its configuration's class, as transformers lists them."""
-    return {name: CONFIG_MAPPING_NAMES[name] for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
-
-
-def tiny(family: str) -> Any:
-    """A small configuration of the family."""
-    kind = getattr(hf, CONFIG_MAPPING_NAMES[family])
-    return kind(**{**small(kind), **OWN.get(family, {})})
+def tiny(family: str, **more: Any) -> Any:
+    """A small configuration of the family; raises AttributeError where transformers has none."""
+    kind = getattr(hf, CONFIG_MAPPING_NAMES.get(family, family))
+    return kind(**{**small(kind), **OWN.get(family, {}), **more})
 
 
 def small(kind: Any) -> dict[str, Any]:
@@ -169,11 +175,6 @@ def small(kind: Any) -> dict[str, Any]:
             inner = type(getattr(kind(), name))
         if hasattr(inner, "sub_configs"):
             towers = {n: v for n, v in ALIKE.items() if n in {f.name for f in fields(inner)}}
-            family = next((k for k, v in OWN.items() if k == inner.model_type), None)
-            chosen[name] = {
-                **towers,
-                **small(inner),
-                **OWN.get(family or "", {}),
-                "model_type": inner.model_type,
-            }
+            own = OWN.get(inner.model_type, {})
+            chosen[name] = {**towers, **small(inner), **own, "model_type": inner.model_type}
     return chosen

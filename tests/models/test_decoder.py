@@ -64,6 +64,13 @@ def test_a_model_whose_memory_is_wrong_is_refused(monkeypatch):
         Decoder(build("qwen3.5"))
 
 
+@pytest.mark.parametrize("name", ["nemotron-h", "zamba2"])
+def test_a_recurrent_step_that_differs_a_little_is_said(name):
+    """transformers' own; the share of a nat is measured when the model is first sampled from."""
+    with pytest.warns(UserWarning, match="samples are drawn from the first"):
+        Decoder(build(name))
+
+
 @pytest.mark.parametrize("name", ["qwen3.5", "mamba", "jamba", "lfm2", "mistral, window"])
 def test_no_response_leaks_into_another(name, tmp_path):
     """Layers with a state or a window never read several responses in one row."""

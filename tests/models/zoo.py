@@ -11,6 +11,8 @@ import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from models.families import FAMILIES, tiny
+
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -328,13 +330,18 @@ DECODERS |= {
         ("HeliumConfig", True),
     )
 }
-NAMES = [*DECODERS, *OTHERS]
+NAMES = [*DECODERS, *OTHERS, *FAMILIES]
 NO_CACHE = ("openai-gpt", "rwkv")
-SCALED = ("granite", "cohere2", "recurrent-gemma")  # logits are not hidden · weight
+SCALED = (  # logits are not hidden · weight
+    *("granite", "cohere2", "recurrent-gemma", "cohere", "cohere2_moe", "inkling_text"),
+    *("bert", "big_bird"),
+)
 
 
 def config_of(name: str, **more: Any) -> Any:
     """The configuration; raises AttributeError where transformers does not know it."""
+    if name in FAMILIES:
+        return tiny(name, **more)
     kind, own = DECODERS[name] if name in DECODERS else OTHERS[name]
     return getattr(hf, kind)(**{**(BASE if name in DECODERS else IDS), **own, **more})
 

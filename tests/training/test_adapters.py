@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -15,6 +17,7 @@ from erclip.records import Grade
 from erclip.training.batches import Sample, make_batch
 from erclip.training.packing import single_rows
 from erclip.training.policy import load_policy
+from erclip.training.policy.adapters import _is_more
 from erclip.training.updates import Updater, score_old
 
 LORA = {"rank": 4, "alpha": 8}
@@ -83,6 +86,34 @@ def test_what_is_saved_is_merged_and_what_peft_reads_is_the_policy(dtype, tmp_pa
     assert torch.equal(
         logits(PeftModel.from_pretrained(plain, tmp_path / "adapter")), logits(adapted.model)
     )
+
+
+def test_its_settings_are_the_same_bytes_in_every_process(tmp_path):
+    """peft writes sets, whose order hangs on the process."""
+    load_policy(settings()).save_model(tmp_path)
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert len(written["target_modules"]) == 7
+    for names in written.values():
+        assert not isinstance(names, list) or names == sorted(names)
+
+
+class Spelled(torch.nn.Linear):
+    """W x + b in words of its own, as Falcon's layers are."""
+
+    def forward(self, x):
+        return x @ self.weight.T + self.bias
+
+
+class Rounded(torch.nn.Linear):
+    """Something else."""
+
+    def forward(self, x):
+        return super().forward(x.mul(8).round().div(8))
+
+
+def test_a_linear_layer_with_a_forward_of_its_own_is_tried():
+    for kind, more in ((torch.nn.Linear, False), (Spelled, False), (Rounded, True)):
+        assert _is_more(kind(16, 24)) is more
 
 
 def test_a_checkpoint_brings_back_every_bit(tmp_path):

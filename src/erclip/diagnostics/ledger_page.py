@@ -14,7 +14,7 @@ from typing import Any
 from erclip.diagnostics import ledger_plots, what_if
 from erclip.diagnostics.what_if import Decision
 from erclip.errors import UserError
-from erclip.machine.files import read_json
+from erclip.machine.files import read_json, real
 from erclip.pages.sheet import Sheet, Table, percent
 from erclip.runs.ledger import Ledger, read_ledger
 
@@ -56,7 +56,7 @@ def ledger_sheet(
     except ValueError as error:
         raise UserError(str(error)) from None
     return Sheet(
-        title=f"Decision ledger of {run.resolve().name}",
+        title=f"Decision ledger of {real(run).name}",
         sentences=[*_sentences(ledger, rules), *_unmoved(ledger, change)],
         plots=[
             ledger_plots.share_by_band(ledger, rules.band, change),

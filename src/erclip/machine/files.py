@@ -17,6 +17,14 @@ from erclip.machine.locks import LOCK, Lock
 _SCRATCH = re.compile(r"\..*\.\d+\.partial")
 
 
+def real(path: Path) -> Path:
+    """The path without links, absolute; of links in a circle, the one that was met first.
+
+    `Path.resolve` raises RuntimeError there, in some releases of Python.
+    """
+    return Path(os.path.realpath(path))
+
+
 @contextmanager
 def whole_file(path: Path) -> Generator[Path]:
     """Yield a scratch file that takes the place of `path` at the end, when it is on the disk.
@@ -24,11 +32,11 @@ def whole_file(path: Path) -> Generator[Path]:
     A reader sees the old file or the new one. A link is followed; a device or a pipe is written to
     as it is.
     """
-    target = path.resolve() if path.is_symlink() else path
+    target = real(path) if path.is_symlink() else path
     if target.exists() and not target.is_file() and not target.is_dir():
         yield target
         return
-    scratch = target.with_name(f".{target.name[:40]}.{os.getpid()}.partial")
+    scratch = target.parent / f".{target.name[:40]}.{os.getpid()}.partial"
     try:
         yield scratch
         sync(scratch)
@@ -150,6 +158,7 @@ def new_folder(target: Path, what: str, command: str) -> Generator[Path]:
     Until then it is `<target>.partial`, locked, and taken over by the next try after a kill.
     """
     refuse_taken(target, what)
+    target = real(target)  # "." has no name to add to
     scratch = target.with_name(f"{target.name}.partial")
     if scratch.exists() and not (_is_empty(scratch) or (scratch / LOCK).is_file()):
         raise UserError(f"{scratch} is in the way of {what}: move it, or name another folder")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from erclip.errors import UserError
-from erclip.machine.files import read_json
+from erclip.machine.files import read_json, real
 from erclip.runs import names
 from erclip.runs.columns import COUNTERS, Collector, Row, Rows, decode
 from erclip.text import printable
@@ -61,7 +61,7 @@ def read_run(path: Path) -> Run:
     samples, sample_notes = _read_samples(path / "samples.jsonl")
     run = Run(
         path=path,
-        label=printable(path.resolve().name),
+        label=printable(real(path).name),
         config=config,
         rollouts=rollouts,
         updates=updates,
@@ -86,7 +86,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     """
     if not paths:
         raise UserError("no run directory was given; name at least one")
-    resolved = [path.resolve() for path in paths]
+    resolved = [real(path) for path in paths]
     for path, count in Counter(resolved).items():
         if count > 1:
             raise UserError(f"the run directory {path} was given {count} times; name it once")

@@ -19,6 +19,7 @@ from erclip.config import Config
 from erclip.config.other_names import rule_here
 from erclip.config.problems import one_sentence
 from erclip.errors import UserError, as_user_error
+from erclip.machine.files import real
 from erclip.machine.plugins import beside
 
 
@@ -115,7 +116,7 @@ def _find(source: str, beside: Path | None = None) -> Path:
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
+    if real(path) in seen:
         raise UserError(f"Recipe {path} extends itself; remove one `extends`.")
     with as_user_error(f"Recipe {path} cannot be read"):
         text = path.read_bytes()
@@ -128,7 +129,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return table
     if not isinstance(base, str):
         raise UserError(f"`extends` in {path} must name one recipe, not {base!r}.")
-    return merge(_read(_find(base, beside=path.parent), (*seen, path.resolve())), table)
+    return merge(_read(_find(base, beside=path.parent), (*seen, real(path))), table)
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -138,10 +139,12 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not separator or not all(keys):
         raise UserError(f"--set {text!r} is not of the form key.path=value.")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")
     except (ValueError, RecursionError):
-        parsed = value.strip()
-    return nested(keys, parsed)
+        parsed = {"value": value.strip()}
+    if len(parsed) > 1:
+        raise UserError(f"--set {text!r} sets several keys; give each a --set of its own.")
+    return nested(keys, parsed["value"])
 
 
 def nested(path: Sequence[str], value: Any) -> dict[str, Any]:

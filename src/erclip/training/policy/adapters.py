@@ -7,6 +7,7 @@ the adapters in peft's own format, and a run goes on from them and the model it 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -114,14 +115,24 @@ def _product(layer: Any, low: Tensor, high: Tensor, ndim: int) -> Tensor:
 
 def save_adapters(model: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Write `adapter/` as peft does: `PeftModel.from_pretrained(base, folder / "adapter")`."""
-    target = folder / FOLDER
-    model.peft_config[NAME].save_pretrained(target)
+    target, settings = folder / FOLDER, model.peft_config[NAME]
+    settings.save_pretrained(target)
+    _sort_sets(target / "adapter_config.json", settings)
     tensors = {
         PREFIX + name.replace(f".{NAME}.weight", ".weight"): value.contiguous()
         for name, value in weights.items()
         if ".lora_" in name
     }
     save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _sort_sets(file: Path, settings: Any) -> None:
+    """peft writes a set's names in another order in every process: in order, files are equal."""
+    written = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in vars(settings).items():
+        if isinstance(value, (set, frozenset)):
+            written[name] = sorted(value)
+    file.write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
 
 
 @torch.no_grad()

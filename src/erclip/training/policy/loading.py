@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from erclip.config import ModelConfig
@@ -53,6 +53,12 @@ def refuse_untrainable(model: Any, name: str) -> None:
         )
     if not learning:
         raise UserError(f"model.path = {name!r} has no weights that learn")
+    kind = type(model.config)
+    if kind.__module__.startswith("transformers.") and kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"model.path = {name!r} is read as {type(model).__name__}, which transformers cannot "
+            "read back from a folder as a language model; train another model"
+        )
 
 
 def model_folder(path: str) -> str:

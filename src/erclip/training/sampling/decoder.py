@@ -10,6 +10,7 @@ Letters: B sequences, L tokens, V vocabulary.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,9 +118,15 @@ class Decoder:
         if gap > LIMIT:
             self.whole_mask = False
             gap = self._alone(prompts, more, expected)
+        why = f"read token by token its log-probs are {gap:.2g} nats from those read at once"
         if not gap <= LIMIT:
-            why = f"read token by token its log-probs are {gap:.2g} nats from those read at once"
             raise UserError(_refusal(self.model, self._failure or why))
+        if gap > self._tolerance():
+            warnings.warn(
+                f"{type(self.model).__name__}, {why}: samples are drawn from the first, updates "
+                "measure from the second (sampler/logprob_diff says how far apart they are)",
+                stacklevel=3,
+            )
         limit = 2 * gap + self._tolerance()
         self.pads = self._gap(prompts, more, expected) <= limit
         if fixed and self.pads and self.whole_mask and why_not(self.model, self._cache) is None:
