@@ -147,6 +147,8 @@ def number(value: float, percent: bool = False) -> str:
     >>> number(0.37654), number(0.16, percent=True), number(12345.6), number(-2e-7)
     ('0.377', '16 %', '12,346', '−2e-07')
     """
+    if not math.isfinite(value):
+        return "–"
     value = 100 * value if percent else value
     unit = " %" if percent else ""
     if value and abs(value) < 1e-4:

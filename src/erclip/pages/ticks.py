@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axis import Axis
 from matplotlib.ticker import Formatter
 
+SMALL, LARGE = 1e-4, 1e7  # an axis that ends beyond them has powers of ten
 _DECIMALS = 6  # at most
 
 
@@ -26,10 +27,13 @@ class Ticks(Formatter):
     def format_ticks(self, values: Sequence[float]) -> list[str]:
         """All ticks of an axis."""
         shown = [100 * value if self.percent else value for value in values]
+        unit = " %" if self.percent else ""
+        largest = max(map(abs, shown), default=0.0)
+        if not (SMALL <= largest < LARGE or largest == 0):
+            return [f"{value:.3g}".replace("-", "−") + unit for value in shown]
         digits = [_decimals(value) for value in shown]
         if not isinstance(self.axis, Axis) or self.axis.get_scale() != "log":
             digits = [max(digits, default=0)] * len(digits)
-        unit = " %" if self.percent else ""
         return [tick(v, d) + unit for v, d in zip(shown, digits, strict=True)]
 
 

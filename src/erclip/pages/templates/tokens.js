@@ -13,7 +13,7 @@
     if (text !== undefined) node.textContent = text;
     return node;
   };
-  const number = (x) => (x === undefined ? "–" : Number(x.toPrecision(3)).toString());
+  const number = (x) => (x === undefined ? "–" : (x && Math.abs(x) < 1e-4 ? x.toExponential(2) : Number(x.toPrecision(3)).toString()).replaceAll("-", "−"));
   const rho = (d, i) => (d.h2[i] + FLOOR) / (d.h[i] + FLOOR);
   const ratio = (d, i) => Math.exp(d.p2[i] - d.p[i]);
   const level = (share) => Math.max(0, Math.min(LEVELS, Math.round(share * LEVELS)));
