@@ -101,6 +101,7 @@ test-vllm: .venv-vllm/.ready
 # The pages that are made from code.
 docs: setup
 	$(BIN)/python docs/metrics.py
+	$(BIN)/python docs/settings.py
 	$(BIN)/python docs/architecture.py
 	$(BIN)/python docs/models.py
 	$(BIN)/python docs/results.py

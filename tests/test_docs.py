@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from erclip.config import Config
+from erclip.config.keys import keys
 from erclip.runs.metrics import METRICS
 from erclip.study.design import read_study
 
@@ -76,6 +77,13 @@ def test_the_page_on_metrics_has_every_metric_as_it_is_declared():
     text = page["PAGE"].read_text()
     assert page["filled"](text) == text, "run `make docs`"
     assert sorted(re.findall(r"^\| `(.+?)`", text, re.M)) == sorted(METRICS)
+
+
+def test_the_page_on_settings_has_every_key_as_it_is_declared():
+    page = runpy.run_path(str(ROOT / "docs" / "settings.py"))
+    text = page["PAGE"].read_text()
+    assert page["filled"](text) == text, "run `make docs`"
+    assert set(re.findall(r"^\| `(.+?)`", text, re.M)) == {key.path for key in keys()}
 
 
 def test_the_page_on_rules_has_every_part_as_its_docstring_says():
