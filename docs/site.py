@@ -1,0 +1,68 @@
+"""Lay out the pages that the documentation's site is built from: `make docs-site`.
+
+The site has the pages of docs/ and three of the root. A link that leads out of them, to source or
+to recorded rows, becomes plain text: the site stands on its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = ROOT / "build" / "pages"
+OF_THE_ROOT = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "LOG.md": "log.md",
+}
+"""What a link to a page of the root becomes; all but the first are copied."""
+
+PICTURES = (".svg", ".png", ".csv")
+CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`(?!\]))", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])+)\]\((?!https?:|#)([^)\s#]+)(#[^)\s]*)?\)")
+
+
+def stage(out: Path = PAGES) -> list[Path]:
+    """Write every page of the site into `out`, which is emptied first; returns the pages."""
+    shutil.rmtree(out, ignore_errors=True)
+    sources = {path: path.relative_to(DOCS) for path in sorted(DOCS.rglob("*.md"))}
+    sources |= {ROOT / name: Path(page) for name, page in list(OF_THE_ROOT.items())[1:]}
+    for source, page in sources.items():
+        target = out / page
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(relinked(source, page), encoding="utf-8")
+    for picture in (path for path in DOCS.iterdir() if path.suffix in PICTURES):
+        shutil.copyfile(picture, out / picture.name)
+    return [out / page for page in sources.values()]
+
+
+def relinked(source: Path, page: Path) -> str:
+    """The text of `source` with links that hold on the site, where it is `page`."""
+
+    def linked(found: re.Match[str]) -> str:
+        text, target, place = found[1], (source.parent / found[2]).resolve(), found[3] or ""
+        at = _on_the_site(target)
+        if at is None:
+            return text
+        return f"[{text}]({os.path.relpath(at, page.parent)}{place})"
+
+    parts = CODE.split(source.read_text(encoding="utf-8"))
+    return "".join(part if i % 2 else LINK.sub(linked, part) for i, part in enumerate(parts))
+
+
+def _on_the_site(target: Path) -> Path | None:
+    """Where a file of the repository is on the site, if it is there."""
+    if target.parent == ROOT:
+        page = OF_THE_ROOT.get(target.name)
+        return Path(page) if page else None
+    inside = target.is_relative_to(DOCS) and target.suffix in (".md", *PICTURES)
+    return target.relative_to(DOCS) if inside else None
+
+
+if __name__ == "__main__":
+    stage()
