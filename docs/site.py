@@ -22,7 +22,9 @@ OF_THE_ROOT = {
 }
 """What a link to a page of the root becomes; all but the first are copied."""
 
-PICTURES = (".svg", ".png", ".csv")
+BESIDE = (".svg", ".png", ".csv", ".css")
+"""What pages need beside them."""
+
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`(?!\]))", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])+)\]\((?!https?:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
@@ -35,23 +37,24 @@ def stage(out: Path = PAGES) -> list[Path]:
     for source, page in sources.items():
         target = out / page
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(relinked(source, page), encoding="utf-8")
-    for picture in (path for path in DOCS.iterdir() if path.suffix in PICTURES):
-        shutil.copyfile(picture, out / picture.name)
+        text = source.read_text(encoding="utf-8")
+        target.write_text(relinked(text, source.parent, page), encoding="utf-8")
+    for file in (path for path in DOCS.iterdir() if path.suffix in BESIDE):
+        shutil.copyfile(file, out / file.name)
     return [out / page for page in sources.values()]
 
 
-def relinked(source: Path, page: Path) -> str:
-    """The text of `source` with links that hold on the site, where it is `page`."""
+def relinked(text: str, folder: Path, page: Path) -> str:
+    """The text of a page in `folder`, with links that hold on the site, where it is `page`."""
 
     def linked(found: re.Match[str]) -> str:
-        text, target, place = found[1], (source.parent / found[2]).resolve(), found[3] or ""
+        words, target, place = found[1], (folder / found[2]).resolve(), found[3] or ""
         at = _on_the_site(target)
         if at is None:
-            return text
-        return f"[{text}]({os.path.relpath(at, page.parent)}{place})"
+            return words
+        return f"[{words}]({os.path.relpath(at, page.parent)}{place})"
 
-    parts = CODE.split(source.read_text(encoding="utf-8"))
+    parts = CODE.split(text)
     return "".join(part if i % 2 else LINK.sub(linked, part) for i, part in enumerate(parts))
 
 
@@ -60,7 +63,7 @@ def _on_the_site(target: Path) -> Path | None:
     if target.parent == ROOT:
         page = OF_THE_ROOT.get(target.name)
         return Path(page) if page else None
-    inside = target.is_relative_to(DOCS) and target.suffix in (".md", *PICTURES)
+    inside = target.is_relative_to(DOCS) and target.suffix in (".md", *BESIDE)
     return target.relative_to(DOCS) if inside else None
 
 
