@@ -25,8 +25,9 @@ OF_THE_ROOT = {
 BESIDE = (".svg", ".png", ".csv", ".css")
 """What pages need beside them."""
 
-CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`(?!\]))", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])+)\]\((?!https?:|#)([^)\s#]+)(#[^)\s]*)?\)")
+CODE = r"^```.*?^```$|`[^`\n]+`"
+LINK = r"\[((?:[^\[\]]|\[[^\[\]]*\])+)\]\((?!https?:|#)([^)\s#]+)(#[^)\s]*)?\)"
+LINK_OR_CODE = re.compile(f"{LINK}|{CODE}", re.MULTILINE | re.DOTALL)
 
 
 def stage(out: Path = PAGES) -> list[Path]:
@@ -39,8 +40,11 @@ def stage(out: Path = PAGES) -> list[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         text = source.read_text(encoding="utf-8")
         target.write_text(relinked(text, source.parent, page), encoding="utf-8")
-    for file in (path for path in DOCS.iterdir() if path.suffix in BESIDE):
-        shutil.copyfile(file, out / file.name)
+    for file in [*DOCS.iterdir(), *ROOT.glob("results/*/*.svg")]:
+        if file.suffix in BESIDE:
+            target = out / _on_the_site(file)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
     return [out / page for page in sources.values()]
 
 
@@ -48,14 +52,15 @@ def relinked(text: str, folder: Path, page: Path) -> str:
     """The text of a page in `folder`, with links that hold on the site, where it is `page`."""
 
     def linked(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return found[0]  # code
         words, target, place = found[1], (folder / found[2]).resolve(), found[3] or ""
         at = _on_the_site(target)
         if at is None:
             return words
         return f"[{words}]({os.path.relpath(at, page.parent)}{place})"
 
-    parts = CODE.split(text)
-    return "".join(part if i % 2 else LINK.sub(linked, part) for i, part in enumerate(parts))
+    return LINK_OR_CODE.sub(linked, text)
 
 
 def _on_the_site(target: Path) -> Path | None:
@@ -63,8 +68,9 @@ def _on_the_site(target: Path) -> Path | None:
     if target.parent == ROOT:
         page = OF_THE_ROOT.get(target.name)
         return Path(page) if page else None
-    inside = target.is_relative_to(DOCS) and target.suffix in (".md", *BESIDE)
-    return target.relative_to(DOCS) if inside else None
+    if target.is_relative_to(DOCS) and target.suffix in (".md", *BESIDE):
+        return target.relative_to(DOCS)
+    return target.relative_to(ROOT) if target.match("results/*/*.svg") else None
 
 
 if __name__ == "__main__":

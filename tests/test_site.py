@@ -51,6 +51,7 @@ def test_a_link_leads_to_a_page_or_picture_of_the_site(pages):
         ("[rules](rules.md#terms)", "[rules](rules.md#terms)"),
         ("[net](https://a.b/c)", "[net](https://a.b/c)"),
         ("![a](loop.svg)", "![a](loop.svg)"),
+        ("![a](../results/core-8/effects.svg)", "![a](results/core-8/effects.svg)"),
         ("`[a](../LICENSE)`", "`[a](../LICENSE)`"),
         ("```python\nx[0](../LICENSE)\n```", "```python\nx[0](../LICENSE)\n```"),
     ],
