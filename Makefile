@@ -127,6 +127,7 @@ test-vllm: .venv-vllm/.ready
 # The pages that are made from code.
 docs: setup
 	$(BIN)/python docs/metrics.py
+	$(BIN)/python docs/settings.py
 	$(BIN)/python docs/architecture.py
 	$(BIN)/python docs/models.py
 	$(BIN)/python docs/results.py
@@ -183,3 +184,22 @@ gpu-bundle:
 
 gpu:
 	$(PYTHON) benchmarks/gpu/run.py --bundle $(BUNDLE) --minutes $(MINUTES) --device $(DEVICE) --out $(OUT) $(if $(STEPS),--only $(STEPS))
+
+# The documentation as a site, in an environment of its own; any warning fails. Open build/site/index.html.
+.PHONY: docs-site dist
+docs-site: .venv-docs/.ready
+	.venv-docs/bin/python docs/site.py
+	.venv-docs/bin/zensical build --clean --strict
+
+.venv-docs/.ready: constraints-docs.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q -c constraints-docs.txt zensical mkdocstrings-python
+	touch $@
+
+# What a registry would get, checked as it would check it.
+dist:
+	rm -rf dist
+	test -x .venv-dist/bin/python || $(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install -q build twine
+	.venv-dist/bin/python -m build
+	.venv-dist/bin/twine check --strict dist/*

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import email
 import os
 import re
 import subprocess
 import sys
 import tomllib
 import venv
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -113,6 +115,20 @@ for wing in (erclip.losses, erclip.ops):
 
 def test_the_base_wheel_runs_what_the_pages_print(bare):
     check_core(bare)
+
+
+def test_what_a_registry_shows_needs_no_repository(wheel):
+    """The description in the metadata: the README's words, without its pictures and inner links."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode()
+    found = email.message_from_string(text)
+    assert found["Description-Content-Type"] == "text/markdown"
+    description = found.get_payload()
+    assert description.startswith("# erclip\n")
+    assert "from erclip import entropy_ratio_clip" in description
+    assert "[arXiv 2512.05591](https://arxiv.org/abs/2512.05591)" in description
+    assert re.findall(r"!\[|\]\((?!https?://)", description) == []
 
 
 @pytest.mark.slow

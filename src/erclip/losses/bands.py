@@ -69,17 +69,18 @@ class bandpo(Surrogate):
 def _kl_bounds(logprobs: Tokens, radius: float) -> tuple[Tokens, Tokens]:
     """The two probabilities π with KL(μ‖π) = radius: one in (0, μ], one in [μ, 1)."""
     mu, rest = logprobs.exp().clamp(max=1), (-torch.expm1(logprobs)).clamp(min=0)
-
-    def divergence(p: Tokens) -> Tokens:
-        one = torch.where(mu > 0, mu * (mu / p).log(), 0.0)
-        return one + torch.where(rest > 0, rest * (rest / (1 - p)).log(), 0.0)
-
     found = []
     for edge in (torch.zeros_like(mu), torch.ones_like(mu)):
         outside, inside = edge, mu
         for _ in range(HALVINGS):
             middle = (outside + inside) / 2
-            near = divergence(middle) <= radius
+            near = _divergence(mu, rest, middle) <= radius
             inside, outside = torch.where(near, middle, inside), torch.where(near, outside, middle)
         found.append(inside)
     return found[0], found[1]
+
+
+def _divergence(mu: Tokens, rest: Tokens, p: Tokens) -> Tokens:
+    """KL(μ‖p) as Bernoulli, with rest = 1 − μ."""
+    one = torch.where(mu > 0, mu * (mu / p).log(), 0.0)
+    return one + torch.where(rest > 0, rest * (rest / (1 - p)).log(), 0.0)

@@ -58,38 +58,39 @@ def prepare(
             "rounded log-probs make ratios noise."
         )
 
-    def blank(name: str, tensor: Tensor) -> Tensor:
-        shape, inside = tensor.shape, mask
-        if name in TOP:
-            shape, inside = shape[:-1], mask[..., None]
-        if shape != mask.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, mask has {tuple(mask.shape)}; "
-                "all token tensors of a loss share one shape."
-            )
-        return torch.where(inside, tensor, False if tensor.dtype == torch.bool else 0.0)
-
-    def constant(name: str, tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else blank(name, tensor.detach())
-
-    logprobs = blank("logprobs", logprobs)
-    old_logprobs = blank("old_logprobs", old_logprobs.detach())
+    logprobs = _blank("logprobs", logprobs, mask)
+    old_logprobs = _blank("old_logprobs", old_logprobs.detach(), mask)
     live_entropies = None
     if live and entropies is not None and entropies.requires_grad >= logprobs.requires_grad:
-        live_entropies = blank("entropies", entropies)
-    blanked: dict[str, Any] = {name: constant(name, value) for name, value in optional.items()}
+        live_entropies = _blank("entropies", entropies, mask)
+    correct = None if correct is None else per_token(correct.bool(), mask)
+    constants = {"entropies": entropies, "correct": correct, **optional}
+    blanked: dict[str, Any] = {
+        name: None if value is None else _blank(name, value.detach(), mask)
+        for name, value in constants.items()
+    }
     return LossInputs(
         logprobs=logprobs,
         old_logprobs=old_logprobs,
         ratio=(logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(),
-        advantages=blank("advantages", per_token(advantages, mask)),
+        advantages=_blank("advantages", per_token(advantages, mask), mask),
         mask=mask,
-        entropies=constant("entropies", entropies),
         live_entropies=live_entropies,
-        top_logprobs=None if top_logprobs is None else blank("top_logprobs", top_logprobs),
-        correct=None if correct is None else constant("correct", per_token(correct.bool(), mask)),
+        top_logprobs=None if top_logprobs is None else _blank("top_logprobs", top_logprobs, mask),
         **blanked,
     )
+
+
+def _blank(name: str, tensor: Tensor, mask: Tensor) -> Tensor:
+    shape, inside = tensor.shape, mask
+    if name in TOP:
+        shape, inside = shape[:-1], mask[..., None]
+    if shape != mask.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}, mask has {tuple(mask.shape)}; "
+            "all token tensors of a loss share one shape."
+        )
+    return torch.where(inside, tensor, False if tensor.dtype == torch.bool else 0.0)
 
 
 def per_token(values: Tensor, mask: Tensor) -> Tensor:

@@ -204,26 +204,25 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         self, inputs: LossInputs, statistics: Statistics, num_tokens: float | Tensor
     ) -> LossOutput:
         mask = inputs.mask
-
-        def run(part: Any) -> Any:
-            own = statistics_of(part, statistics) if isinstance(part, MiniBatchRule) else None
-            return part(inputs if own is None else replace(inputs, statistics=own))
-
-        objective, fired = _checked(run(self.surrogate), SurrogateOutput, self.surrogate)
+        out = _of(self.surrogate, inputs, statistics)
+        objective, fired = _checked(out, SurrogateOutput, self.surrogate)
         clipped, weights, terms = _masked(fired, mask), {}, {}
         if self.importance is not None:
-            weights = _shares({name_of(self.importance): run(self.importance)}, mask)
+            weights = _shares(
+                {name_of(self.importance): _of(self.importance, inputs, statistics)}, mask
+            )
             objective = weights[name_of(self.importance)] * objective
         inputs = replace(inputs, clipped=dict(clipped))
         for constraint in self.constraints:
-            flags, shares = _checked(run(constraint), ConstraintOutput, constraint)
+            out = _of(constraint, inputs, statistics)
+            flags, shares = _checked(out, ConstraintOutput, constraint)
             flags, shares = _masked(flags, mask), _shares(shares, mask)
             objective = _held(objective, flags, shares)
             _merge(clipped, flags, operator.or_)
             _merge(weights, shares, operator.mul)
         loss = self.aggregate(objective, mask, num_tokens)
         for term in self.terms:
-            cost = torch.where(mask, run(term), 0.0)
+            cost = torch.where(mask, _of(term, inputs, statistics), 0.0)
             if weight_of(term):
                 loss = loss + weight_of(term) * cost.sum() / num_tokens
             _merge(terms, {name_of(term): cost.detach()}, operator.add)
@@ -235,6 +234,12 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
             weights=weights,
             terms=terms,
         )
+
+
+def _of(part: Any, inputs: LossInputs, statistics: Statistics) -> Any:
+    """What a part makes of the inputs; a rule over the mini-batch gets its own statistics."""
+    own = statistics_of(part, statistics) if isinstance(part, MiniBatchRule) else None
+    return part(inputs if own is None else replace(inputs, statistics=own))
 
 
 def _drawn(inputs: LossInputs) -> LossInputs:

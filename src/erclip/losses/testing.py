@@ -223,19 +223,19 @@ def _concatenate(parts: Sequence[Result]) -> Result:
 
 def _same(one: Result, other: Result, words: str, columns: slice = slice(None)) -> None:
     """The same decisions, and the same numbers but for the last bits of a float64 sum."""
-
-    def close(a: Tensor, b: Tensor) -> bool:
-        return torch.allclose(a, b, rtol=1e-10, atol=1e-13)
-
-    assert close(one.out.loss.detach(), other.out.loss.detach()), f"{words} (the loss)."
-    assert close(one.gradient, other.gradient[..., columns]), f"{words} (the gradient)."
+    assert _close(one.out.loss.detach(), other.out.loss.detach()), f"{words} (the loss)."
+    assert _close(one.gradient, other.gradient[..., columns]), f"{words} (the gradient)."
     for kind in ("clipped", "weights", "terms"):
         first, second = getattr(one.out, kind), getattr(other.out, kind)
         assert list(first) == list(second), f"{words} (the names of its {kind})."
         for name, values in first.items():
             found = second[name][..., columns]
-            alike = torch.equal(values, found) if kind == "clipped" else close(values, found)
+            alike = torch.equal(values, found) if kind == "clipped" else _close(values, found)
             assert alike, f"{words} ({name})."
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-10, atol=1e-13)
 
 
 def _column(like: Tensor, value: float | bool) -> Tensor:

@@ -58,9 +58,9 @@ def layer_logprob_entropy(
 ) -> LogprobEntropy:
     """`linear_logprob_entropy` of `layer(hidden)`: an `nn.Linear`, or peft's LoRA layer around one.
 
-    h Wᵀ + s (h Aᵀ) Bᵀ = [h, s h Aᵀ] [W, B]ᵀ (LoRA, arXiv 2106.09685) is one product, in which W is
-    not rounded to W + s B A. [W, B] and its gradient are formed whole, V × (D + r) each, although a
-    frozen W needs none.
+    `h Wᵀ + s (h Aᵀ) Bᵀ = [h, s h Aᵀ] [W, B]ᵀ` (LoRA, arXiv 2106.09685) is one product, in which W
+    is not rounded to W + s B A. `[W, B]` and its gradient are formed whole, V × (D + r) each,
+    although a frozen W needs none.
 
     Raises:
         ValueError: an adapter that is no plain LoRA, or that has dropout or a bias.
