@@ -44,7 +44,9 @@ def loss_tensors(batch: Batch, new: Scored | None, old: Scored | None = None) ->
     return {**tensors, **own}
 
 
-def _sampler_logprobs(batch: Batch, old: Tensor) -> Tensor:
+def _sampler_logprobs(batch: Batch, old: Tensor | None) -> Tensor | None:
     """An engine's log-probs; where there are none, TRL's sampler was the old policy."""
     sampled = batch.get("sampling_per_token_logps")
-    return old if sampled is None else torch.where(sampled.isnan(), old, sampled)
+    if sampled is None or old is None:
+        return old
+    return torch.where(sampled.isnan(), old, sampled)
