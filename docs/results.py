@@ -18,7 +18,7 @@ from erclip.pages import canvas
 from erclip.pages.sheet import Table, markdown_table
 from erclip.statistics import Interval, p_value
 from erclip.study.design import Study, read_study
-from erclip.study.figures import draw_effects, style
+from erclip.study.figures import draw_effects, styles
 from erclip.study.findings import Findings
 from erclip.study.results import (
     Runs,
@@ -149,7 +149,8 @@ def overview() -> str:
         }
     panels = tuple(f"final avg@4, {at}" for at in ("each at its best learning rate", "mean of all"))
     svg = draw_effects(rows, list(RULES), panels)
-    return canvas.standalone(svg, [style(i).key(rule) for i, rule in enumerate(RULES)])
+    looks = styles(RULES)
+    return canvas.standalone(svg, [looks[rule].key(rule) for rule in RULES])
 
 
 def table(found: re.Match[str]) -> str:

@@ -42,6 +42,7 @@ DASHES = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.5)), "thin": 
 _HALF_WIDTH, _FULL_WIDTH = 5.6, 11.6  # inches: a card of one column, a card of two
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = re.compile(r"(?:@media \(prefers-color-scheme: dark\) \{\s*)?:root \{[^}]*\}(?:\s*\})?")
+STEPS = (1, 2, 2.5, 5, 10)  # between ticks
 HOVERED = 400  # points of a curve whose values can be asked for
 _MARKERS_UP_TO = 30  # points: a curve with more of them is drawn without markers
 
@@ -103,7 +104,7 @@ def figure(
         grid = fig.subplots(rows, columns, squeeze=False, sharex=stacked, sharey=share_y)
         axes = list(grid.flat)
         for ax in axes:
-            ax.xaxis.set_major_locator(MaxNLocator(nbins=6 if columns > 2 else 8))
+            ax.xaxis.set_major_locator(MaxNLocator(6 if columns > 2 else 8, steps=STEPS))
             ax.xaxis.set_major_formatter(Ticks())
             ax.yaxis.set_major_formatter(Ticks())
             ax.tick_params(labelleft=True)  # of shared axes, too: a panel may stand alone

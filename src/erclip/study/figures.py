@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from markupsafe import escape
 from matplotlib.axes import Axes
 
 from erclip.pages import canvas
@@ -49,6 +48,11 @@ def style(index: int) -> Style:
     return Style(SERIES[ORDER[index % len(ORDER)]], LINES[turn], MARKERS[turn])
 
 
+def styles(rules: Iterable[str]) -> dict[str, Style]:
+    """One for each rule, the same on all figures of a study; no rule has the first."""
+    return {rule: style(i) for i, rule in enumerate(dict.fromkeys((NO_RULE, *rules)))}
+
+
 def effects_plot(findings: Findings) -> dict[str, Plot]:
     """Every rule minus no rule, by regime and surrogate, and pooled over them."""
     effects = [effect for effect in findings.pooled if effect.against == NO_RULE]
@@ -62,7 +66,7 @@ def effects_plot(findings: Findings) -> dict[str, Plot]:
         "Bars: 95 % intervals over seeds, not corrected for their number. On the line a "
         "rule changes nothing."
     )
-    keys = tuple(style(i).key(rule) for i, rule in enumerate(rules))
+    keys = tuple(look.key(rule) for rule, look in styles(rules).items() if rule != NO_RULE)
     return {"effects.svg": Plot("Each rule minus no rule", caption, svg, keys, wide=True)}
 
 
@@ -99,8 +103,8 @@ def draw_effects(rows: Effects, rules: Sequence[str], panels: Sequence[str]) -> 
 
 def _draw_panel(ax: Axes, rows: Effects, rules: Sequence[str], panel: int) -> None:
     ax.axvline(0.0, color=canvas.INK, linewidth=1.0)
-    dots: dict[int, list[tuple[float, float, str]]] = {}
-    labels = list(rows)
+    dots: dict[str, list[tuple[float, float, str]]] = {}
+    labels, looks = list(rows), styles(rules)
     for place, found in enumerate(rows.values()):
         for index, rule in enumerate(rules):
             own = found[rule][panel] if rule in found else None
@@ -108,12 +112,12 @@ def _draw_panel(ax: Axes, rows: Effects, rules: Sequence[str], panel: int) -> No
                 continue
             y = place + 0.7 / len(rules) * (index - (len(rules) - 1) / 2)
             half = 0.0 if math.isnan(own.half) else own.half
-            look = style(index)
-            dots.setdefault(index, []).append((own.mean, y, f"{labels[place]}: {signed(own)}"))
+            look = looks[rule]
+            dots.setdefault(rule, []).append((own.mean, y, f"{labels[place]}: {signed(own)}"))
             ax.errorbar(own.mean, y, xerr=half, fmt=look.marker, markersize=4, color=look.color)
-    for index, found in dots.items():
-        x, y, said = zip(*found, strict=True)
-        trace(ax, Trace(rules[index], style(index).color, x, y, names=said), "point")
+    for rule, points in dots.items():
+        x, y, said = zip(*points, strict=True)
+        trace(ax, Trace(rule, looks[rule].color, x, y, names=said), "point")
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
@@ -127,24 +131,27 @@ def frontier_plots(findings: Findings) -> dict[str, Plot]:
         fronts = [own for own in findings.fronts if own.regime == regime]
         if not fronts:
             continue
-        rules = list(dict.fromkeys(own.rule for own in fronts))  # no rule first
+        shown = {own.rule for own in fronts}
+        rules = [effect.rule for effect in findings.pooled if effect.against == NO_RULE]
+        looks = styles([*rules, *(own.rule for own in fronts)])
         surrogates = list(dict.fromkeys(own.surrogate for own in fronts))
         with canvas.figure(len(surrogates), wide=len(surrogates) > 1) as (fig, axes):
             for ax, surrogate in zip(axes, surrogates, strict=True):
                 for own in fronts:
                     if own.surrogate == surrogate:
-                        _draw_front(ax, own, style(rules.index(own.rule)))
+                        _draw_front(ax, own, looks[own.rule])
                 ax.set_title(surrogate, loc="left")
                 ax.set_xlabel(f"final accuracy, {asked.gained if asked else ''}")
                 ax.set_ylabel(f"final accuracy, {regime}")
-            svg = canvas.to_svg(fig, f"accuracy kept under {escape(regime)} over accuracy gained")
+            svg = canvas.to_svg(fig, f"accuracy kept under {regime} over accuracy gained")
         caption = (
             "A dot per setting, means over seeds; a line per method joins those that no other "
             "setting of it beats in both. A rule helps where its lines lie above that of no rule."
         )
-        keys = tuple(style(i).key(rule) for i, rule in enumerate(rules))
+        keys = tuple(look.key(rule) for rule, look in looks.items() if rule in shown)
         title = f"The frontier: {regime}"
-        drawn[f"frontier-{slug(regime)}.svg"] = Plot(title, caption, svg, keys, wide=True)
+        wide = len(surrogates) > 1
+        drawn[f"frontier-{slug(regime)}.svg"] = Plot(title, caption, svg, keys, wide)
     return drawn
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from markupsafe import escape
 from matplotlib.axes import Axes
 
 from erclip.machine.files import write_text
@@ -103,7 +102,7 @@ def _family_plots(
         with canvas.figure(3, wide=True) as (fig, axes):
             draw(axes, family, points)
             keys = tuple(style(i).key(runs.method.name) for i, runs in enumerate(family))
-            svg = canvas.to_svg(fig, f"{title} of {escape(named)} and its variants")
+            svg = canvas.to_svg(fig, f"{title} of {named} and its variants")
         drawn[f"{slug(named)}-{name}.svg"] = Plot(
             f"{named}: {title}", caption, svg, keys, wide=True
         )
