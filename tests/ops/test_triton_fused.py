@@ -5,6 +5,8 @@ The interpreter multiplies no bf16.
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
 import torch
 
@@ -39,7 +41,9 @@ def inputs(dtype, n=21, d=40, v=133):
 def cuts(module):
     """No block divides 21 rows, 133 columns or 40 deep; several parts; both ways of loading."""
     small = {"rows": 16, "columns": 32, "inner": 16, "warps": 4, "stages": 2, "span": 2, "group": 2}
-    return [module.Blocks(**small, descriptors=way) for way in (False, True)]
+    counts_elements = INTERPRETED and version("triton").startswith("3.4.")  # where bytes are meant
+    ways = (False,) if counts_elements else (False, True)
+    return [module.Blocks(**small, descriptors=way) for way in ways]
 
 
 @here
