@@ -48,6 +48,7 @@ def settings(*constraints, **model):
         {
             "model": model,
             "loss": {"constraints": constraints, "positive_nll": 0.1, "kl": kl},
+            "sampler": {"max_tokens": 24},
             "trainer": {"grad_clip": math.inf, "token_budget": 150, "warmup_updates": 0},
         }
     )

@@ -23,7 +23,9 @@ def rounded(**more):
 
 def config(**trainer):
     erc = {"constraints": ["entropy_ratio_clip"]}
-    return Config.model_validate({"loss": erc, "trainer": {"warmup_updates": 0, **trainer}})
+    sampler = {"max_tokens": 24}
+    own = {"warmup_updates": 0, **trainer}
+    return Config.model_validate({"loss": erc, "sampler": sampler, "trainer": own})
 
 
 def batches(responses, policy, budget=300):
