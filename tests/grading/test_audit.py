@@ -1,6 +1,7 @@
 """Two graders on the same saved responses."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,5 @@ def test_a_line_that_is_no_response_is_named(tmp_path, text):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*nowhere\.jsonl"):
         audit(tmp_path / "nowhere.jsonl")
+    with pytest.raises(UserError, match="is a device"):
+        audit(Path("/dev/zero"))

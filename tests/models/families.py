@@ -62,7 +62,9 @@ FAMILIES = (
     "gemma3n_text", "gemma4_unified_text", "glm4_moe_lite", "glm_moe_dsa", "gpt_bigcode",
     "granite_swa", "granitemoe", "granitemoe_swa", "granitemoeshared", "hunyuan_v1_moe", "hy_v3",
     "hy_v4", "hyperclovax", "inkling2_text", "inkling_text", "iquestcoder", "jetmoe",
-    "kimi_linear", "kolibri1", "laguna", "lfm2_moe", "lfm3", "longcat_flash", "xglm", "zamba",
+    "kimi_linear", "kolibri1", "laguna", "lfm2_moe", "lfm3", "longcat_flash",
+    "minimax_m3_vl_text", "ministral3", "modernbert-decoder", "nanochat", "xglm", "xlstm",
+    "zamba",
 )  # fmt: skip
 """By their names in transformers; `zoo` has others, with settings of their own."""
 

@@ -334,7 +334,7 @@ NAMES = [*DECODERS, *OTHERS, *FAMILIES]
 NO_CACHE = ("openai-gpt", "rwkv")
 SCALED = (  # logits are not hidden · weight
     *("granite", "cohere2", "recurrent-gemma", "cohere", "cohere2_moe", "inkling_text"),
-    *("bert", "big_bird"),
+    *("bert", "big_bird", "xlstm", "modernbert-decoder"),
 )
 
 

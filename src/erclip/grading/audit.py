@@ -152,6 +152,8 @@ class Row(NamedTuple):
 
 def _batches(path: Path) -> Iterator[list[Row]]:
     rows: list[Row] = []
+    if path.is_char_device():  # some never end
+        raise UserError(f"{path} is a device; give a file of responses")
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):

@@ -26,8 +26,9 @@ from erclip.training.sampling.cache import growing_cache, take_rows
 from erclip.training.sampling.fixed import PAYS, FixedReader, why_not
 
 PROMPTS = ((1, 2, 3), (4, 5, 6, 7, 8, 9))  # made up: of two lengths, so that one is padded
-MORE = (10, 11, 12)  # read after them, one by one
+MORE = tuple(range(10, 18))  # read after them, one by one: what a step does wrong adds up
 EXACT, ROUNDED = 1e-4, 2e-2  # nats that padding may add, in float32 and in 16 bits
+SAID = 2e-5  # nats in float32, twenty times rounding; in 16 bits ROUNDED
 LIMIT = 0.2  # nats; the recurrent steps of some models round like 16 bits do
 FAILURES = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
@@ -121,7 +122,7 @@ class Decoder:
         why = f"read token by token its log-probs are {gap:.2g} nats from those read at once"
         if not gap <= LIMIT:
             raise UserError(_refusal(self.model, self._failure or why))
-        if gap > self._tolerance():
+        if gap > self._tolerance(SAID):
             warnings.warn(
                 f"{type(self.model).__name__}, {why}: samples are drawn from the first, updates "
                 "measure from the second (sampler/logprob_diff says how far apart they are)",
@@ -136,9 +137,9 @@ class Decoder:
     def _alone(self, prompts: Any, more: Sequence[int], expected: Sequence[Tensor]) -> float:
         return max(self._gap([p], more, [e]) for p, e in zip(prompts, expected, strict=True))
 
-    def _tolerance(self) -> float:
+    def _tolerance(self, exactly: float = EXACT) -> float:
         exact = self.model.dtype in (torch.float32, torch.float64)
-        return EXACT if exact and autocast_dtype(self.model) is None else ROUNDED
+        return exactly if exact and autocast_dtype(self.model) is None else ROUNDED
 
     def _at_once(self, prompt: Sequence[int], more: Sequence[int]) -> Float[Tensor, "L V"]:
         """Log-probs after the prompt and after each further token, in one pass without a cache."""
