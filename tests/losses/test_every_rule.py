@@ -95,6 +95,7 @@ EXAMPLES = [
     erclip.positive_nll(0.3),
     erclip.kl_penalty(0.3),
     erclip.kl_penalty(0.3, "k1"),
+    erclip.kl_penalty(0.3, corrected=True),
     erclip.entropy_bonus(0.2),
 ]
 

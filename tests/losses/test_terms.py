@@ -116,6 +116,41 @@ def test_weight_zero_is_measured_and_adds_nothing():
     assert out.terms["kl_penalty"].sum() > 0
 
 
+def test_a_corrected_k3_is_kl_of_the_policy_under_an_older_ones_tokens():
+    """Over a whole distribution: Σ_a μ(a) · cost of token a is KL(π‖π_ref), so is its gradient."""
+    generator = torch.Generator().manual_seed(0)
+    normal = {"generator": generator, "dtype": torch.float64}
+    z = (0.5 * torch.randn(5, **normal)).requires_grad_()
+    old, reference = (torch.log_softmax(0.5 * torch.randn(5, **normal), -1) for _ in range(2))
+    log_p = torch.log_softmax(z, -1)
+    kl = (log_p.exp() * (log_p - reference)).sum()
+    out = policy_loss(reinforce(), terms=[kl_penalty(1.0, corrected=True)])(
+        logprobs=log_p[:, None],
+        old_logprobs=old[:, None],
+        advantages=torch.zeros(5, 1, dtype=torch.float64),
+        mask=torch.ones(5, 1, dtype=torch.bool),
+        reference_logprobs=reference[:, None],
+        num_tokens=1,
+    )
+    costs = out.terms["kl_penalty"][:, 0]
+    assert (old.exp() * costs).sum().item() == pytest.approx(kl.item(), rel=1e-12)
+    (want,) = torch.autograd.grad(kl, z, retain_graph=True)
+    d = log_p - reference
+    cost = (log_p - old).exp() * ((-d).exp() - 1 + d)
+    torch.testing.assert_close(costs, cost.detach(), rtol=1e-12, atol=0)
+    (got,) = torch.autograd.grad((old.exp() * cost).sum(), z, retain_graph=True)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+    (of_loss,) = torch.autograd.grad(out.loss, z, retain_graph=True)
+    (of_cost,) = torch.autograd.grad(cost.sum(), z)
+    torch.testing.assert_close(of_loss, of_cost, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_correction_of_another_estimator_is_refused():
+    with pytest.raises(ValueError, match="corrected goes with estimator = 'k3', not 'k1'"):
+        kl_penalty(1.0, "k1", corrected=True)
+
+
 @pytest.mark.parametrize("make", [lambda: kl_penalty(-1.0), lambda: kl_penalty(1.0, "k4")])
 @pytest.mark.usefixtures("unchecked")
 def test_bad_settings_are_refused(make):

@@ -47,7 +47,7 @@ def config(**settings):
             {"steps_per_generation": 2, "gradient_accumulation_steps": 4},
             r"set steps_per_generation = 32",
         ),
-        ({"loss": {"surrogate": "ppo"}}, "loss.surrogate = 'ppo': no .* did you mean 'ppo_clip'"),
+        ({"loss": {"surrogate": "ppo"}}, "loss.surrogate = 'ppo': ppo is called ppo_clip here"),
         (
             {"loss": {"terms": [{"kind": "positive_nll"}]}},
             r"loss: positive_nll needs verdicts.*numbers; leave it out",

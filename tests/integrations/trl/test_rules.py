@@ -48,7 +48,7 @@ def rollout(prompts, trainer):
     """A sampler beside the policy: it says log-probs, some of which it does not know."""
     texts = ["1+2=3", "1+2+3=6"]
     ids = [trainer._tokenizer.encode(texts[i % 2]) for i, _ in enumerate(prompts)]
-    given = [[None, math.nan] + [-1.0 - 0.1 * i for i in range(len(row) - 2)] for row in ids]
+    given = [[math.nan, math.nan] + [-1.0 - 0.1 * i for i in range(len(row) - 2)] for row in ids]
     return {"prompt_ids": ids, "completion_ids": ids, "logprobs": given}
 
 

@@ -8,7 +8,7 @@ from peft import LoraConfig
 from torch import nn
 
 from erclip.errors import UserError
-from erclip.integrations.trl import ERCTrainer
+from erclip.integrations.trl import ERCTrainer, scoring
 
 from .conftest import gradients, history, next_batches
 

@@ -24,7 +24,9 @@ def llava():
         vocab_size=24, num_hidden_layers=2, num_key_value_heads=2, initializer_range=0.3, **SMALL
     )
     vision = CLIPVisionConfig(image_size=8, patch_size=4, num_hidden_layers=2, **SMALL)
-    model = LlavaForConditionalGeneration(LlavaConfig(vision, text, image_token_index=IMAGE))
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE)
+    )
     return model, {"pixel_values": torch.randn(2, 3, 8, 8)}
 
 
@@ -38,7 +40,9 @@ def qwen2_vl():
         "depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "patch_size": 4,
         "mlp_ratio": 1,
     }  # fmt: skip
-    config = Qwen2VLConfig(text, vision, image_token_id=IMAGE, vision_start_token_id=18)
+    config = Qwen2VLConfig(
+        text_config=text, vision_config=vision, image_token_id=IMAGE, vision_start_token_id=18
+    )
     images = {
         "pixel_values": torch.randn(2 * 16, 3 * 2 * 4 * 4),
         "image_grid_thw": torch.tensor([[1, 4, 4]] * 2),

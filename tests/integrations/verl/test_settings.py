@@ -214,3 +214,16 @@ def test_recipes_say_what_the_toml_recipes_say():
         )  # fmt: skip
         assert reward.after_think == ours.data.after_think
         assert tuple(reward.answer_formats) == ours.data.answer_formats
+
+
+@pytest.mark.parametrize(
+    ("loss", "constraints"),
+    [
+        ({"surrogate": "gppo_clip"}, ["entropy_ratio_clip"]),
+        ({"surrogate": "gppo_clip", "constraints": []}, []),
+        ({"constraints": ["dppo_tv"]}, ["dppo_tv"]),
+    ],
+)
+def test_a_loss_without_a_word_of_constraints_keeps_erc(loss, constraints):
+    config = loss_config(ERCPolicyLossConfig(loss_mode="erclip", loss=loss))
+    assert [rule.kind for rule in config.constraints] == constraints
