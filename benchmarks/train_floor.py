@@ -24,7 +24,6 @@ from erclip.config.recipes import load_recipe
 from erclip.machine.distributed import World
 from erclip.ops.tiles import spans, tile_shape
 from erclip.records import Grade, Prompt, Response, Sample
-from erclip.runs.work import Work
 from erclip.training.policy import Policy, load_policy
 from erclip.training.scored_rollout import score
 from erclip.training.updates import ScoredBatch, Updater, build_loss
@@ -77,7 +76,7 @@ def measure(name: str, path: str, rounds: int) -> dict:
     recipe = load_recipe("quickstart", [f'model.path="{path}"', "trainer.learning_rate=1e-12"])
     policy = load_policy(recipe.config.model, 1.0)
     drawn = samples(name, policy.model.config.vocab_size)
-    mini_batch = score(drawn, policy, recipe.config, World(), Work())
+    mini_batch = score(drawn, policy, recipe.config, World())
     updater = Updater(policy, recipe.config)
     bare = recipe.config.loss.model_copy(update={"constraints": ()})
     losses = {"update": updater.loss_fn, "without ERC": build_loss(bare)}

@@ -180,10 +180,10 @@ def test_a_rule_that_fails_ends_the_run_before_it_samples(tmp_path, body, senten
 
 def test_what_no_update_computes_is_refused(tmp_path, policy):
     code = "from erclip import Constraint, ConstraintOutput\n\nclass means(Constraint):\n"
-    code += "    needs = frozenset({'entropy_slope_means'})\n\n    def __call__(self, inputs):\n"
+    code += "    needs = frozenset({'critic_values'})\n\n    def __call__(self, inputs):\n"
     (tmp_path / "means.py").write_text(f"{code}        return ConstraintOutput()\n")
     loss = {"constraints": [f"{tmp_path / 'means.py'}:means"]}
-    with pytest.raises(UserError, match=r"needs entropy_slope_means, which no update computes"):
+    with pytest.raises(UserError, match=r"needs critic_values, which no update computes"):
         Updater(policy, Config.model_validate({"loss": loss}))
 
 

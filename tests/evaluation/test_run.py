@@ -221,7 +221,7 @@ def test_prompts_leave_room_for_responses(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"k": 0}, "--k 0: input should be greater"),
+        ({"k": 0}, "--k 0 must be a whole number of at least 1"),
         ({"top_p": 1.5}, "--top-p 1.5"),
         ({"dtype": "int8"}, "--dtype int8"),
         ({"benchmarks": ()}, "Nothing to evaluate"),

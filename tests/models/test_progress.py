@@ -19,6 +19,7 @@ from erclip.training.rollouts import teaches
 
 SMALL = {
     "rollout": {"prompts": 2, "responses": 2},
+    "sampler": {"max_tokens": 24},
     "trainer": {"rollouts": 2, "updates_per_rollout": 1},
     "eval": {"prompts": 1, "responses": 1},
 }

@@ -214,10 +214,14 @@ def own_batches(
 
 
 def score(
-    samples: Sequence[Sample], policy: Policy, config: Config, world: World, work: Work
+    samples: Sequence[Sample],
+    policy: Policy,
+    config: Config,
+    world: World,
+    work: Work | None = None,
 ) -> list[ScoredBatch]:
     """This process's part of a mini-batch, scored with the policy as it now is."""
-    scored = []
+    work, scored = work or Work(), []
     for batch in own_batches(samples, policy, config, world):
         scored.append(score_old(policy, batch))
         work.advance(batch.num_tokens)

@@ -49,7 +49,7 @@ class Positions:
                 f"the longest prompt takes {prompt} tokens and a response may take {response}, but "
                 f"{name} was made for {context}"
             )
-            alone = prompt >= context or response >= context
+            alone = prompt >= context or (response >= context and self.held is None)
             if alone or _has_table(self.model, context):
                 raise UserError(f"{said}; lower sampler.max_tokens, or leave long prompts out")
         if self.held is not None and longest > self.held:
