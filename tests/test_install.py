@@ -184,7 +184,8 @@ def test_an_extra_brings_what_is_imported():
     for extra, modules in EXTRAS.items():
         names = {canonicalize_name(Requirement(text).name) for text in required[extra]}
         for module in modules:
-            own = distributions.get(module, [module.removesuffix("_core")])
+            name = {"swift": "ms-swift"}.get(module, module.removesuffix("_core"))
+            own = distributions.get(module, [name])
             if extra != "verl" or module == "verl":  # the others come with verl[verl-core]
                 assert {canonicalize_name(name) for name in own} & names, (extra, module)
 

@@ -36,7 +36,7 @@ EXTRAS = {
     "lora": ("peft",),
     "mlflow": ("mlflow",),
     "skyrl": ("skyrl",),
-    "swift": ("packaging", "swift", "trl"),
+    "swift": ("swift",),
     "tensorboard": ("tensorboard",),
     "trackio": ("pandas", "trackio"),
     "trl": ("packaging", "trl"),

@@ -24,7 +24,7 @@ def from_hub(what: str, name: str, remedy: str) -> Generator[None]:
 
     Without a connection only this machine's cache is asked. Raises UserError if it has nothing.
     """
-    local = Path(name).exists()
+    local = Path(name).exists() or name.startswith((".", "/", "~"))  # no hub has such an id
     offline = not local and not reachable()
     if offline:
         _stay_offline()
