@@ -22,7 +22,10 @@ NEEDED = {  # arguments that have no default
     "off_policy_sequence_mask": {"threshold": 0.01},
     "random_mask": {"rate": 0.1},
 }
-REFUSED = {"positive_nll": "needs verdicts, and TRL's reward functions return numbers"}
+REFUSED = {
+    "positive_nll": "needs verdicts, and TRL's reward functions return numbers",
+    "score_centering": "needs sampler_top_logprobs, which an ERCTrainer does not have",
+}
 RULES = [
     (role, kind)
     for role in ("Surrogate", "Constraint", "Importance", "Term")
