@@ -145,7 +145,12 @@ def _sample(run: int, anchor: str, row: Row, when: str) -> Sample:
 
 def _signed(row: Row, name: str) -> str:
     value = row.get(name)
-    return f"{value:+.2f}".replace("-", "−") if isinstance(value, int | float) else ""
+    if not isinstance(value, int | float):
+        return ""
+    try:
+        return f"{value:+.2f}".replace("-", "−")
+    except OverflowError:  # an integer beyond every float
+        return "∞" if value > 0 else "−∞"
 
 
 def _per_run(runs: Sequence[Run], value: Any) -> tuple[str, ...]:
