@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=6, help="timed, after two of warm-up")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--responses", type=int, default=8)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--record", action="store_true", help=f"append to {RESULTS.name}")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     asked = parser.parse_args()
