@@ -8,7 +8,6 @@ first rollout of a process warms up. The tokens differ, as each samples its own.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,19 +30,16 @@ def measured(script: str, job: dict, seconds: float) -> dict[str, object]:
     """One process's reading; a failure is a row too."""
     command = [sys.executable, str(BENCHMARKS / script), json.dumps(job)]
     try:
-        run = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, env=os.environ, check=False
-        )
+        run = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return {"skipped": f"stopped after {seconds:.0f} s"}
     if run.returncode:
         print(run.stderr[-4000:], flush=True)
         return {"skipped": (run.stderr.strip().splitlines() or ["no reason given"])[-1][:200]}
     found = json.loads(run.stdout.splitlines()[-1])
-    names = {"rollout_wall_s": "rollout_s", "sample_s": "sample_s", "score_s": "score_s"}
-    names |= {"update_s": "update_s"}
     return {
-        **{new: f"{found[old]:.3f}" for old, new in names.items()},
+        "rollout_s": f"{found['rollout_wall_s']:.3f}",
+        **{name: f"{found[name]:.3f}" for name in ("sample_s", "score_s", "update_s")},
         "tokens": f"{found['tokens']:.0f}",
         "tokens_per_s": f"{found['tokens'] / found['rollout_wall_s']:.0f}",
         "peak_gib": f"{found.get('peak_device_mib', 0) / 1024:.2f}",
