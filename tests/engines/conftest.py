@@ -43,11 +43,15 @@ def engine_for():
     """
     alive = []
 
-    def start(folder, lora=None, **settings):
+    def start(folder, lora=None, loss=None, **settings):
         settings = {"kv_cache_gib": 0.25, "max_tokens": 32, **settings}
         sampler = {"kind": "vllm", "max_prompt_tokens": 64, **settings}
         config = Config.model_validate(
-            {"model": {"path": str(folder), "lora": lora}, "sampler": sampler}
+            {
+                "model": {"path": str(folder), "lora": lora},
+                "sampler": sampler,
+                "loss": loss or {},
+            }
         )
         policy = load_policy(config.model, config.sampler.temperature)
         alive.append(load_sampler(config, policy))

@@ -37,6 +37,23 @@ def trainer_gap(policy, groups):
     return (scores.logprobs - batch.sampler_logprobs)[batch.mask].abs().max().item()
 
 
+def check_likely(policy, groups, temperature, top):
+    """The tokens said to be likely are the `top` likeliest of the policy's own distribution."""
+    for response in (r for group in groups for r in group):
+        ids = torch.tensor([response.prompt_ids + response.token_ids])
+        with torch.no_grad():
+            logits = policy.model(ids).logits[0, len(response.prompt_ids) - 1 : -1]
+        expected = (logits.float() / temperature).log_softmax(-1)
+        assert response.top is not None
+        found_ids = torch.frombuffer(bytearray(response.top.ids), dtype=torch.int32).view(-1, top)
+        found = torch.frombuffer(bytearray(response.top.logprobs), dtype=torch.float32)
+        torch.testing.assert_close(
+            found.view(-1, top), expected.topk(top).values, atol=1e-4, rtol=0
+        )
+        by_id = expected.gather(-1, found_ids.long())
+        torch.testing.assert_close(found.view(-1, top), by_id, atol=1e-4, rtol=0)
+
+
 @pytest.fixture
 def prompts(countdown):
     return list(countdown.train[:6])
@@ -113,6 +130,20 @@ def test_a_nucleus_does_not_change_what_a_logprob_means(tiny, engine_for, prompt
     assert trainer_gap(policy, groups) < 1e-4
     unknown = engine.sample(prompts, SamplingSettings(1, 4, temperature=0.5, top_p=0.8), SEEDS)
     assert all(math.isnan(x) for group in unknown for r in group for x in r.logprobs)
+
+
+def test_likely_tokens_are_those_of_the_trainer(tiny, engine_for, prompts):
+    """What score centering needs, at the sampling temperature, before and after an update."""
+    centering = {"terms": [{"kind": "score_centering", "top": 5}]}
+    policy, engine = engine_for(tiny, loss=centering, temperature=0.7)
+    settings = SamplingSettings(2, 16, temperature=0.7, top=5)
+    before = engine.sample(prompts, settings, SEEDS)
+    check_likely(policy, before, 0.7, 5)
+    move(policy)
+    engine.update_weights()
+    updated = engine.sample(prompts, settings, SEEDS)
+    check_likely(policy, updated, 0.7, 5)
+    assert [r.top for r in updated[0]] != [r.top for r in before[0]]
 
 
 def test_seeds_and_stop_tokens(tiny, engine_for, prompts):

@@ -55,6 +55,23 @@ def test_a_run_learns_and_the_engine_keeps_up(tiny, tmp_path):
     assert max(abs(line["sampler/ratio_max"] - 1) for line in trained) < 1e-3
 
 
+def test_score_centering_learns_with_the_engines_likely_tokens(tiny, tmp_path):
+    centering = 'loss.terms=[{ kind = "score_centering", top = 8 }]'
+    lines = learning(tiny, tmp_path, centering)
+    assert lines[-1]["train/reward"] > lines[0]["train/reward"] + 0.1
+    assert any(line.get("loss/score_centering", 0.0) for line in lines)
+
+
+def test_an_engine_beside_the_trainer(tiny, tmp_path):
+    """Sampling while training: one rollout ahead, each with weights of one version."""
+    beside = "rollout.staleness=1", "rollout.overlap=true", "trainer.rollouts=10"
+    lines = learning(tiny, tmp_path, *beside)
+    assert lines[-1]["train/reward"] > lines[0]["train/reward"] + 0.1
+    late = [line["staleness/max"] for line in lines if "staleness/max" in line]
+    assert max(late) > 0
+    assert all("time/trainer_wait_frac" in line for line in lines)
+
+
 def test_a_run_repeats_itself(tiny, tmp_path):
     runs = []
     for name in ("a", "b"):

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from engines.models import make_tiny, move
-from engines.test_vllm_engine import SEEDS, flat, trainer_gap
+from engines.test_vllm_engine import SEEDS, check_likely, flat, trainer_gap
 from erclip.config import Config
 from erclip.errors import UserError
 from erclip.training.policy import load_policy
@@ -86,7 +86,7 @@ def connect(tied, server, **more):
 
 def test_a_server_follows_the_trainers_weights(tied, serve, countdown):
     extension = "--worker-extension-cls", EXTENSION
-    server = serve(*extension, "--logprobs-mode", "processed_logprobs")
+    server = serve(*extension, "--logprobs-mode", "processed_logprobs", "--max-logprobs", "5")
     policy, sampler = connect(tied, server, temperature=0.7)
     prompts, settings = list(countdown.train[:6]), SamplingSettings(4, 24, 0.7)
     first = sampler.sample(prompts, settings, SEEDS)
@@ -98,6 +98,8 @@ def test_a_server_follows_the_trainers_weights(tied, serve, countdown):
     assert trainer_gap(policy, second) < 1e-4
     again = sampler.sample(prompts, settings, SEEDS)
     assert [ids for ids, _ in flat(second)] == [ids for ids, _ in flat(again)]
+    likely = sampler.sample(prompts, SamplingSettings(2, 16, 0.7, top=5), SEEDS)
+    check_likely(policy, likely, 0.7, 5)
     server.stop()
     with pytest.raises(UserError, match=r"No vLLM server at .*; start it or check sampler.url"):
         sampler.sample(prompts, settings, SEEDS)

@@ -17,6 +17,7 @@ from erclip.training.updates import Updater, score_old
 from .conftest import ERC, NO_ERC, gradients, history
 
 DIRECTIONAL = {"constraints": [{"kind": "entropy_ratio_clip", "rule": "directional"}]}
+BONUS = {"constraints": ["entropy_ratio_clip"], "entropy_bonus": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_the_first_update_is_on_policy_and_later_ones_are_clipped(make):
     assert history(trainer, "ratio/mean")[0] == 1.0
 
 
-@pytest.mark.parametrize("loss", [ERC, DIRECTIONAL], ids=["GPPO", "directional"])
+@pytest.mark.parametrize("loss", [ERC, DIRECTIONAL, BONUS], ids=["GPPO", "directional", "bonus"])
 def test_updates_are_our_trainers(make, loss):
     """Our own trainer on the batches of a generation: the same losses, fractions and gradients."""
     ours = make(loss, weight_decay=0)  # Trainer spares norms the decay

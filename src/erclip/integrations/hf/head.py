@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -39,20 +39,28 @@ def why_no_head(model: PreTrainedModel) -> str | None:
     return unlike_head(model)
 
 
-def install_head(model: PreTrainedModel, blocked: str | None, slopes: bool, name: str) -> bool:
+ONLY_OURS = {"entropy_slopes": "rule = 'directional'", "live_entropies": "a bonus for entropy"}
+"""What a loss may need that only our head gives, and which part of a loss asks for it."""
+
+
+def install_head(
+    model: PreTrainedModel, needs: Collection[str], blocked: str | None, name: str
+) -> bool:
     """Whether our head scores this model from now on; a warning where `name`'s own has to.
 
-    `blocked` is why ours cannot be tried. Raises UserError for `slopes`, which only ours has.
+    `blocked` is why ours cannot be tried. Raises UserError where the loss `needs` what only ours
+    gives.
     """
     reason = blocked or why_no_head(model)
     if reason is None:
         add_scoring_head(model)
         return True
-    if slopes:
-        raise UserError(
-            f"rule = 'directional' needs erclip's head, which cannot serve this model ({reason}); "
-            "set rule = 'paper'."
-        )
+    for need, part in ONLY_OURS.items():
+        if need in needs:
+            raise UserError(
+                f"{part} needs erclip's head, which cannot serve this model ({reason}); leave it "
+                "out, or set rule = 'paper'."
+            )
     warnings.warn(
         f"{name}'s own head scores this model ({reason}): entropies below 1e-4 nats lose 5 % and "
         "more there, which ERC may take for a change of the policy; see docs/noise-floor.md.",

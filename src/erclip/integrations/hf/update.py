@@ -50,7 +50,7 @@ class Update:
         statistics = self._statistics.of(lambda: self._past(batches))
         tensors = self.host.tensors(micro, new)
         out = self.loss_fn(**tensors, num_tokens=self._num_tokens, statistics=statistics)
-        self._window.add(out, new.entropies, tensors["mask"])
+        self._window.add(out, new.entropies.detach(), tensors["mask"])
         return out.loss
 
     def close(self) -> dict[str, float]:

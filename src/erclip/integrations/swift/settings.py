@@ -12,8 +12,8 @@ from erclip.losses import policy_loss
 HOME = Home(
     "ms-swift",
     given=frozenset(
-        {"entropies", "old_entropies", "entropy_slopes", "sampler_logprobs", "reference_logprobs"}
-        | {"lots"}
+        {"entropies", "live_entropies", "old_entropies", "entropy_slopes", "sampler_logprobs"}
+        | {"reference_logprobs", "lots"}
     ),
     elsewhere={
         "kl": "is --beta in ms-swift",

@@ -47,7 +47,7 @@ class ERCTrainer(GRPOTrainer):
         parallel = self.template.sequence_parallel_size > 1 or self.template.padding_free
         others = self.is_multimodal or self.is_deepspeed_enabled or parallel
         blocked = "multimodal, DeepSpeed, padding-free or sequence-parallel" if others else None
-        self._exact = install_head(base, blocked, self._needs_slopes, "ms-swift")
+        self._exact = install_head(base, self.loss_fn.needs, blocked, "ms-swift")
         host = Host(lambda batch: self._score(self.model, batch), self._tensors)
         self._updates = {
             mode: Update(self.loss_fn, self.accelerator, base, host) for mode in ("train", "eval")
@@ -84,7 +84,8 @@ class ERCTrainer(GRPOTrainer):
         with self.accelerator.autocast():
             score = (targets, batch.completion_mask.bool())
             out = model(**inputs, score=score, options=options)
-        return Scores(out.logprobs, out.entropies.detach(), out.slopes)
+        live = "live_entropies" in self.loss_fn.needs
+        return Scores(out.logprobs, out.entropies if live else out.entropies.detach(), out.slopes)
 
     # The loss ------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from typing import Any
 
 import torch
@@ -12,8 +11,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
-from erclip.errors import UserError
-from erclip.integrations.hf.head import Scored, add_scoring_head, why_no_head
+from erclip.integrations.hf.head import Scored, add_scoring_head, install_head
 from erclip.integrations.trl.tensors import Batch, loss_mask, loss_tensors
 from erclip.losses import policy_loss
 from erclip.training import rounding
@@ -36,27 +34,10 @@ class ScoringTrainer(GRPOTrainer):
         """Our head in the policy and its reference, or TRL's own and a word about it."""
         model: Any = self.model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        reason = "DeepSpeed wraps it" if self.is_deepspeed_enabled else why_no_head(base)
-        self._has_exact_head = reason is None
-        if reason is None:
-            add_scoring_head(base)
-            if self.ref_model is not None:  # the same architecture
-                add_scoring_head(self.accelerator.unwrap_model(self.ref_model))
-            return
-        for name, rule in {
-            "entropy_slopes": "rule = 'directional'",
-            "live_entropies": "a bonus for entropy",
-        }.items():
-            if name in self.loss_fn.needs:
-                raise UserError(
-                    f"{rule} needs erclip's head, which cannot serve this model ({reason}); leave "
-                    "it out, or set rule = 'paper'."
-                )
-        warnings.warn(
-            f"TRL's own head scores this model ({reason}): entropies below 1e-4 nats lose 5 % and "
-            "more there, which ERC may take for a change of the policy; see docs/noise-floor.md.",
-            stacklevel=3,
-        )
+        blocked = "DeepSpeed wraps it" if self.is_deepspeed_enabled else None
+        self._has_exact_head = install_head(base, self.loss_fn.needs, blocked, "TRL")
+        if self._has_exact_head and self.ref_model is not None:  # the same architecture
+            add_scoring_head(self.accelerator.unwrap_model(self.ref_model))
 
     def _get_per_token_logps_and_entropies(
         self,
