@@ -36,7 +36,7 @@ EXTRAS = {
     "lora": ("peft",),
     "mlflow": ("mlflow",),
     "skyrl": ("skyrl",),
-    "swift": ("swift",),
+    "swift": ("packaging", "swift", "trl"),
     "tensorboard": ("tensorboard",),
     "trackio": ("pandas", "trackio"),
     "trl": ("packaging", "trl"),
@@ -72,18 +72,20 @@ def need(module: str, asking: str, otherwise: str = "") -> Any:
         return import_module(module)
     except ImportError as error:
         cause = "" if error.name == top else f" ({error})"
-        raise MissingExtra(_sentence(top, asking, cause, otherwise)) from None
+        extra = next((extra for extra, modules in EXTRAS.items() if top in modules), None)
+        raise MissingExtra(_sentence(extra, top, asking, cause, otherwise)) from None
 
 
 def stand_on(extra: str, asking: str) -> None:
     """Raise MissingExtra unless everything that `extra` brings is installed; imports nothing."""
     for module in EXTRAS[extra]:
         if find_spec(module) is None:
-            raise MissingExtra(_sentence(module, asking))
+            raise MissingExtra(_sentence(extra, module, asking))
 
 
-def _sentence(module: str, asking: str, cause: str = "", otherwise: str = "") -> str:
-    extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
+def _sentence(
+    extra: str | None, module: str, asking: str, cause: str = "", otherwise: str = ""
+) -> str:
     remedy = "which is not installed" if extra is None else f"pip install 'erclip[{extra}]'"
     colon = "," if extra is None else ":"
     return f"{asking} needs {module}{cause}{colon} {remedy}{otherwise}"

@@ -62,11 +62,8 @@ def check_version(found: str) -> None:
     erclip.errors.UserError: ms-swift 4.5.3 is not supported, only >=4.6,<4.7; pip install \
 'erclip[swift]'.
     """
-    if (
-        need("packaging.specifiers", "the adapter for ms-swift")
-        .SpecifierSet(SUPPORTED)
-        .contains(found)
-    ):
+    specifiers = need("packaging.specifiers", "the adapter for ms-swift")
+    if specifiers.SpecifierSet(SUPPORTED).contains(found):
         return
     raise UserError(
         f"ms-swift {found} is not supported, only {SUPPORTED}; pip install 'erclip[swift]'."
