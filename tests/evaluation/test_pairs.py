@@ -117,6 +117,9 @@ def test_all_forms_say_the_same(tmp_path):
     table = markdown(comparison_sheet(found)).splitlines()
     assert table[4].startswith("| gsm8k | 3 | 50.0 % | 83.3 % | +33.3 [")
     assert table[4].endswith("| no difference shown |")
+    headline = comparison_sheet(found).sentences[0]
+    assert headline.startswith("No difference shown (")
+    assert "A 50.0 %, B 83.3 %, +33.3 [" in headline or "mean of sets" in headline
     fields = json.loads(comparison_json(found))
     assert fields["rows"][0]["difference"]["mean"] == found.rows[0].difference.mean
     assert fields["rows"][0]["verdict"] == "no difference shown"

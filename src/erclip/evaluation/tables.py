@@ -65,8 +65,13 @@ def comparison_sheet(comparison: Comparison) -> Sheet:
         for row in comparison.rows
     ]
     headings = ("set", "problems", "A", "B", "B − A, points (95 % interval)", "")
-    title = f"A: {comparison.a}   B: {comparison.b}"
-    return Sheet(title, comparison.remarks, [], [Table(title, headings, rows)])
+    table = Table(f"A: {comparison.a}   B: {comparison.b}", headings, rows)
+    name, problems, a, b, difference, verdict = rows[-1]  # over all sets, where there are several
+    headline = (
+        f"{verdict[0].upper()}{verdict[1:]} ({name}, {problems} problems): "
+        f"A {a}, B {b}, {difference} points"
+    )
+    return Sheet("Two evaluations", [headline, *comparison.remarks], [], [table])
 
 
 def audit_sheet(audit: Audit, title: str, rows: int = 50) -> Sheet:
