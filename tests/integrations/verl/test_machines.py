@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from pathlib import Path
 
@@ -102,6 +103,8 @@ def machine(tmp_path, monkeypatch):
     if not available():
         pytest.skip("needs Linux namespaces, hence root")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     made = [Switch()]
 
     def make(number):

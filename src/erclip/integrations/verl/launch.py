@@ -110,6 +110,12 @@ def launch(config: Any) -> None:
             f"{address or 'this machine'}; run `ray start --head` here and `ray start "
             "--address=…` on the others (docs/verl.md)."
         ) from None
+    except getattr(ray.exceptions, "AuthenticationError", ()) as error:  # older Rays ask for none
+        raise UserError(
+            f"The Ray cluster at {address or 'this machine'} asks for a token that was not given "
+            "or is another's; copy ~/.ray/auth_token of the machine with Ray's head here and set "
+            "RAY_AUTH_MODE=token (docs/verl.md)."
+        ) from error
     except ray.exceptions.RayTaskError as error:
         mistake = user_error(error)
         if mistake is None:
