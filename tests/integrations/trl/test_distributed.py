@@ -33,7 +33,7 @@ def launch(folder, ranks, dynamic_sampling, environment):
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
-from erclip.integrations.trl import scoring
+from erclip.integrations.hf import head
 
 from .conftest import NO_ERC, gradients, history, next_batches, nudge
 
@@ -38,7 +38,7 @@ def test_a_run_has_stock_losses_and_gradients(make, batches):
 
 def test_the_loss_is_stock_bit_for_bit_on_the_same_log_probs(make, monkeypatch):
     """With TRL's head, so that only the losses differ: value and every gradient."""
-    monkeypatch.setattr(scoring, "why_no_head", lambda _: "the test says so")
+    monkeypatch.setattr(head, "why_no_head", lambda _: "the test says so")
     with pytest.warns(UserWarning, match="the test says so"):
         ours = make(loss=NO_ERC)
     stock = make(GRPOTrainer, GRPOConfig, **STOCK)

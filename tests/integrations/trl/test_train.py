@@ -8,7 +8,8 @@ from peft import LoraConfig
 from torch import nn
 
 from erclip.errors import UserError
-from erclip.integrations.trl import ERCTrainer, scoring
+from erclip.integrations.hf import head
+from erclip.integrations.trl import ERCTrainer
 
 from .conftest import gradients, history, next_batches
 
@@ -104,7 +105,7 @@ def test_another_head_is_scored_by_trl_and_said_so(make):
 
 
 def test_trls_head_trains_too(make, monkeypatch):
-    monkeypatch.setattr(scoring, "why_no_head", lambda _: "the test says so")
+    monkeypatch.setattr(head, "why_no_head", lambda _: "the test says so")
     with pytest.warns(UserWarning, match="the test says so"):
         trainer = make(learning_rate=0.3)
     trainer.train()
