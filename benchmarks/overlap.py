@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--responses", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--mode", action="append", choices=[*MODES][1:], help="only this one beside 'in turns'")
     parser.add_argument("--record", action="store_true", help=f"append to {RESULTS.name}")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -100,13 +101,14 @@ def main() -> None:
         "prompts": asked.prompts, "responses": asked.responses, "max_tokens": asked.max_tokens,
         "prompt_repeats": 0 if plain else 1, "fixed_length": plain,
     }  # fmt: skip
-    found: dict[str, list[dict]] = {mode: [] for mode in MODES}
+    modes = ["in turns", *asked.mode] if asked.mode else [*MODES]
+    found: dict[str, list[dict]] = {mode: [] for mode in modes}
     for repeat in range(asked.repeats):
-        for mode in MODES:
+        for mode in modes:
             row = in_a_process({**job, "mode": mode})
             found[mode].append(row)
-            print(f"{repeat + 1}/{asked.repeats} {mode}: {row['tokens_per_s']:.1f} tokens/s")
-    rows = [summary(mode, found, job) for mode in MODES]
+            print(f"{repeat + 1}/{asked.repeats} {mode}: {row['tokens_per_s']:.1f} tokens/s", flush=True)
+    rows = [summary(mode, found, job) for mode in modes]
     for row in rows:
         print(f"{row['mode']}: {row['tokens_per_s']} tokens/s, {row['gain']} × in turns")
     if asked.record:
