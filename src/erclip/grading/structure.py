@@ -12,15 +12,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from erclip.grading.typography import canonical
-from erclip.grading.words import changes_value
+from erclip.grading.words import LABEL_WORDS, changes_value
 
-_LABEL_WORDS = frozenset(
-    """answer the is final total number result solution value hence thus so therefore we get have
-    option ans page day week month year problem question room case step chapter section grade level
-    figure part item line row column floor lesson bus lane gate platform table version round game
-    point vertex center ordered pair interval set vector coordinates 答案 答 解 结果 答案是
-    答案为 共 共有 是 为 故 所以 因此""".split()  # noqa: SIM905
-)
 _PHRASES = (
     (re.compile(r'(?:"(?:the|an)")?"(?:empty|null)""set"', re.IGNORECASE), r"\\emptyset "),
     (re.compile(r'"all""real(?:s|""numbers)"', re.IGNORECASE), r"\\mathbb{R}"),
@@ -122,7 +115,7 @@ def without_label(text: str) -> str:
         return text
     words = re.findall(r'"([^"]+)"', match[1])
     numbered = words == ["No"] and text[match.end() : match.end() + 1].isdigit()
-    known = numbered or all(word.lower() in _LABEL_WORDS for word in words)
+    known = numbered or all(word.lower() in LABEL_WORDS for word in words)
     if known or (match[2] and not any(changes_value(word, is_label=True) for word in words)):
         return text[match.end() :]
     return text

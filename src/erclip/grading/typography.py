@@ -16,7 +16,7 @@ import re
 from functools import lru_cache
 
 from erclip.grading.scanner import Scanner, TooDeep
-from erclip.grading.signs import to_ascii
+from erclip.grading.signs import to_latex
 
 
 def _half_of_day(match: re.Match[str]) -> str:
@@ -28,8 +28,9 @@ _SUBSTITUTIONS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\\\(?=boxed|text|frac|sqrt)", r"\\"),
+        (r"\^\s*(?:(\^\{\\circ\})|\{\s*\^\{\\circ\}\s*\})", r"^{\\circ}"),
         (r"^\s*(\*{1,3}|__)(.+)\1\s*$", r"\2"),
-        (r"(?<=\d)[xX](?=10\^)", r"\\times "),
+        (r"(?<=\d)[xX](?=10\^)", r"\\cdot "),
         (r"(?<=\d)(?:\{,\}|,\\!\s*)(?=\d{3}(?!\d))", ""),  # thousands, spelled unambiguously
         (r"\{,\}|,\\!", ","),
         (r"(?<=\d)['_](?=\d{3}(?:['_]\d{3})*(?!\w))", ""),
@@ -78,7 +79,7 @@ def canonical(text: str) -> str:
     >>> canonical(r"15 \mathrm{~cm}"), canonical("3 or more"), canonical("2 5")
     ('15"cm"', '3"or""more"', '2 5')
     """
-    text = to_ascii(text)
+    text = to_latex(text)
     for pattern, replacement in _SUBSTITUTIONS:
         text = pattern.sub(replacement, text)
     try:

@@ -13,64 +13,13 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
+from erclip.grading.tables import UNITS, words
 from erclip.grading.words import changes_value, is_adjective, scale_of
 
-# dimension: unit[=size][:other names]. A line that starts with a blank has prefixed symbols of the
-# units above it, whose other names take the prefixes' names.
-_TABLE = """
-length: m=1:metre,meter,米 mile=1609.344:mi yd=.9144:yard
-length: ft=.3048:foot,feet,' in=.0254:inch,inches
- km cm dm mm nm μm
-time: s=1:sec,second,秒 min=60:minute,分钟 h=3600:hr,hour,小时 day=86400:天 week=604800
- ms μs ns
-time: fortnight=1209600 month year:yr decade century:centuries
-mass: g=1:gram,gramme,克 kilo=1000:公斤 ton=1e6:tonne,吨 lb=453.59237:lbs,pound
- kg mg μg
-mass: oz=28.349523125:ounce
-volume: L=1:l,liter,litre,升 cc=.001 gal:gallon quart pint cup tbsp tsp
- ml mL cL dL kL
-angle: °=1:degree,deg,度 rad:radian
-temperature: °C:celsius °F:fahrenheit K:kelvin
-percent: %=1:percent,pct,percentage
-speed: mph kph=:kmh knot kn
-force: N=1:newton lbf
- kN mN
-energy: J=1:joule cal=4.184:calorie kWh=3600000 eV=1.602176634e-19
- kJ MJ kcal keV MeV GeV
-power: W=1:watt
- mW kW MW GW
-voltage: V=1:volt
- mV kV
-current: A=1:ampere,amp
- mA
-resistance: Ω=1:ohm
- kΩ MΩ
-electric: C:coulomb farad henry tesla
-frequency: Hz=1:hertz
- kHz MHz GHz
-pressure: Pa=1:pascal bar=100000 atm=101325 mmHg
- hPa kPa MPa
-amount: mol=1:mole
- mmol
-data: B:byte KB MB GB TB bit kB
-dollar: $=1:dollar,usd,buck cent=.01:¢,penny,pennies,c quarter=.25 dime=.1 nickel=.05
-euro: €=1:euro,eur
-sterling: £=1:gbp
-yuan: ¥=1:元,yuan,cny,rmb,人民币
-yen: jpy=1:yen,円
-rupee: ₹=1:rs,inr,rupee
-other: ₩:won,krw ₽:rouble,ruble,rub franc:chf peso:mxn krona:sek,kr krone:nok,dkk zloty:pln
-any: unit pt:point th st nd rd only total
-"""
-_PREFIXES = """n=1e-9:nano μ=1e-6:micro m=.001:milli,毫 c=.01:centi,厘 d=.1:deci,分 h=100:hecto
-k=1000:kilo,千 M=1000000:mega G=1000000000:giga"""
-_FOREIGN = {"公里": "km", "км": "km", "см": "cm", "кг": "kg"}
-_PLURAL_SHORT = ("km", "cm", "kg")
-_BARE_SINGLE = "mgshlLNJWV"
-_UPRIGHT_SINGLE = _BARE_SINGLE + "KCAΩ"
-_NEVER_BARE = ("mi", "ms", "ns", "pt", "kn", "cal", "mN", "mA", "mW", "mV", "eV", "unit", "only")
-_MODIFIERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
-_RAISING = {"squared": 2, "cubed": 3}
+_BARE = words(UNITS["letters"]["bare"])
+_UPRIGHT = _BARE | words(UNITS["letters"]["upright"])
+_NEVER_BARE = words(UNITS["letters"]["never_bare"])
+_BEFORE, _BEHIND = UNITS["powers"]["before"], UNITS["powers"]["behind"]
 _FILLERS = ("of", "the", "a", "an", "different")
 _SIGNS = {r"\$": "$", r"^{\circ}": "°", r"^{\circ }": "°"}
 _REWRITTEN = (
@@ -113,23 +62,23 @@ def _entries(line: str) -> Iterator[tuple[str, Fraction | None, list[str]]]:
 
 
 def _read_table() -> dict[str, _Entry]:
-    prefixes = {name: (size or Fraction(1), names[1:]) for name, size, names in _entries(_PREFIXES)}
+    """Every name of every unit, plurals and prefixed ones among them."""
     found: dict[str, _Entry] = {}
     names: dict[str, list[str]] = {}
-    for line in _TABLE.strip("\n").splitlines():
-        if line.startswith(" "):
-            for symbol in line.split():
-                (size, spelled), base = prefixes[symbol[0]], found[symbol[1:]]
-                found[symbol] = base._replace(size=size * (base.size or 1))
-                full = [n for n in names[base.name] if len(n) > 2 or not n.isascii()]
-                found |= dict.fromkeys([s + n for s in spelled for n in full], found[symbol])
-            continue
-        dimension, _, entries = line.partition(": ")
+    for dimension, entries in UNITS["units"].items():
         for name, size, aliases in _entries(entries):
             names[name] = aliases
             found |= dict.fromkeys(aliases, _Entry(dimension, size, name))
-    plural = {w + "s": e for w, e in found.items() if len(w) > 2 or w in _PLURAL_SHORT}
-    return {**plural, **found, **{word: found[name] for word, name in _FOREIGN.items()}}
+    prefixed = UNITS["prefixed"]
+    prefixes = {symbol: (size, spelled) for symbol, size, spelled in _entries(prefixed["prefixes"])}
+    for symbol in prefixed["symbols"].split():
+        (size, spelled), base = prefixes[symbol[0]], found[symbol[1:]]
+        entry = base._replace(size=(size or 1) * (base.size or 1))
+        full = [name for name in names[base.name] if len(name) > 2 or not name.isascii()]
+        found |= dict.fromkeys([symbol, *(s + name for s in spelled[1:] for name in full)], entry)
+    for symbol, _, others in _entries(prefixed["also"]):
+        found |= dict.fromkeys(others, found[symbol])
+    return {word + "s": entry for word, entry in found.items() if len(word) > 2} | found
 
 
 _UNITS = _read_table()
@@ -143,7 +92,7 @@ def _lookup(word: str) -> _Entry | None:
 def is_unit(word: str, *, bare: bool = False) -> bool:
     """Whether a run of letters after a number is a unit; bare `mi`, `ms` and `pt` are products."""
     if len(word) == 1:
-        return word in (_BARE_SINGLE if bare else _UPRIGHT_SINGLE)
+        return word in (_BARE if bare else _UPRIGHT)
     return word in ("sq", "cu") or (
         _lookup(word) is not None and not (bare and word in _NEVER_BARE)
     )
@@ -192,14 +141,14 @@ class _Builder:
 
     def add(self, word: str, raised: str | None) -> bool:
         """Take one word in; False if it is no part of a unit."""
-        for prefix, power in _MODIFIERS.items():
+        for prefix, power in _BEFORE.items():
             if word == prefix or (not prefix.isascii() and word.startswith(prefix)):
                 self._modifier, word = power, word.removeprefix(prefix)
-        word = word.lower() if word.lower() in ("per", *_RAISING, *_FILLERS) else word
+        word = word.lower() if word.lower() in ("per", *_BEHIND, *_FILLERS) else word
         if not word or word == "per":
             self.sign = -1 if word else self.sign
-        elif word in _RAISING and self._powers:
-            self._powers[next(reversed(self._powers))] *= _RAISING[word]
+        elif word in _BEHIND and self._powers:
+            self._powers[next(reversed(self._powers))] *= _BEHIND[word]
         elif (entry := _lookup(word)) is None or (entry.dimension == "any" and self._things):
             return raised is None and self._count(word)
         else:
