@@ -15,24 +15,20 @@ MAX_POWER_OF_TEN = 1_000
 APPROXIMATION = Fraction(1, 10**6)
 FLOAT_NOISE = Fraction(1, 10**12)
 
-_PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"
 _DECIMAL = re.compile(
-    rf"(?P<sign>[-+]*)(?P<digits>{_PLAIN})"
-    r"(?:\\cdot ?10(?:\^\{(?P<power>[-+]?\d+)\})?|[eE](?P<exp>[-+]?\d+))?"
+    r"(?P<sign>[-+]*)(?P<digits>(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
+    r"(?:(?P<ten>\\cdot ?10)(?:\^\{(?P<power>[-+]?\d+)\})?|[eE](?P<exp>[-+]?\d+))?"
 )
-_POWER_OF_TEN = re.compile(r"([-+]*)(10\^\{[-+]?\d+\})")
+_POWER_OF_TEN = re.compile(r"([-+]*)10\^\{([-+]?\d+)\}")
 _FRACTION = re.compile(
     r"(?P<sign>[-+]*)(?:(?P<whole>\d+)(?: |(?=\\frac)))?"
     r"(?:\\frac\{(?P<n1>[-+]?[\d.,]+)\}\{(?P<d1>[-+]?[\d.,]+)\}|(?P<n2>\d+)/(?P<d2>\d+))"
 )
-_REPEATING = re.compile(
-    r"(?P<sign>[-+]?)(?P<head>\d*\.\d*?)(?:\\overline\{(?P<bar>\d+)\}|\((?P<round>\d+)\)"
+_RECURRING = re.compile(
+    r"(?<![\d.,])(?P<head>\d*\.\d*?)(?:\\overline\{(?P<bar>\d+)\}(?!_)|\((?P<round>\d+)\)(?=$|,)"
     r"|\\dot\{(?P<first>\d)\}(?:(?P<middle>\d*)\\dot\{(?P<last>\d)\})?"
     r"|(?P<seen>\d{1,9}?)(?P=seen){2,}\\ldots ?|(?P<long>\d{2,9})(?P=long)\\ldots ?)"
 )
-
-
-_PERIOD = re.compile(r"\d*\.\d*(?:\\overline\{\d+\}|\\dot\{\d\}(?:\d*\\dot\{\d\})?)")
 
 
 class Number(NamedTuple):
@@ -41,6 +37,10 @@ class Number(NamedTuple):
     value: Fraction
     places: int | None
 
+    def times(self, factor: int) -> Number:
+        """The number so many times as large."""
+        return Number(self.value * factor, self.places)
+
 
 @lru_cache(maxsize=16_384)
 def parse_number(text: str) -> Number | None:
@@ -48,36 +48,35 @@ def parse_number(text: str) -> Number | None:
 
     >>> parse_number(r"-\frac{3}{4}").value, parse_number("1,234.50")
     (Fraction(-3, 4), Number(value=Fraction(2469, 2), places=2))
-    >>> parse_number("1 1/2").value, parse_number("1/2 3"), parse_number(r"0.1\overline{6}").value
-    (Fraction(3, 2), None, Fraction(1, 6))
+    >>> parse_number("1 1/2").value, parse_number("1/2 3")
+    (Fraction(3, 2), None)
     """
     if len(text) > MAX_DIGITS:
         return None
-    if ten := _POWER_OF_TEN.fullmatch(text):
-        text = f"{ten[1]}1\\cdot {ten[2]}"
+    text = _POWER_OF_TEN.sub(r"\g<1>1e\2", text) if text.endswith("}") else text
     if match := _DECIMAL.fullmatch(text):
         return _decimal(match)
-    if match := _FRACTION.fullmatch(text):
-        return _fraction(match)
-    if match := _REPEATING.fullmatch(text):
-        return _repeating(match)
-    return None
+    match = _FRACTION.fullmatch(text)
+    return _fraction(match) if match else None
 
 
-def without_periods(text: str) -> str:
-    """The text with its recurring decimals as fractions.
+def recurring_as_fractions(text: str) -> str:
+    r"""Canonical text with a fraction for every recurring decimal.
 
-    >>> without_periods(r"0.\\overline{3}+x")
-    '(\\\\frac{1}{3})+x'
+    >>> recurring_as_fractions(r"0.1\overline{6}+x")
+    '\\frac{1}{6}+x'
     """
-    return _PERIOD.sub(lambda match: _as_fraction(match[0]), text)
+    return _RECURRING.sub(_as_fraction, text)
 
 
-def _as_fraction(text: str) -> str:
-    number = parse_number(text)
-    if number is None:
-        return text
-    return rf"(\frac{{{number.value.numerator}}}{{{number.value.denominator}}})"
+def _as_fraction(match: re.Match[str]) -> str:
+    """Exact: the period over as many nines as it has digits."""
+    period = match["bar"] or match["round"] or match["seen"] or match["long"]
+    period = period or match["first"] + (match["middle"] or "") + (match["last"] or "")
+    places = len(match["head"].partition(".")[2])
+    value = Fraction(int(period), (10 ** len(period) - 1) * 10**places)
+    value += Fraction(match["head"].rstrip(".") or 0)
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _signed(value: Fraction, sign: str) -> Fraction:
@@ -86,8 +85,7 @@ def _signed(value: Fraction, sign: str) -> Fraction:
 
 def _decimal(match: re.Match[str]) -> Number | None:
     digits = match["digits"].replace(",", "")
-    times_ten = r"\cdot" in match[0] and match["power"] is None
-    power = int((match["power"] or match["exp"] or str(int(times_ten)))[:6])
+    power = int((match["power"] or match["exp"] or ("1" if match["ten"] else "0"))[:6])
     if abs(power) > MAX_POWER_OF_TEN:
         return None
     value = Fraction(digits.rstrip(".")) * Fraction(10) ** power
@@ -103,21 +101,9 @@ def _fraction(match: re.Match[str]) -> Number | None:
         value = above / below
     except (ValueError, ZeroDivisionError):
         return None
-    if match["whole"]:
-        if not 0 < value < 1:
-            return None
-        value += int(match["whole"])
-    return Number(_signed(value, match["sign"]), None)
-
-
-def _repeating(match: re.Match[str]) -> Number:
-    """Exact: the period over as many nines as it has digits."""
-    period = match["bar"] or match["round"] or match["seen"] or match["long"]
-    period = period or match["first"] + (match["middle"] or "") + (match["last"] or "")
-    places = len(match["head"].partition(".")[2])
-    tail = Fraction(int(period), (10 ** len(period) - 1) * 10**places)
-    head = Fraction(match["head"].rstrip(".") or 0)
-    return Number(_signed(head + tail, match["sign"]), None)
+    if match["whole"] and not 0 < value < 1:
+        return None
+    return Number(_signed(value + int(match["whole"] or 0), match["sign"]), None)
 
 
 def places_of(text: str) -> int | None:

@@ -9,39 +9,29 @@ latex2sympy, twenty times slower, decides in a worker.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
+from erclip.grading.tables import LATEX, words
+
+_GREEK = words(LATEX["commands"]["greek"])
+_CALLS = frozenset(rf"\{name}" for name in (*LATEX["commands"]["functions"].split(), "cis", "abs"))
+_MARKED = r"\\(?:overline|vec|hat|tilde|dot|mathbb|mathcal|mathfrak) ?\{\w+\}"
 _TOKEN = re.compile(
-    r" ?((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-    r"|\\(?:overline|vec|hat|tilde|dot|mathbb|mathcal|mathfrak) ?\{\w+\}"
-    r"|[a-zA-Z]|\\[a-zA-Z]+|\^\{\\circ ?\}|[-+/^_!(){}\[\]|'])"
+    r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|\^\{\\circ ?\}"
+    rf"|(?:{_MARKED}|[a-zA-Z]|\\[a-zA-Z]+)(?: ?_ ?\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}|')*"
+    r"|\S"
 )
-_CHOOSE = (  # {}_nC_k, C(n, k) and C_n^k
-    re.compile(r"(?:\{\})?[_^]\{(?P<n>\w+)\}(?P<kind>[CP])_\{(?P<k>\w+)\}"),
-    re.compile(r"(?<![a-zA-Z\\])(?P<kind>[CP])\((?P<n>\d+), ?(?P<k>\d+)\)"),
-    re.compile(r"(?<![a-zA-Z\\])(?P<kind>[CPA])_\{(?P<n>\d+)\}\^\{(?P<k>\d+)\}"),
-)
+_VARIABLE = re.compile(rf"{_MARKED}|(?P<letter>[a-zA-Z])|\\(?P<greek>[a-zA-Z]+)")
 _DERIVATIVE = re.compile(r"\\frac\{d[^{}]*\}\{d|\\partial")
-_INDEXED = re.compile(r"_ ?\{((?:[^{}]|\{[^{}]*\})*)\}")
-_DIGITS = ".0123456789"
 _UNKNOWN = frozenset("fghFGHPQ")
-_GREEK = frozenset(
-    rf"\{name}"
-    for name in """alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu
-    nu xi rho sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega
-    ell hbar""".split()  # noqa: SIM905
-)
 _CONSTANTS = {r"\pi": ("pi",), "e": ("e",), "i": ("i",)}
-_INVERSES = {r"\sin": r"\arcsin", r"\cos": r"\arccos", r"\tan": r"\arctan", r"\cot": r"\arccot"}
-_CALLS = frozenset(
-    rf"\{name}"
-    for name in """sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log exp
-    cis abs""".split()  # noqa: SIM905
-)
-_ROUNDING = {r"\lfloor": (r"\rfloor", "floor"), r"\lceil": (r"\rceil", "ceil")}
-_ENDS = (None, "+", "-", ")", "}", "]", r"\rfloor", r"\rceil")
+_INVERSES = {rf"\{name}": rf"\arc{name}" for name in ("sin", "cos", "tan", "cot")}
+_BRACKETS = {"(": ")", "{": "}", "[": "]", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
+_ENDS = (None, "+", "-", *_BRACKETS.values())
 _TIMES = r"\cdot"
+MINUS_ONE = ("number", Fraction(-1))
 MAX_TOKENS = 200
 MAX_DEPTH = 50
 
@@ -52,44 +42,26 @@ class Unclear(Exception):
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> tuple:
-    """The expression as nested tuples, or `Unclear`."""
-    if _DERIVATIVE.search(text):
+    r"""The expression as nested tuples, or `Unclear`.
+
+    >>> parse(r"2x+\pi ")
+    ('+', ('*', ('number', Fraction(2, 1)), ('name', 'x')), ('pi',))
+    """
+    symbols = [symbol.replace(" ", "") for symbol in _TOKEN.findall(text)]
+    if _DERIVATIVE.search(text) or len(symbols) > MAX_TOKENS:
         raise Unclear(text)
-    plain = text
-    for pattern in _CHOOSE:
-        plain = pattern.sub(_chosen, plain)
-    reader = _Reader(_tokens(plain))
+    reader = _Reader(symbols)
     tree = reader.sum()
     if reader.symbol is not None:
         raise Unclear(reader.symbol)
     return tree
 
 
-def _chosen(match: re.Match[str]) -> str:
-    """A binomial for combinations, and a quotient for permutations."""
-    n, k = match["n"], match["k"]
-    return rf"\binom{{{n}}}{{{k}}}" if match["kind"] == "C" else rf"\frac{{{n}!}}{{({n}-{k})!}}"
-
-
-def _tokens(text: str) -> list[str]:
-    """Signs, numbers and names; an index and primes belong to the name before them."""
-    tokens: list[str] = []
-    position, text = 0, text.rstrip()
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        index = _INDEXED.match(text, position)
-        if index and tokens and (tokens[-1][-1:].isalpha() or tokens[-1][-1:] == "}"):
-            tokens[-1] += f"_{{{index[1]}}}"
-            position = index.end()
-            continue
-        if match is None or len(tokens) > MAX_TOKENS:
-            raise Unclear(text[position:])
-        if match[1] == "'" and tokens and re.search(r"[a-zA-Z}']$", tokens[-1]):
-            tokens[-1] += "'"
-        else:
-            tokens.append(match[1])
-        position = match.end()
-    return tokens
+def names_of(tree: tuple) -> set[str]:
+    """The variables of an expression."""
+    if tree[0] == "name":
+        return {tree[1]}
+    return {name for part in tree[1:] if isinstance(part, tuple) for name in names_of(part)}
 
 
 class _Reader:
@@ -111,33 +83,22 @@ class _Reader:
         self._at += 1
         return symbol
 
-    def _sign(self) -> int:
-        """The product of any signs that stand here."""
-        sign = 1
-        while self.symbol in ("+", "-"):
-            sign = -sign if self._take() == "-" else sign
-        return sign
-
     def sum(self) -> tuple:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise Unclear("too deep")
-        tree = self._sum()
+        tree = self._signed(self._product)
+        while self.symbol in ("+", "-"):
+            tree = ("+", tree, self._signed(self._product))
         self._depth -= 1
         return tree
 
-    def _sum(self) -> tuple:
-        tree = self._signed(self._sign(), self._product())
+    def _signed(self, read: Callable[[], tuple]) -> tuple:
+        """What `read` finds behind any signs."""
+        is_negative = False
         while self.symbol in ("+", "-"):
-            tree = ("+", tree, self._signed(self._sign(), self._product()))
-        return tree
-
-    @staticmethod
-    def _signed(sign: int, tree: tuple) -> tuple:
-        return tree if sign > 0 else ("*", ("number", Fraction(-1)), tree)
-
-    def _ended(self) -> bool:
-        return self.symbol in _ENDS or (self.symbol == "|" and self._moduli > 0)
+            is_negative ^= self._take() == "-"
+        return ("*", MINUS_ONE, read()) if is_negative else read()
 
     def _product(self) -> tuple:
         tree = self._factor()
@@ -148,36 +109,42 @@ class _Reader:
                 tree, divided = ("/", tree, self._factor()), True
             elif self.symbol == _TIMES:
                 self._take()
-                tree, divided = ("*", tree, self._signed(self._sign(), self._factor())), False
+                tree, divided = ("*", tree, self._signed(self._factor)), False
             elif divided:
                 raise Unclear("1/2x")
+            elif _is_number(self.symbol) and self._symbols[self._at - 1] not in (")", "}", "|"):
+                raise Unclear("a number after a factor")
             else:
-                before = self._symbols[self._at - 1] or ""
-                if str(self.symbol)[0] in _DIGITS and before not in (")", "}", "|"):
-                    raise Unclear("a number after a factor")
                 tree = ("*", tree, self._factor())
         return tree
 
+    def _ended(self) -> bool:
+        return self.symbol in _ENDS or (self.symbol == "|" and self._moduli > 0)
+
     def _factor(self) -> tuple:
         tree = self._atom()
-        while self.symbol in ("!", "^{\\circ}", "^{\\circ }"):
-            tree = ("!", tree) if self._take() == "!" else _degrees(tree)
+        while self.symbol in ("!", r"^{\circ}"):
+            degrees = ("/", ("*", tree, ("pi",)), ("number", Fraction(180)))
+            tree = ("!", tree) if self._take() == "!" else degrees
         if self.symbol == "^":
-            self._take()
-            tree = ("^", tree, self._group("{", "}"))
+            tree = ("^", tree, self._power())
         if self.symbol in ("^", "!"):
             raise Unclear("x^y^z, x^y! or x!!")
         return tree
 
+    def _power(self) -> tuple:
+        self._take("^")
+        return self._group("{")
+
     def _atom(self) -> tuple:
         symbol = self._take()
-        if symbol[0] in _DIGITS:
-            if self.symbol == r"\frac" and re.fullmatch(r"\d+", symbol):
-                return self._mixed(int(symbol))
-            return ("number", Fraction(symbol))
-        if symbol in "({[":
+        if _is_number(symbol):
+            is_mixed = self.symbol == r"\frac" and symbol.isdigit()
+            return self._mixed(int(symbol)) if is_mixed else ("number", Fraction(symbol))
+        if symbol in _BRACKETS:
             self._at -= 1
-            return self._group(symbol, ")}]"["({[".index(symbol)])
+            tree = self._group(symbol)
+            return tree if len(symbol) == 1 else (symbol[2:], tree)
         if symbol == "|":
             self._moduli += 1
             tree = self.sum()
@@ -187,52 +154,40 @@ class _Reader:
         if symbol in _CONSTANTS:
             return _CONSTANTS[symbol]
         if symbol in (r"\frac", r"\binom"):
-            first = self._group("{", "}")
-            return ("/" if symbol == r"\frac" else "binom", first, self._group("{", "}"))
+            return ("/" if symbol == r"\frac" else "binom", self._group("{"), self._group("{"))
         if symbol == r"\sqrt":
-            index = self._group("[", "]") if self.symbol == "[" else ("number", Fraction(2))
-            return ("root", self._group("{", "}"), index)
-        if symbol in _ROUNDING:
-            closing, kind = _ROUNDING[symbol]
-            tree = self._inside()
-            self._take(closing)
-            return (kind, tree)
-        if symbol in _CALLS or symbol.startswith((r"\log_", r"\ln_")):
-            return self._call(symbol)
+            index = self._group("[") if self.symbol == "[" else ("number", Fraction(2))
+            return ("root", self._group("{"), index)
+        if symbol.partition("_")[0] in _CALLS:
+            return self._call(*symbol.partition("_")[::2])
         return self._name(symbol)
 
     def _mixed(self, whole: int) -> tuple:
         r"""`2\frac{1}{2}` is a sum, `2\frac{\pi}{3}` a product."""
         fraction = self._atom()
         parts = [part[1] for part in fraction[1:] if part[0] == "number"]
-        if len(parts) == 2 and 0 < parts[0] < parts[1]:
-            return ("+", ("number", Fraction(whole)), fraction)
-        return ("*", ("number", Fraction(whole)), fraction)
+        is_mixed = len(parts) == 2 and 0 < parts[0] < parts[1]
+        return ("+" if is_mixed else "*", ("number", Fraction(whole)), fraction)
 
-    def _call(self, function: str) -> tuple:
+    def _call(self, function: str, index: str) -> tuple:
         r"""`\sin x`, `\sin^2(x+1)`, `\log_2 n`; `\log` alone has base ten, as in latex2sympy."""
-        function, _, index = function.partition("_")
-        power = None
-        if self.symbol == "^":
-            self._take()
-            power = self._group("{", "}")
-            if power == ("*", ("number", Fraction(-1)), ("number", Fraction(1))):
-                function, power = _INVERSES.get(function, ""), None
-            if not function or (power is not None and power[0] != "number"):
-                raise Unclear("a power of a function's name")
-        argument = self._call_argument()
-        if function in (r"\log", r"\ln"):
-            base = parse(index[1:-1]) if index else ("number", Fraction(10))
-            tree = ("ln", argument) if function == r"\ln" else ("log", argument, base)
-        else:
-            tree = (function[1:], argument)
+        power = self._power() if self.symbol == "^" else None
+        if power == ("*", MINUS_ONE, ("number", Fraction(1))):
+            function, power = _INVERSES.get(function, ""), None
+        if not function or (power is not None and power[0] != "number"):
+            raise Unclear("a power of a function's name")
+        if index and function not in (r"\log", r"\ln"):
+            raise Unclear("an index of a function's name")
+        tree = (function[1:], self._call_argument())
+        if function == r"\log":
+            tree = (*tree, parse(index[1:-1]) if index else ("number", Fraction(10)))
         return tree if power is None else ("^", tree, power)
 
     def _call_argument(self) -> tuple:
         """What stands in parentheses, or one factor, or a number and one factor."""
         if self.symbol in ("(", "{"):
-            return self._group(self.symbol, ")" if self.symbol == "(" else "}")
-        tree = self._signed(self._sign(), self._factor())
+            return self._group(self.symbol)
+        tree = self._signed(self._factor)
         if tree[0] == "number" and not self._stops():
             tree = ("*", tree, self._factor())
         if not self._stops():
@@ -243,29 +198,25 @@ class _Reader:
         after = self._symbols[self._at + 1] if self.symbol == _TIMES else self.symbol
         return self._ended() or after in _CALLS
 
-    def _inside(self) -> tuple:
+    def _group(self, opening: str) -> tuple:
         """A sum in brackets, where a bar opens a modulus of its own."""
+        self._take(opening)
         outside, self._moduli = self._moduli, 0
         tree = self.sum()
         self._moduli = outside
-        return tree
-
-    def _group(self, opening: str, closing: str) -> tuple:
-        self._take(opening)
-        tree = self._inside()
-        self._take(closing)
+        self._take(_BRACKETS[opening])
         return tree
 
     def _name(self, symbol: str) -> tuple:
-        base = re.match(r"\\?[a-zA-Z]+(?: ?\{\w+\})?", symbol)
-        if base is None or (base[0][0] == "\\" and "{" not in base[0] and base[0] not in _GREEK):
+        base = _VARIABLE.match(symbol)
+        if base is None or (base["greek"] and base["greek"] not in _GREEK):
             raise Unclear(symbol)
-        if base[0] in _UNKNOWN and self.symbol == "(":
-            return ("unknown", symbol, self._group("(", ")"))
-        if base[0] in _UNKNOWN and self.symbol == "^":
+        if base["letter"] in _UNKNOWN and self.symbol == "(":
+            return ("unknown", symbol, self._group("("))
+        if base["letter"] in _UNKNOWN and self.symbol == "^":
             raise Unclear("a power or an inverse of a function")
         return ("name", symbol)
 
 
-def _degrees(tree: tuple) -> tuple:
-    return ("/", ("*", tree, ("pi",)), ("number", Fraction(180)))
+def _is_number(symbol: str | None) -> bool:
+    return symbol is not None and symbol[0] in ".0123456789"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from erclip.grading.exact import Number, numbers_equal, parse_number, without_periods
+from erclip.grading.exact import Number, numbers_equal, parse_number
 from erclip.grading.gold import Gold
 from erclip.grading.kinds import KINDS
 from erclip.grading.structure import split_top, without_label
@@ -30,7 +30,6 @@ _NAME = re.compile(
 )
 _SIGNS = re.compile(r"<|>|\\le |\\ge |\\ne ")
 _RELATION = re.compile(r"[<>]|\\(?:ne|le|ge|sim|in|subset|subseteq)(?![a-zA-Z])")
-_INFINITY = re.compile(r"([-+]?)\\infty ?")
 _CALL = re.compile(r"([a-zA-Z])\(([a-zA-Z])\)")
 _MONEY = re.compile(
     r'(-?)(?:"?(?:US|A|C|NZ|HK)?"?(\\\$|[€£¥₹₩₽])|"([A-Z]{3}|Rs|rs)")'
@@ -210,21 +209,11 @@ def _quantities(gold: Quantity, answer: Quantity, record: Gold) -> Verdict:
     left, right = parse_number(gold.value), parse_number(answer.value)
     if left and right and share == "1":
         return _equal_up_to_percent(left, right, gold, answer, record.tolerance)
-    if (verdict := _infinite(gold.value, answer.value)) is not None:
-        return verdict
     if is_angle(gold.unit) and answer.unit is None and r"\pi" in answer.value:
         share = r"\frac{180}{\pi }"
     if share == "1":
         return None
     return bool(_values(gold.value, f"({answer.value})\\cdot {share}", record.tolerance))
-
-
-def _infinite(gold: str, answer: str) -> Verdict:
-    """The ends of unbounded intervals: infinities equal each other by sign, and no number."""
-    left, right = _INFINITY.fullmatch(gold), _INFINITY.fullmatch(answer)
-    if left and right:
-        return (left[1] == "-") == (right[1] == "-")
-    return False if (left and parse_number(answer)) or (right and parse_number(gold)) else None
 
 
 def _equal_up_to_percent(
@@ -236,21 +225,16 @@ def _equal_up_to_percent(
     if not is_share and numbers_equal(left, right, tolerance):
         return True
     if percents == [True, False] and answer.unit is None:
-        return numbers_equal(left, _scaled(right, 100), tolerance)
+        return numbers_equal(left, right.times(100), tolerance)
     if percents == [False, True] and gold.unit is None:
-        return numbers_equal(_scaled(left, 100), right, tolerance)
+        return numbers_equal(left.times(100), right, tolerance)
     return False
-
-
-def _scaled(number: Number, factor: int) -> Number:
-    return Number(number.value * factor, number.places)
 
 
 def _values(gold: str, answer: str, tolerance: float | None) -> Verdict:
     """Expressions by value, equations and inequalities by proportion."""
     from erclip.grading.values import equal_values, proportion  # mpmath: only if needed
 
-    gold, answer = without_periods(gold), without_periods(answer)
     golds, answers = _comparisons(gold), _comparisons(answer)
     if golds or answers:
         if len(golds) != len(answers) or [s for _, s, _ in golds] != [s for _, s, _ in answers]:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from erclip.grading.structure import split_top
-from erclip.grading.values import SAME, constant
+from erclip.grading.values import close, constant
 
 _NAME = r"(?:[a-zA-Z]|\\(?!pi|infty)[a-z]+ ?)(?:_\{\w+\})?"
 _SIGN = re.compile(r"(<|>|\\le |\\ge |\\ne |=)")
@@ -24,9 +24,9 @@ _MEMBER = re.compile(rf"({_NAME})\\in ?(?=[(\[\\])(.*)")
 _TERM = re.compile(rf"(?P<name>{_NAME})|\|(?P<inner>{_NAME})(?P<shift>[-+].*)?\|")
 _INTERVAL = re.compile(r"([(\[])(.*)([)\]])")
 _AND_OR = re.compile(r'"(and|or)"|, ?|; ?')
-_INFINITE = re.compile(r"([-+]?)\\infty ?")
 _FLIPPED = {"<": ">", ">": "<", "\\le ": "\\ge ", "\\ge ": "\\le "}
 MAX_PARTS = 32
+SAME = 1e-90
 _COMBINED = {
     r"\setminus": lambda first, second: first and not second,
     r"\cup": operator.or_,
@@ -98,7 +98,7 @@ def _probes(ends: Iterable[Any]) -> list[Any]:
 def _same(left: Any, right: Any) -> bool:
     if left == right or abs(left) == float("inf") or abs(right) == float("inf"):
         return bool(left == right)
-    return bool(abs(left - right) <= SAME * max(abs(left), abs(right)))
+    return close(left, right, SAME)
 
 
 def _holds(left: Any, sign: str, right: Any) -> bool:
@@ -107,14 +107,8 @@ def _holds(left: Any, sign: str, right: Any) -> bool:
     return sign == r"\ne " or (sign != "=" and (left < right) == (sign in ("<", r"\le ")))
 
 
-def _end(text: str) -> Any:
-    if match := _INFINITE.fullmatch(text.strip()):
-        return float("-inf") if match[1] == "-" else float("inf")
-    return constant(text)
-
-
 def _interval(opening: str, low_text: str, high_text: str, closing: str) -> RealSet | None:
-    low, high = _end(low_text), _end(high_text)
+    low, high = constant(low_text), constant(high_text)
     if low is None or high is None or not low < high:
         return None
     above, below = "<" if opening == "(" else r"\le ", "<" if closing == ")" else r"\le "
@@ -125,7 +119,7 @@ def _interval(opening: str, low_text: str, high_text: str, closing: str) -> Real
 def _points(text: str) -> RealSet | None:
     if not (text.startswith(r"\{") and text.endswith(r"\}")):
         return None
-    values = tuple(_end(part) for part in split_top(text[2:-2]))
+    values = tuple(constant(part) for part in split_top(text[2:-2]))
     if None in values or len(values) > MAX_PARTS:
         return None
     return RealSet(values, lambda value: any(_same(value, point) for point in values))
@@ -140,14 +134,14 @@ def _relation(text: str) -> RealSet | None:
 
 def _step(left: str, sign: str, right: str) -> RealSet | None:
     r"""`x < 3`, `3 > x`, or `|x-1| < 3`, whose two ends are as far from 1."""
-    term, bound = _TERM.fullmatch(left.strip()), _end(right)
+    term, bound = _TERM.fullmatch(left.strip()), constant(right)
     if term is None or bound is None:
-        term, bound, sign = _TERM.fullmatch(right.strip()), _end(left), _FLIPPED.get(sign, sign)
+        term, bound, sign = _TERM.fullmatch(right.strip()), constant(left), _FLIPPED.get(sign, sign)
     if term is None or bound is None or abs(bound) == float("inf"):
         return None
     if term["name"]:
         return RealSet((bound,), lambda value: _holds(value, sign, bound), term["name"])
-    shift = _end(term["shift"]) if term["shift"] else 0
+    shift = constant(term["shift"]) if term["shift"] else 0
     if shift is None or bound < 0:
         return None
     ends = (-shift - bound, -shift + bound)

@@ -25,10 +25,10 @@ from erclip.grading.exact import (
     numbers_equal,
     parse_number,
     places_of,
-    without_periods,
 )
 from erclip.grading.gold import Gold
 from erclip.grading.scalars import ScalarRule, Verdict, operands, plain_scalar
+from erclip.grading.tables import LATEX
 from erclip.records import Reason
 
 DIGITS = 30
@@ -36,12 +36,10 @@ MAX_DIGITS = 400
 MAX_LOG10 = 20_000
 
 # What latex2sympy knows; it drops what it does not, and would grade the rest.
+_COMMANDS = " ".join(LATEX["commands"][key] for key in ("algebra", "functions", "greek"))
 _KNOWN = re.compile(
-    r"(?:[\w\s.+\-*/^(){}\[\]|!,<>=&]|\\(?:[{}]|\\|(?:frac|binom|sqrt|sum|prod|int|lim|to|infty|sin|cos"
-    r"|tan|cot|sec|csc|arcsin|arccos|arctan|arccot|sinh|cosh|tanh|log|ln|exp|max|min|gcd|lcm|det|le|ge"
-    r"|ne|in|cup|cap|setminus|emptyset|mathbb|[lr]floor|[lr]ceil|begin|end|cdot|pi|overline(?=\{[A-Za-z])|vec|hat|partial"
-    r"|subset|subseteq|alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau"
-    r"|phi|varphi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega|ell)(?![a-zA-Z])))*"
+    r"(?:[\w\s.+\-*/^(){}\[\]|!,<>=&]|\\[{}\\]|\\overline(?=\{[A-Za-z])"
+    rf"|\\(?:{'|'.join(_COMMANDS.split())})(?![a-zA-Z]))*"
 )
 # math-verify's defaults turn 6m into 6 (our own table has taken units off before) and R into r.
 _NORMALIZATION = NormalizationConfig(
@@ -93,7 +91,7 @@ def symbolic_reason(gold: Gold, answer: str, first: ScalarRule = plain_scalar) -
 def _latex(text: str) -> str:
     """What latex2sympy reads: degrees as multiples of pi, arguments in parentheses."""
     text = re.sub(r"\\(max|min|gcd|lcm) ?\\\{([^{}]*)\\\}", r"\\\1(\2)", text)
-    return re.sub(r"\^\{\\circ ?\}", r"\\cdot \\frac{\\pi}{180}", without_periods(text))
+    return re.sub(r"\^\{\\circ ?\}", r"\\cdot \\frac{\\pi}{180}", text)
 
 
 def _equal(gold: str, answer: str, tolerance: float | None) -> bool:

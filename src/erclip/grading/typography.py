@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from erclip.grading.exact import recurring_as_fractions
 from erclip.grading.scanner import Scanner, TooDeep
 from erclip.grading.signs import to_latex
 
@@ -51,6 +52,14 @@ _SUBSTITUTIONS = tuple(
         (r"[`\"“”„«»]", ""),
         (r"^\s*'([^']+)'\s*$", r"\1"),
     )
+)
+_CHOICES = (  # {}_nC_k, C(n, k), C_n^k, and P for permutations
+    (re.compile(r"(?:\{\})?[_^]\{(\w+)\}C_\{(\w+)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?:\{\})?[_^]\{(\w+)\}P_\{(\w+)\}"), r"\\frac{\1!}{(\1-\2)!}"),
+    (re.compile(r"(?<![a-zA-Z\\])C\((\d+), ?(\d+)\)"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?<![a-zA-Z\\])P\((\d+), ?(\d+)\)"), r"\\frac{\1!}{(\1-\2)!}"),
+    (re.compile(r"(?<![a-zA-Z\\])C_\{(\d+)\}\^\{(\d+)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?<![a-zA-Z\\])[PA]_\{(\d+)\}\^\{(\d+)\}"), r"\\frac{\1!}{(\1-\2)!}"),
 )
 _SIGN_WORDS = {"minus": "-", "plus": "+", "times": r"\cdot ", "negative": "-"}
 _SIGN_WORD = re.compile(
@@ -90,7 +99,9 @@ def canonical(text: str) -> str:
     written = _SIGN_WORD.sub(
         lambda match: _SIGN_WORDS[match[match.lastindex or 0].lower()], written
     )
-    return _stripped(written)
+    for pattern, replacement in _CHOICES:
+        written = pattern.sub(replacement, written)
+    return recurring_as_fractions(_stripped(written))
 
 
 def _stripped(text: str) -> str:
