@@ -248,7 +248,7 @@ def test_importing_is_cheap_and_workers_do_not_load_torch():
 
 
 def test_grade_works_outside_the_main_thread(grader, monkeypatch):
-    monkeypatch.setattr(sys.modules["erclip.grading.grader"], "_default", [grader])
+    monkeypatch.setattr(sys.modules["erclip.grading.grader"], "_default_grader", lambda: grader)
     found = []
     thread = threading.Thread(
         target=lambda: found.append(grade(r"\boxed{\gcd(14,21)}", "7").correct)

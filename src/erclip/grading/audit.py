@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from erclip.errors import UserError
 from erclip.grading.exact import parse_number
-from erclip.grading.extract import DEFAULT_FORMATS
+from erclip.grading.extract import THINK_END, Announced
 from erclip.grading.gold import Gold
 from erclip.grading.grader import Grader
 from erclip.grading.guards import is_fair
 from erclip.grading.scalars import quantity
-from erclip.grading.structure import Items, read
+from erclip.grading.structure import read
 from erclip.records import Grade, Reason
 
 BATCH = 512
@@ -84,9 +84,7 @@ def audit(
     *,
     workers: int = 2,
     time_limit_s: float = 2.0,
-    formats: Sequence[str] = DEFAULT_FORMATS,
-    after_think: bool = False,
-    last_number: bool = False,
+    **announced: Unpack[Announced],
 ) -> Audit:
     r"""Compare the two graders on a JSONL file with the fields `response` and `gold`.
 
@@ -101,13 +99,8 @@ def audit(
     is_labelled = False
     with Grader(workers=workers, time_limit_s=time_limit_s) as grader:
         for rows in _batches(Path(path)):
-            grades = grader.grade_batch(
-                [(row.response, row.gold) for row in rows],
-                formats=formats,
-                after_think=after_think,
-                last_number=last_number,
-            )
-            plain = grader.ask([_plain_task(row, after_think) for row in rows])
+            grades = grader.grade_batch([(row.response, row.gold) for row in rows], **announced)
+            plain = grader.ask([_plain_task(row, announced) for row in rows])
             for row, grade, verdict in zip(rows, grades, plain, strict=True):
                 ours[grade.reason] += 1
                 theirs[verdict] += 1
@@ -130,7 +123,7 @@ def kind_of(gold: Gold) -> str:
     if not is_fair(gold.answers[0]):
         return "beyond the limits"
     answer = read(gold.answers[0]).answer
-    if isinstance(answer, Items):
+    if answer.open is not None:
         return "matrix" if answer.open == "matrix" else "list, tuple, set or interval"
     value = quantity(answer.text)
     number = parse_number(value.value)
@@ -188,10 +181,10 @@ def _gold(gold: Any) -> Gold:
     return Gold.from_fields(gold) if isinstance(gold, Mapping) else Gold.of(str(gold))
 
 
-def _plain_task(row: Row, after_think: bool) -> dict[str, object]:
+def _plain_task(row: Row, announced: Announced) -> dict[str, object]:
     text, response = ", ".join(row.gold.answers), row.response
-    if after_think:
-        response = response.rpartition("</think>")[2]
+    if announced.get("after_think"):
+        response = response.rpartition(THINK_END)[2]
     return {"kind": "plain", "gold": text if "$" in text else f"${text}$", "response": response}
 
 

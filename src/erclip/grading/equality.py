@@ -1,7 +1,7 @@
 r"""Decides whether an answer meets a gold, item by item; what a single item means is a rule's.
 
 Every decision is True, False or None, and None ("cannot tell without algebra") is passed up by the
-three-valued `_any` and `_all`. The calling process runs `meets` with `plain_scalar`; where that
+three-valued `_decided`. The calling process runs `meets` with `plain_scalar`; where that
 says None, a worker runs the same `meets` with sympy behind it, so both see one structure.
 """
 
@@ -17,7 +17,7 @@ from erclip.grading.exact import parse_number
 from erclip.grading.gold import Gold
 from erclip.grading.guards import is_fair
 from erclip.grading.scalars import ScalarRule, Verdict, quantity, sides
-from erclip.grading.structure import Answer, Items, Reading, Scalar, read
+from erclip.grading.structure import Answer, Reading, read
 from erclip.grading.typography import bare_spelling, canonical, same_spelling
 
 MAX_UNSORTED = 12
@@ -44,9 +44,9 @@ def meets(gold: Gold, answer: str, scalar: ScalarRule) -> Verdict:
     """Whether the answer's text meets the gold; None where `scalar` could not tell."""
     if gold.is_multiple:
         wanted = _all_answers(gold.answers)
-        given = read(answer, is_list=isinstance(wanted, Items)).answer
+        given = read(answer, is_list=wanted.open is not None).answer
         return _match(wanted, given, scalar, gold)
-    return _any(_meets_one(text, answer, scalar, gold) for text in gold.answers)
+    return _decided((_meets_one(text, answer, scalar, gold) for text in gold.answers), by=True)
 
 
 def is_list(gold: Gold) -> bool:
@@ -54,7 +54,7 @@ def is_list(gold: Gold) -> bool:
     if len(gold.answers) != 1 or not _LISTED.search(gold.answers[0]):
         return False
     answer = read(gold.answers[0]).answer if is_fair(gold.answers[0]) else None
-    return isinstance(answer, Items) and answer.open == ""
+    return answer is not None and answer.open == ""
 
 
 def is_readable(answer: str) -> bool:
@@ -126,28 +126,25 @@ def _sets(gold: str, answer: str) -> Verdict:
 
 def _aligned(gold: Answer, answer: Answer) -> tuple[Answer, Answer]:
     """What stands beside a tuple or interval, as one."""
-    if isinstance(gold, Items) and gold.open in ("(", "["):
+    if gold.open in ("(", "["):
         return gold, _as_tuple(answer) or answer
-    if isinstance(answer, Items) and answer.open in ("(", "["):
+    if answer.open in ("(", "["):
         return _as_tuple(gold) or gold, answer
     return gold, answer
 
 
 def _as_tuple(answer: Answer) -> Answer | None:
     """`P(3, 4)`, `y = 4, x = 3`, a column of a matrix, or the interval of `a < x < b`."""
-    if isinstance(answer, Scalar):
-        if point := _POINT.fullmatch(answer.text):
-            return read(point[1]).answer
-        if chain := _CHAIN.fullmatch(answer.text):
-            ends = "[("[chain[2] == "<"], "])"[chain[3] == "<"]
-            return Items(*ends, (Scalar(chain[1]), Scalar(chain[4])), answer.text)
-        return None
-    if answer.open == "matrix" and all(len(getattr(r, "items", ())) == 1 for r in answer.items):
-        cells = (row.items[0] for row in answer.items if isinstance(row, Items))
-        return Items("(", ")", tuple(cells), answer.text)
-    named = sorted(tuple(sides(getattr(item, "text", ""))) for item in answer.items)
-    if not answer.open and all(len(n) == 2 and re.fullmatch("[a-zA-Z]", n[0]) for n in named):
-        return Items("(", ")", tuple(Scalar(value) for _, value in named), answer.text)
+    if point := _POINT.fullmatch(answer.text):
+        return read(point[1]).answer
+    if chain := _CHAIN.fullmatch(answer.text):
+        ends = "[("[chain[2] == "<"], "])"[chain[3] == "<"]
+        return Answer(answer.text, *ends, (Answer(chain[1]), Answer(chain[4])))
+    if answer.open == "matrix" and all(len(row.items) == 1 for row in answer.items):
+        return Answer(answer.text, "(", ")", tuple(row.items[0] for row in answer.items))
+    named = sorted(tuple(sides(item.text)) for item in answer.items)
+    if answer.open == "" and all(len(n) == 2 and re.fullmatch("[a-zA-Z]", n[0]) for n in named):
+        return Answer(answer.text, "(", ")", tuple(Answer(value) for _, value in named))
     return None
 
 
@@ -157,43 +154,39 @@ def _all_answers(answers: tuple[str, ...]) -> Answer:
     flat: list[Answer] = []
     for answer in answers:
         parts = read(answer, is_list=True).answer
-        if isinstance(parts, Items) and parts.open in ("", r"\{"):
-            flat.extend(parts.items)
-        else:
-            flat.append(parts)
-    return flat[0] if len(flat) == 1 else Items("", "", tuple(flat), canonical(", ".join(answers)))
+        flat.extend(parts.items if parts.open in ("", r"\{") else [parts])
+    return flat[0] if len(flat) == 1 else Answer(canonical(", ".join(answers)), "", "", tuple(flat))
 
 
 def _match(gold: Answer, answer: Answer, scalar: ScalarRule, record: Gold) -> Verdict:
-    if isinstance(gold, Scalar) and isinstance(answer, Scalar):
+    if gold.open is None and answer.open is None:
         return scalar(gold.text, answer.text, record)
-    if isinstance(gold, Items) and isinstance(answer, Items):
+    if gold.open is not None and answer.open is not None:
         return _match_items(gold, answer, scalar, record)
-    items, single = (gold, answer) if isinstance(gold, Items) else (answer, gold)
-    brackets = items.open if isinstance(items, Items) else ""
-    if brackets in ("(", "[", r"\cup") and _SET_LIKE.search(single.text):
+    items, single = (gold, answer) if answer.open is None else (answer, gold)
+    if items.open in ("(", "[", r"\cup") and _SET_LIKE.search(single.text):
         return scalar(gold.text, answer.text, record)
     return False
 
 
-def _match_items(gold: Items, answer: Items, scalar: ScalarRule, record: Gold) -> Verdict:
+def _match_items(gold: Answer, answer: Answer, scalar: ScalarRule, record: Gold) -> Verdict:
     """Tuples, intervals and matrices keep their order, lists, sets and unions do not."""
     if len(gold.items) != len(answer.items):
         is_union = r"\cup" in (gold.open, answer.open)
         return scalar(gold.text, answer.text, record) if is_union else False
-    if gold.open not in _ACCEPTED or answer.open not in _ACCEPTED[gold.open]:
+    if answer.open not in _ACCEPTED.get(gold.open, ()):
         return False
     if len(gold.items) == 2 and not _same_ends(gold, answer):
         return False
     if gold.open in _ORDERED or r"\ldots" in gold.text:
         pairs = zip(gold.items, answer.items, strict=True)
-        return _all(_match(g, a, scalar, record) for g, a in pairs)
+        return _decided((_match(g, a, scalar, record) for g, a in pairs), by=False)
     return _match_unordered(gold.items, answer.items, scalar, record)
 
 
-def _same_ends(gold: Items, answer: Items) -> bool:
+def _same_ends(gold: Answer, answer: Answer) -> bool:
     """Whether two pairs are both open or closed at each end; parentheses may be left out."""
-    ends = [items.open + items.close for items in (gold, answer)]
+    ends = [f"{side.open}{side.close}" for side in (gold, answer)]
     if not any(end and end[0] in "([" for end in ends):
         return True
     return ends[0] == ends[1] or set(ends) == {"", "()"}
@@ -231,7 +224,7 @@ def _match_unordered(
 
 def _key(item: Answer) -> Hashable:
     """What items share that are most likely equal: a number without its name, or the spelling."""
-    if isinstance(item, Items):
+    if item.open is not None:
         return tuple(map(_key, item.items))
     number = parse_number(quantity(sides(item.text)[-1]).value)
     return number.value if number else bare_spelling(item.text)
@@ -247,24 +240,14 @@ def spelling_key(answer: str) -> Hashable:
     if not is_fair(answer):
         return answer
     reading = read(answer).answer
-    if isinstance(reading, Items):
-        return bare_spelling(reading.text)
-    return _key(reading)
+    return _key(reading) if reading.open is None else bare_spelling(reading.text)
 
 
-def _any(verdicts: Iterable[Verdict]) -> Verdict:
+def _decided(verdicts: Iterable[Verdict], *, by: bool) -> Verdict:
+    """`by` if a verdict is, else None if one is; any() and all() of three values."""
     seen = False
     for verdict in verdicts:
-        if verdict:
-            return True
+        if verdict is by:
+            return by
         seen = seen or verdict is None
-    return None if seen else False
-
-
-def _all(verdicts: Iterable[Verdict]) -> Verdict:
-    seen = False
-    for verdict in verdicts:
-        if verdict is False:
-            return False
-        seen = seen or verdict is None
-    return None if seen else True
+    return None if seen else not by

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
 
 TAIL_CHARS = 262_144
 MAX_GAP = 40
@@ -33,6 +34,14 @@ _NUMBER = re.compile(
     r"|(?:(?<![\w)}])[-+−])?\$?(?:\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)(?:[/:]\d+)*%?"
 )
 _FINAL_STOP = re.compile(r"(?:\.|。)?\s*(?:I hope (?:it|this) is correct\.?)?\s*$")
+
+
+class Announced(TypedDict, total=False):
+    """How an answer may be announced: options of `extract_answer`."""
+
+    formats: Sequence[str]
+    after_think: bool
+    last_number: bool
 
 
 def extract_answer(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Self
+from functools import lru_cache
+from typing import Any, Self, Unpack
 
 from erclip.grading import guards
 from erclip.grading.equality import is_list, is_readable, meets, same_text
-from erclip.grading.extract import DEFAULT_FORMATS, check_formats, extract_answer
+from erclip.grading.extract import Announced, check_formats, extract_answer
 from erclip.grading.gold import Gold
 from erclip.grading.pool import Pool
 from erclip.grading.scalars import plain_scalar, value_scalar
@@ -46,43 +46,28 @@ class Grader:
         response: str,
         gold: str | Gold,
         *,
-        formats: Sequence[str] = DEFAULT_FORMATS,
-        after_think: bool = False,
-        last_number: bool = False,
         truncated: bool = False,
+        **announced: Unpack[Announced],
     ) -> Grade:
         """The verdict on one response; see `grade_batch`."""
-        return self.grade_batch(
-            [(response, gold)],
-            formats=formats,
-            after_think=after_think,
-            last_number=last_number,
-            truncated=[truncated],
-        )[0]
+        return self.grade_batch([(response, gold)], truncated=[truncated], **announced)[0]
 
     def grade_batch(
         self,
         pairs: Sequence[tuple[str, str | Gold]],
         *,
-        formats: Sequence[str] = DEFAULT_FORMATS,
-        after_think: bool = False,
-        last_number: bool = False,
         truncated: Sequence[bool] | None = None,
+        **announced: Unpack[Announced],
     ) -> list[Grade]:
-        """Verdicts on (response, gold) pairs, in their order; `extract_answer` has the options."""
-        check_formats(formats)
+        """Verdicts on (response, gold) pairs, in their order; `grade` has the options."""
+        check_formats(announced.get("formats", ()))
         flags = [False] * len(pairs) if truncated is None else truncated
         grades: list[Grade | None] = []
         waiting: dict[tuple[Gold, str], list[int]] = {}
         for (response, gold), cut in zip(pairs, flags, strict=True):
             gold = Gold.of(gold)
-            answer = extract_answer(
-                response,
-                formats=formats,
-                after_think=after_think,
-                last_number=last_number,
-                all_boxes=gold.is_multiple or is_list(gold),
-            )
+            joins = gold.is_multiple or is_list(gold)
+            answer = extract_answer(response, all_boxes=joins, **announced)
             reason = quick_reason(gold, answer, cut) or self._cache.get((gold, answer or ""))
             if reason is None:
                 waiting.setdefault((gold, answer or ""), []).append(len(grades))
@@ -180,25 +165,13 @@ def _grade(answer: str | None, reason: Reason) -> Grade:
     return Grade(correct=reason == "correct", answer=kept, reason=reason)
 
 
-_default: list[Grader] = []
-_default_lock = threading.Lock()
-
-
+@lru_cache(maxsize=1)
 def _default_grader() -> Grader:
-    with _default_lock:
-        if not _default:
-            _default.append(Grader(workers=min(2, os.cpu_count() or 1)))
-        return _default[0]
+    return Grader(workers=min(2, os.cpu_count() or 1))
 
 
 def grade(
-    response: str,
-    gold: str | Gold,
-    *,
-    formats: Sequence[str] = DEFAULT_FORMATS,
-    after_think: bool = False,
-    last_number: bool = False,
-    truncated: bool = False,
+    response: str, gold: str | Gold, *, truncated: bool = False, **announced: Unpack[Announced]
 ) -> Grade:
     r"""Grade one response with a shared `Grader` of two workers.
 
@@ -213,11 +186,4 @@ def grade(
     >>> grade("I am not sure.", "1/2").reason
     'no_answer'
     """
-    return _default_grader().grade(
-        response,
-        gold,
-        formats=formats,
-        after_think=after_think,
-        last_number=last_number,
-        truncated=truncated,
-    )
+    return _default_grader().grade(response, gold, truncated=truncated, **announced)

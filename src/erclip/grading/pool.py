@@ -16,8 +16,9 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -212,51 +213,21 @@ class Pool:
 
     def run(self, tasks: Sequence[Message]) -> list[Message]:
         """All replies, in the order of the tasks."""
-        replies: list[Message] = [{} for _ in tasks]
-        numbers = queue.SimpleQueue[int]()
-        for number in range(len(tasks)):
-            numbers.put(number)
         stop = threading.Event()
-        failures: list[Exception] = []
 
-        def work() -> None:
-            with suppress(queue.Empty):
-                while not stop.is_set():
-                    number = numbers.get_nowait()
-                    with self._borrowed() as slot:
-                        replies[number] = slot.run(tasks[number], stop)
-
-        def help_out() -> None:
+        def work(task: Message) -> Message:
+            slot = self._idle.get()
             try:
-                work()
-            except Exception as error:
-                failures.append(error)
-                stop.set()
+                return {} if stop.is_set() else slot.run(task, stop)
+            finally:
+                self._idle.put(slot)
 
-        helpers = [
-            threading.Thread(target=help_out, name="erclip-grading", daemon=True)
-            for _ in range(min(len(self._slots), len(tasks)) - 1)
-        ]
+        threads = ThreadPoolExecutor(min(len(self._slots), len(tasks)), "erclip-grading")
         try:
-            for helper in helpers:
-                helper.start()
-            work()
-            for helper in helpers:
-                helper.join()
-        except BaseException:  # a Ctrl-C must not wait for the helpers' tasks
+            return list(threads.map(work, tasks))
+        finally:  # a Ctrl-C must not wait for the tasks that other threads have in hand
             stop.set()
-            raise
-        if failures:
-            raise failures[0]
-        return replies
-
-    @contextmanager
-    def _borrowed(self) -> Generator[Slot]:
-        slot = self._idle.get()
-        try:
-            yield slot
-        finally:
-            self._idle.put(slot)
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """Stop every worker."""

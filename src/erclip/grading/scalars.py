@@ -16,7 +16,8 @@ from typing import NamedTuple
 from erclip.grading.exact import Number, numbers_equal, parse_number
 from erclip.grading.gold import Gold
 from erclip.grading.kinds import KINDS
-from erclip.grading.structure import split_top, without_label
+from erclip.grading.brackets import split_top
+from erclip.grading.structure import without_label
 from erclip.grading.typography import canonical, same_spelling
 from erclip.grading.units import Unit, is_angle, ratio, read_unit
 

@@ -14,7 +14,7 @@ from functools import lru_cache, reduce
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from erclip.grading.structure import split_top
+from erclip.grading.brackets import split_top
 from erclip.grading.values import close, constant
 
 _NAME = r"(?:[a-zA-Z]|\\(?!pi|infty)[a-z]+ ?)(?:_\{\w+\})?"

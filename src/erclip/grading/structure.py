@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
+from erclip.grading.brackets import is_balanced, split_top
 from erclip.grading.typography import canonical
 from erclip.grading.words import LABEL_WORDS, changes_value
 
@@ -33,6 +34,7 @@ _CONDITION = re.compile(
     r"[a-zA-Z][, a-zA-Z]*(?:(?:\\in |\\[gl]e |[<>]|\\ne ).*)?|.*(?:\\[gl]e |[<>])[a-zA-Z].*|"
 )
 _COMPARES = re.compile(r"[=<>]|\\(?:in|[gl]e|ne) ")
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
 _THOUSANDS = re.compile(
     r'[^\d(\[{,"]*\d{1,3}(?:,\d{3}){1,6}(?:\.\d+)?'
     r'(?:(?:[^\d)\],^]|\^\{(?:-?\d|\\circ ?)\})*|[(\[]"[^"]+"[)\]])'
@@ -40,37 +42,23 @@ _THOUSANDS = re.compile(
 _CONNECTIVE = re.compile(r'(?:, ?)?"(?:and|or|And|Or|AND|OR)"|;')
 _SPREAD = re.compile(r'[^"(]*(?:\\quad [^"(]*)+')
 _PLUS_MINUS = re.compile(r"\\(pm|mp) ")
-_FRENCH = re.compile(r"([\[\]])(.*[,;].*)([\[\]])")
-_OPENING = {"(": ")", "[": "]", r"\{": r"\}"}
-_DELIMITERS = re.compile(
-    r'"[^"]*"|\\begin\{|\\end\{|\\(?:cup|cap|setminus)(?![a-zA-Z])|\\[{}]|\\.|[()\[\]{},=]',
-    re.DOTALL,
-)
-_MATRIX = re.compile(
-    r"(?P<factor>[^&,=]*?)\\begin\{matrix\}(?P<cells>.*)\\end\{matrix\}", re.DOTALL
-)
+_FRENCH = re.compile(r"(?:(\])|(\[))(.*[,;].*)(?:(\[)|(\]))")
+_CLOSING = {"(": ")", "[": "]", r"\{": r"\}"}
+_MATRIX = re.compile(r"([^&,=]*?)\\begin\{matrix\}((?:(?!\\begin).)*)\\end\{matrix\}", re.DOTALL)
 _NAMES = re.compile(r"\(?[a-zA-Z\\][\w\\{}' ]*(?:\([\w, ]*\)|(?:, ?[a-zA-Z\\][\w\\{}' ]*)*\)?)?")
 
 
-class Scalar(NamedTuple):
-    """Anything that is not a list of things: the canonical text."""
+class Answer(NamedTuple):
+    r"""A canonical text, and its items with their brackets if it is no single thing.
 
-    text: str
-
-
-class Items(NamedTuple):
-    r"""Items in order, and their brackets: "" for a bare list, `\cup` for a union, else as written.
-
-    A matrix is a `matrix` of `row`s.
+    open: None for a single thing, "" for a bare list, `\cup` for a union, `matrix` for a matrix of
+        `row`s, else the bracket as written.
     """
 
-    open: str
-    close: str
-    items: tuple[Scalar | Items, ...]
     text: str
-
-
-Answer = Scalar | Items
+    open: str | None = None
+    close: str = ""
+    items: tuple[Answer, ...] = ()
 
 
 class Reading(NamedTuple):
@@ -87,12 +75,12 @@ def read(text: str, *, is_list: bool = False) -> Reading:
 
     is_list: commas between digit groups separate answers (`135,189` is two numbers, not one).
 
-    >>> read(r"\{1, \frac12\}").answer.items
-    (Scalar(text='1'), Scalar(text='\\frac{1}{2}'))
-    >>> read("1,234").answer, len(read("1,234", is_list=True).answer.items)
-    (Scalar(text='1,234'), 2)
-    >>> read(r"2n \text{ for } n \ge 1")
-    Reading(answer=Scalar(text='2n'), text='2n', condition='n\\ge 1')
+    >>> [item.text for item in read(r"\{1, \frac12\}").answer.items]
+    ['1', '\\frac{1}{2}']
+    >>> read("1,234").answer.items, len(read("1,234", is_list=True).answer.items)
+    ((), 2)
+    >>> read(r"2n \text{ for } n \ge 1")[1:]
+    ('2n', 'n\\ge 1')
     """
     text = without_label(canonical(text)).replace(r"\{\}", r"\emptyset ")
     for phrase, meaning in _PHRASES:
@@ -101,9 +89,8 @@ def read(text: str, *, is_list: bool = False) -> Reading:
         text = text.replace("&", '"and"')
     text, condition = _without_condition(text.strip())
     bare = _MEMBERSHIP.sub("", text, count=1)
-    if (french := _FRENCH.fullmatch(bare)) and (french[1] == "]" or french[3] == "["):
-        bare = f"{'(' if french[1] == ']' else '['}{french[2]}{')' if french[3] == '[' else ']'}"
-        text = bare
+    if (french := _FRENCH.fullmatch(bare)) and (french[1] or french[4]):
+        text = bare = f"{'(' if french[1] else '['}{french[3]}{')' if french[4] else ']'}"
     return Reading(_take_apart(bare, is_list), text, condition)
 
 
@@ -134,121 +121,83 @@ def _without_condition(text: str) -> tuple[str, str]:
             continue
         if start[0] == "," and _COMPARES.search(value) and r"\in \mathbb" not in bare:
             continue  # a list of relations
-        variable = re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", bare))
-        if is_universal or (variable and variable[0] in re.sub(r"\\[a-zA-Z]+", "", value)):
+        variable = re.search(r"[a-zA-Z]", _COMMAND.sub("", bare))
+        if is_universal or (variable and variable[0] in _COMMAND.sub("", value)):
             return value, bare if _COMPARES.search(bare) and not is_universal else ""
     return text, ""
 
 
 def _take_apart(text: str, is_list: bool) -> Answer:
     if not is_list and _THOUSANDS.fullmatch(text):
-        return Scalar(text)
-    sides = split_top(text, "=")
-    if len(sides) == 2 and _NAMES.fullmatch(sides[0]):
-        named = _take_apart(sides[1], is_list)
-        if isinstance(named, Items) and named.open not in ("", r"\cup"):
-            return named
-    if matrix := _matrix(text):
-        return matrix
-    pieces = split_top(text, r"\cup")
-    if len(pieces) > 1 and all(pieces):
-        return Items(r"\cup", r"\cup", tuple(_bracketed(p) or Scalar(p) for p in pieces), text)
+        return Answer(text)
     listed = _CONNECTIVE.sub(",", text)
     if _SPREAD.fullmatch(listed):
         listed = re.sub(r",? *\\quad ", ",", listed)
     parts = split_top(listed)
     if len(parts) > 1 and all(parts):
-        return Items("", "", tuple(item for part in parts for item in _expand(part)), text)
-    if bracketed := _bracketed(text, alone=True):
-        return bracketed
-    expanded = _expand(text)
-    return Items("", "", expanded, text) if len(expanded) > 1 else expanded[0]
+        return Answer(text, "", "", _things(parts))
+    things = _things([text], is_all=True)
+    return Answer(text, "", "", things) if len(things) > 1 else things[0]
 
 
-def _bracketed(text: str, *, alone: bool = False) -> Items | Scalar | None:
+def _things(parts: list[str], *, is_all: bool = False) -> tuple[Answer, ...]:
+    r"""Each part as one thing, or two where it says `\pm`."""
+    found: list[Answer] = []
+    for text in parts:
+        if _PLUS_MINUS.search(text) and not text.startswith(r"\{"):
+            for plus in ("pm", "mp"):
+                signed = _PLUS_MINUS.sub(lambda sign: "+" if sign[1] == plus else "-", text)
+                found += _things([signed.removeprefix("+").strip()])
+        else:
+            found.append(_thing(text, is_all=is_all))
+    return tuple(found)
+
+
+def _thing(text: str, *, is_all: bool = False) -> Answer:
+    sides = split_top(text, "=")
+    if len(sides) == 2 and _NAMES.fullmatch(sides[0]) and (named := _thing(sides[1])).open:
+        return named
+    if match := _MATRIX.fullmatch(text):
+        return _matrix(*match.groups(), text)
+    if len(pieces := split_top(text, r"\cup")) > 1 and all(pieces):
+        return Answer(text, r"\cup", r"\cup", _things(pieces))
+    return _bracketed(text, is_all) or Answer(text)
+
+
+def _bracketed(text: str, is_all: bool) -> Answer | None:
     r"""The items of `(…)`, `[…)`, `\{…\}` if the first bracket closes at the very end.
 
-    Brackets around one thing mean nothing, but a set of one only if it is the whole answer.
+    Brackets around one thing mean nothing; those of a set do, unless they hold all of the answer.
     """
-    opening = next((mark for mark in _OPENING if text.startswith(mark)), None)
-    closing = next((mark for mark in _OPENING.values() if text.endswith(mark)), None)
+    opening = next((mark for mark in _CLOSING if text.startswith(mark)), None)
+    closing = next((mark for mark in _CLOSING.values() if text.endswith(mark)), None)
     if opening is None or closing is None or len(text) < len(opening) + len(closing) + 1:
         return None
     inner = text[len(opening) : -len(closing)].replace(";", ",")
-    if not _balanced(inner):
-        return None
     parts = split_top(inner)
-    if not all(parts):
+    if not is_balanced(inner) or not all(parts):
         return None
+    items = _things(parts)
     if len(parts) == 1:
-        if opening == r"\{" or _OPENING[opening] == closing:
-            matrix = _matrix(parts[0])
-            items = (matrix,) if matrix else _expand(parts[0])
-            is_set = opening == r"\{" and (not alone or items[0].text.strip() == r"\emptyset")
-            is_one = len(items) == 1 and not is_set
-            return items[0] if is_one else Items(opening, closing, items, text)
-        return None
-    items = tuple(item for part in parts for item in _expand(part))
-    return Items(opening, closing, items, text)
+        if opening != r"\{" and _CLOSING[opening] != closing:
+            return None
+        is_set = opening == r"\{" and (not is_all or items[0].text.strip() == r"\emptyset")
+        if len(items) == 1 and not is_set:
+            return items[0]
+    return Answer(text, opening, closing, items)
 
 
-def _expand(text: str) -> tuple[Answer, ...]:
-    r"""One item, or two where it says `\pm`."""
-    if _PLUS_MINUS.search(text):
-        upper = _PLUS_MINUS.sub(lambda sign: "+" if sign[1] == "pm" else "-", text)
-        lower = _PLUS_MINUS.sub(lambda sign: "-" if sign[1] == "pm" else "+", text)
-        return (*_expand(upper.removeprefix("+").strip()), *_expand(lower.strip()))
-    sides = split_top(text, "=")
-    if len(sides) == 2 and _NAMES.fullmatch(sides[0]) and (named := _bracketed(sides[1])):
-        return (named,)
-    return (_bracketed(text) or Scalar(text),)
-
-
-def _matrix(text: str) -> Items | None:
+def _matrix(factor: str, cells: str, text: str) -> Answer:
     """A matrix, times a factor in front of it."""
-    match = _MATRIX.fullmatch(text)
-    if match is None or "\\begin" in match["cells"]:
-        return None
-    factor = f"({match['factor']})\\cdot " if match["factor"] else ""
-    rows = [row.split("&") for row in match["cells"].split(r"\\") if row.strip()]
+    before, behind = (f"({factor})\\cdot (", ")") if factor else ("", "")
+    rows = [row.split("&") for row in cells.split(r"\\") if row.strip()]
     items = tuple(
-        Items(
-            "row", "row", tuple(Scalar(_times(factor, cell.strip())) for cell in row), "&".join(row)
+        Answer(
+            "&".join(row),
+            "row",
+            "row",
+            tuple(Answer(before + cell.strip() + behind) for cell in row),
         )
         for row in rows
     )
-    return Items("matrix", "matrix", items, text)
-
-
-def _times(factor: str, cell: str) -> str:
-    return f"{factor}({cell})" if factor else cell
-
-
-def split_top(text: str, separator: str = ",") -> list[str]:
-    """Parts between the separators that no bracket, brace or environment holds."""
-    depth, start, parts = 0, 0, []
-    for match in _DELIMITERS.finditer(text):
-        mark = match.group()
-        if mark in ("(", "[", "{", r"\{", r"\begin{"):
-            depth += 2 if mark == r"\begin{" else 1
-        elif mark in (")", "]", "}", r"\}"):
-            depth -= 1
-        elif mark == separator and depth <= 0:
-            parts.append(text[start : match.start()].strip())
-            start = match.end()
-    parts.append(text[start:].strip())
-    return parts
-
-
-def _balanced(inner: str) -> bool:
-    """Whether no bracket inside closes one that was opened outside."""
-    depth = 0
-    for match in _DELIMITERS.finditer(inner):
-        mark = match.group()
-        if mark in ("(", "[", "{", r"\{", r"\begin{", r"\end{"):
-            depth += 1
-        elif mark in (")", "]", "}", r"\}"):
-            depth -= 1
-            if depth < 0:
-                return False
-    return depth == 0
+    return Answer(text, "matrix", "matrix", items)

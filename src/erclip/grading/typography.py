@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from erclip.grading.brackets import is_balanced
 from erclip.grading.exact import recurring_as_fractions
 from erclip.grading.scanner import Scanner, TooDeep
 from erclip.grading.signs import to_latex
@@ -109,21 +110,10 @@ def _stripped(text: str) -> str:
     text = text.strip()
     while True:
         bare = re.sub(r"^(?:\\quad ?)+|(?:\s|\\\\?|\\quad|(?<!\\)[.,;:])+$", "", text).strip()
-        if bare.startswith("{") and bare.endswith("}") and closing(bare, 0) == len(bare) - 1:
+        if bare.startswith("{") and bare.endswith("}") and is_balanced(bare[1:-1]):
             bare = bare[1:-1].strip()
         if bare.startswith(r"\{") and r"\}" not in bare:  # of a system of equations
             bare = bare[2:]
         if bare == text:
             return text
         text = bare
-
-
-def closing(text: str, start: int) -> int:
-    """Where the brace that opens at `start` closes; the end of the text if it does not."""
-    depth = 0
-    for position in range(start, len(text)):
-        if text[position] in "{}" and text[position - 1 : position] != "\\":
-            depth += 1 if text[position] == "{" else -1
-            if depth == 0:
-                return position
-    return len(text)

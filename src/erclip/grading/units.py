@@ -73,7 +73,7 @@ def _read_table() -> dict[str, _Entry]:
     prefixes = {symbol: (size, spelled) for symbol, size, spelled in _entries(prefixed["prefixes"])}
     for symbol in prefixed["symbols"].split():
         (size, spelled), base = prefixes[symbol[0]], found[symbol[1:]]
-        entry = base._replace(size=(size or 1) * (base.size or 1))
+        entry = base._replace(size=(size or Fraction(1)) * (base.size or 1))
         full = [name for name in names[base.name] if len(name) > 2 or not name.isascii()]
         found |= dict.fromkeys([symbol, *(s + name for s in spelled[1:] for name in full)], entry)
     for symbol, _, others in _entries(prefixed["also"]):
