@@ -131,7 +131,7 @@ def test_a_killed_child_costs_no_verdict_and_no_restart():
 def test_a_worker_that_is_always_killed_is_a_timeout_that_is_not_remembered():
     grader = Grader(workers=1, time_limit_s=20.0)
     slot = grader._pool._slots[0]
-    slot._started()
+    slot._start()
     real = slot._read
     slot._read = lambda *_: {"died": -signal.SIGKILL}
     assert grader.grade(*PAIRS[0][:2]).reason == "timeout"

@@ -16,6 +16,7 @@ from erclip.grading.choices import read_choice
 from erclip.grading.exact import parse_number
 from erclip.grading.gold import Gold
 from erclip.grading.guards import is_fair
+from erclip.grading.relations import comparisons
 from erclip.grading.scalars import ScalarRule, Verdict, quantity, sides
 from erclip.grading.structure import Answer, Reading, read
 from erclip.grading.typography import bare_spelling, canonical, same_spelling
@@ -35,7 +36,7 @@ _ACCEPTED = {
     "row": ("row",),
 }
 _POINT = re.compile(r"[A-Z]'?(\(.*,.*\))")
-_CHAIN = re.compile(r"([^<\\]+)(<|\\le )[a-zA-Z](<|\\le )([^<\\]+)")
+_ENDS = {"<": "()", r"\le ": "[]"}
 _LISTED = re.compile(r",|;|and|or|pm|quad|[^\x00-\x7f]")
 _SET_LIKE = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|mathbb|infty)(?![a-zA-Z])|^\]|\[$")
 
@@ -137,9 +138,11 @@ def _as_tuple(answer: Answer) -> Answer | None:
     """`P(3, 4)`, `y = 4, x = 3`, a column of a matrix, or the interval of `a < x < b`."""
     if point := _POINT.fullmatch(answer.text):
         return read(point[1]).answer
-    if chain := _CHAIN.fullmatch(answer.text):
-        ends = "[("[chain[2] == "<"], "])"[chain[3] == "<"]
-        return Answer(answer.text, *ends, (Answer(chain[1]), Answer(chain[4])))
+    steps = comparisons(answer.text)
+    if len(steps) == 2 and steps[0].right.isalpha() and all(s.sign in _ENDS for s in steps):
+        low, high = (_ENDS[step.sign] for step in steps)
+        ends = Answer(steps[0].left), Answer(steps[1].right)
+        return Answer(answer.text, low[0], high[1], ends)
     if answer.open == "matrix" and all(len(row.items) == 1 for row in answer.items):
         return Answer(answer.text, "(", ")", tuple(row.items[0] for row in answer.items))
     named = sorted(tuple(sides(item.text)) for item in answer.items)

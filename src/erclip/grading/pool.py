@@ -29,6 +29,7 @@ START_LIMIT_S = 60.0
 STOP_LIMIT_S = 1.0
 CPU_SHARE = 0.15
 TRIES = 5
+_CLOCKS = (-signal.SIGPROF, -signal.SIGALRM)
 
 Message = dict[str, Any]
 
@@ -43,16 +44,8 @@ main()
 """
 
 
-class _ChildKilled(Exception):
-    """Somebody killed the process that did the work; its supervisor has another one ready."""
-
-
-class _KilledAtStart(EOFError):
-    """Somebody killed the worker before it was ready."""
-
-
 class Slot:
-    """One worker process, started when first used and replaced when it is killed."""
+    """One worker process, started when first used and replaced when it hangs or ends."""
 
     def __init__(self, time_limit_s: float) -> None:
         self._time_limit_s = time_limit_s
@@ -61,100 +54,77 @@ class Slot:
         self._sent = 0
 
     def run(self, task: Message, stop: threading.Event | None = None) -> Message:
-        """The worker's reply, or the verdict `timeout` or `guarded` if the task killed it.
+        """The worker's reply, or the verdict `timeout` or `guarded` if the task ended it.
 
         A worker that somebody else killed (SIGKILL: an operator, or the kernel short of memory)
         costs another try (unless `stop` is set), not a verdict. `stopped` marks what a clock or a
         kill decided: another machine, or another minute, may decide it otherwise.
         """
-        for tries_left in reversed(range(TRIES)):
+        for _ in range(TRIES):
             try:
-                return self._exchange(task)
+                reply = self._exchange(task)
+            except (EOFError, BrokenPipeError):
+                self.close()
             except TimeoutError:
-                if not self._stop_child():
-                    self.close()
+                self.close()
                 break
-            except (EOFError, BrokenPipeError, _ChildKilled) as error:
-                if not isinstance(error, _ChildKilled):
-                    self.close()
-                if stop and stop.is_set():
-                    break
-                if isinstance(error, _KilledAtStart) and not tries_left:
-                    raise UserError(
-                        f"Grading workers were killed {TRIES} times while starting, most likely "
-                        "for want of memory: free some, or use fewer workers."
-                    ) from error
             except BaseException:
                 self.close()
                 raise
+            else:
+                if "died" not in reply:
+                    return reply
+                if reply["died"] != -signal.SIGKILL:
+                    is_clock = reply["died"] in _CLOCKS
+                    return {"verdict": "timeout" if is_clock else "guarded", "stopped": True}
+            if stop and stop.is_set():
+                break
         return {"verdict": "timeout", "stopped": True}
 
     def _exchange(self, task: Message) -> Message:
-        process = self._started()
+        if self._process is not None and (
+            self._process.poll() is not None or self._readable(self._process, 0.0)
+        ):
+            self.close()  # it ended, or has something to say that nobody asked for
+        process = self._process or self._start()
         assert process.stdin is not None
         self._sent += 1
         process.stdin.write(json.dumps({**task, "id": self._sent}).encode() + b"\n")
         process.stdin.flush()
-        deadline = time.monotonic() + self._time_limit_s
-        while True:
-            reply = self._read(process, deadline)
-            if reply.get("died") == -signal.SIGPROF:
-                return {"verdict": "timeout", "stopped": True}
-            if reply.get("died") == -signal.SIGKILL:
-                raise _ChildKilled
-            if "died" in reply:
-                return {"verdict": "guarded", "stopped": True}
-            if reply.get("id") == self._sent:
-                return reply
+        return self._read(process, self._time_limit_s + STOP_LIMIT_S / 2)
 
-    def _stop_child(self) -> bool:
-        """End the process that computes; False if its supervisor does not say so at once."""
-        assert self._process is not None
-        with suppress(TimeoutError, EOFError, ProcessLookupError):
-            os.kill(self._process.pid, signal.SIGUSR1)
-            deadline = time.monotonic() + STOP_LIMIT_S / 2
-            while "died" not in self._read(self._process, deadline):
-                pass  # a reply that came too late
-            return True
-        return False
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is not None:
-            if self._process.poll() is None and not self._readable(self._process, 0.0):
-                return self._process
-            self.close()  # it ended, or has something to say that nobody asked for
+    def _start(self) -> subprocess.Popen[bytes]:
+        """A worker that has said that it is ready; one that is killed before is started again."""
         package = str(Path(__file__).resolve().parents[1])
-        arguments = [str(self._time_limit_s * CPU_SHARE), str(MEMORY_BYTES), package]
-        self._process = process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-c", _START, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C in the terminal is for the parent alone
-            env={**os.environ, "PYTHONHASHSEED": "0"},
+        limits = (self._time_limit_s * CPU_SHARE, self._time_limit_s, MEMORY_BYTES)
+        for _ in range(TRIES):
+            self._process = process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-P", "-c", _START, *map(str, limits), package],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C in the terminal is for the parent alone
+                env={**os.environ, "PYTHONHASHSEED": "0"},
+            )
+            self._buffer = b""
+            try:
+                hello = self._read(process, START_LIMIT_S)
+            except TimeoutError:
+                hello = {"failed": "it hangs"}
+            except EOFError:
+                code = process.wait()
+                hello = {"failed": f"it ended with {code}", "killed": code == -signal.SIGKILL}
+            if "failed" not in hello:
+                return process
+            self.close()
+            if not hello.get("killed"):
+                raise UserError(
+                    f"a grading worker ({sys.executable}) did not start: {hello['failed']}"
+                )
+        raise UserError(
+            f"Grading workers were killed {TRIES} times while starting, most likely "
+            "for want of memory: free some, or use fewer workers."
         )
-        self._buffer = b""
-        hello = self._greeting(process)
-        if "failed" in hello:
-            self.close()
-            raise UserError(f"a grading worker did not start: {hello['failed']}")
-        return process
-
-    def _greeting(self, process: subprocess.Popen[bytes]) -> Message:
-        """What a new worker says first; one that is killed before is an EOF, worth another try."""
-        try:
-            return self._read(process, time.monotonic() + START_LIMIT_S)
-        except TimeoutError as error:
-            self.close()
-            raise UserError(f"a grading worker ({sys.executable}) did not start") from error
-        except EOFError as error:
-            code = process.wait()
-            self.close()
-            if code == -signal.SIGKILL:
-                raise _KilledAtStart from error
-            raise UserError(
-                f"a grading worker ({sys.executable}) ended with {code} while starting"
-            ) from error
 
     @staticmethod
     def _readable(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
@@ -163,8 +133,9 @@ class Slot:
         poll.register(process.stdout.fileno(), select.POLLIN)
         return bool(poll.poll(max(timeout_s, 0.0) * 1000))
 
-    def _read(self, process: subprocess.Popen[bytes], deadline: float) -> Message:
+    def _read(self, process: subprocess.Popen[bytes], limit_s: float) -> Message:
         assert process.stdout is not None
+        deadline = time.monotonic() + limit_s
         while b"\n" not in self._buffer:
             if not self._readable(process, deadline - time.monotonic()):
                 raise TimeoutError

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
+from erclip.grading.brackets import split_top
 from erclip.grading.exact import Number, numbers_equal, parse_number
 from erclip.grading.gold import Gold
 from erclip.grading.kinds import KINDS
-from erclip.grading.brackets import split_top
+from erclip.grading.relations import comparisons, same_relations
 from erclip.grading.structure import without_label
 from erclip.grading.typography import canonical, same_spelling
 from erclip.grading.units import Unit, is_angle, ratio, read_unit
@@ -29,7 +30,7 @@ _NAME = re.compile(
     r"(?!\\(?:sqrt|frac|pi|binom|infty)(?![a-zA-Z]))\\?[a-zA-Z][\w\\{}' ]*(?:\([\w, ]*\))?"
     r"|\([a-z](?:, ?[a-z])*\)"
 )
-_SIGNS = re.compile(r"<|>|\\le |\\ge |\\ne ")
+_ANTIDERIVATIVE = re.compile(r"(.*[^C])\+([CcKk])(?:_\{\d\})?")
 _RELATION = re.compile(r"[<>]|\\(?:ne|le|ge|sim|in|subset|subseteq)(?![a-zA-Z])")
 _CALL = re.compile(r"([a-zA-Z])\(([a-zA-Z])\)")
 _MONEY = re.compile(
@@ -87,23 +88,16 @@ def operands(gold: str, answer: str) -> tuple[Quantity, Quantity]:
     `f(t)=t+1` are the same function.
     """
     gold, answer = _settled(gold), _settled(answer)
-    gold_sides, answer_sides = sides(gold), sides(answer)
+    gold_sides, answer_sides = _name_first(gold), _name_first(answer)
     if len(gold_sides) == 1:
-        swapped = (
-            len(answer_sides) == 2
-            and _NAME.fullmatch(answer_sides[1])
-            and parse_number(answer_sides[0])
-        )
-        return quantity(gold), quantity(answer_sides[0 if swapped else -1])
-    gold_name, gold_value = _assignment(gold_sides, gold)
-    answer_name, answer_value = _assignment(answer_sides, answer)
-    if gold_name is None:
+        return quantity(gold), quantity(answer_sides[-1])
+    if not _NAME.fullmatch(gold_sides[0]):
         return quantity(gold), quantity(answer)
-    if answer_name is None:
+    if len(answer_sides) == 1 or not _NAME.fullmatch(answer_sides[0]):
         related = _RELATION.search(answer) or len(answer_sides) > 1
-        return quantity(gold if related else gold_value), quantity(answer)
-    if renamed := _renamed(gold_name, answer_name, answer_value):
-        return quantity(gold_value), quantity(renamed)
+        return quantity(gold if related else gold_sides[-1]), quantity(answer)
+    if renamed := _renamed(gold_sides[0], answer_sides[0], answer_sides[-1]):
+        return quantity(gold_sides[-1]), quantity(renamed)
     return Quantity(gold, None), Quantity(answer, None)
 
 
@@ -111,9 +105,7 @@ def _settled(text: str) -> str:
     r"""`\equiv` without a modulus is `=`, so is `\approx` after a name; else its left counts."""
     text = text.replace(r"\equiv ", "=") if r"\mod" not in text else text
     left, approximate, right = text.partition(r"\approx ")
-    if not approximate:
-        return text
-    return f"{left}={right}" if _NAME.fullmatch(left.strip()) else left
+    return f"{left}={right}" if approximate and _NAME.fullmatch(left.strip()) else left
 
 
 def sides(text: str) -> list[str]:
@@ -124,13 +116,11 @@ def sides(text: str) -> list[str]:
     return parts if all(parts) else [text]
 
 
-def _assignment(parts: list[str], text: str) -> tuple[str | None, str]:
-    """The name before the first `=` and the value after the last, if it is a name."""
-    if len(parts) == 2 and not _NAME.fullmatch(parts[0]) and _NAME.fullmatch(parts[1]):
-        parts = parts[::-1] if parse_number(parts[0]) else parts
-    if len(parts) > 1 and _NAME.fullmatch(parts[0]):
-        return parts[0], parts[-1]
-    return None, text
+def _name_first(text: str) -> list[str]:
+    """The sides, with those of `5 = x` exchanged."""
+    parts = sides(text)
+    is_turned = len(parts) == 2 and _NAME.fullmatch(parts[1]) and parse_number(parts[0])
+    return parts[::-1] if is_turned else parts
 
 
 def _renamed(gold_name: str, answer_name: str, answer_value: str) -> str | None:
@@ -140,9 +130,10 @@ def _renamed(gold_name: str, answer_name: str, answer_value: str) -> str | None:
     gold_call, answer_call = _CALL.fullmatch(gold_name), _CALL.fullmatch(answer_name)
     if not (gold_call and answer_call and gold_call[1] == answer_call[1]):
         return None
-    variable = re.compile(rf"(?<![a-zA-Z\\]){answer_call[2]}(?![a-zA-Z])")
-    clashes = re.search(rf"(?<![a-zA-Z\\]){gold_call[2]}(?![a-zA-Z])", answer_value)
-    return None if clashes else variable.sub(gold_call[2], answer_value)
+    letter = r"(?<![a-zA-Z\\]){}(?![a-zA-Z])"
+    clashes = re.search(letter.format(gold_call[2]), answer_value)
+    renamed = re.sub(letter.format(answer_call[2]), gold_call[2], answer_value)
+    return None if clashes else renamed
 
 
 @lru_cache(maxsize=8192)
@@ -234,40 +225,12 @@ def _equal_up_to_percent(
 
 def _values(gold: str, answer: str, tolerance: float | None) -> Verdict:
     """Expressions by value, equations and inequalities by proportion."""
-    from erclip.grading.values import equal_values, proportion  # mpmath: only if needed
+    from erclip.grading.values import equal_values  # mpmath: only if needed
 
-    golds, answers = _comparisons(gold), _comparisons(answer)
-    if golds or answers:
-        if len(golds) != len(answers) or [s for _, s, _ in golds] != [s for _, s, _ in answers]:
-            return False if golds and answers and len(golds) != len(answers) else None
-        found = [
-            proportion((g[0], g[2]), (a[0], a[2])) for g, a in zip(golds, answers, strict=True)
-        ]
-        if None in found:
-            return None
-        return all(c > 0 or (c and g[1] == "=") for c, g in zip(found, golds, strict=True))
-    bodies = [re.fullmatch(r"(.*[^C])\+([CcKk])(?:_\{\d\})?", text) for text in (gold, answer)]
+    steps = comparisons(gold), comparisons(answer)
+    if any(steps):
+        return same_relations(*steps)
+    bodies = [_ANTIDERIVATIVE.fullmatch(text) for text in (gold, answer)]
     if bodies[0] and bodies[1] and bodies[0][2] == "C":
         gold, answer = bodies[0][1], bodies[1][1]
     return equal_values(gold, answer, tolerance)
-
-
-def _comparisons(text: str) -> list[tuple[str, str, str]]:
-    r"""(left, sign, right) of an equation or a chain of inequalities, all made `<` or `\le`."""
-    parts = sides(text)
-    if len(parts) == 2:
-        return [(parts[0], "=", parts[1])]
-    signs = _SIGNS.findall(text)
-    terms = _SIGNS.split(text)
-    if not signs or not all(term.strip() for term in terms) or len(split_top(text)) > 1:
-        return []
-    found = []
-    for left, sign, right in zip(terms, signs, terms[1:], strict=False):
-        flipped = sign in (">", r"\ge ")
-        sign = {">": "<", r"\ge ": r"\le ", r"\ne ": "="}.get(sign, sign)
-        found.append((right, sign, left) if flipped else (left, sign, right))
-    return (
-        sorted(found, key=lambda part: part[1])
-        if len(found) < 2
-        else (found[::-1] if signs[0] in (">", r"\ge ") else found)
-    )

@@ -15,16 +15,15 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from erclip.grading.brackets import split_top
+from erclip.grading.relations import SIGN, Step, comparisons
 from erclip.grading.values import close, constant
 
 _NAME = r"(?:[a-zA-Z]|\\(?!pi|infty)[a-z]+ ?)(?:_\{\w+\})?"
-_SIGN = re.compile(r"(<|>|\\le |\\ge |\\ne |=)")
 _BUILDER = re.compile(rf"\\\{{({_NAME})(?:\\in ?\\mathbb\{{R\}})?[|:](.*)\\\}}")
 _MEMBER = re.compile(rf"({_NAME})\\in ?(?=[(\[\\])(.*)")
 _TERM = re.compile(rf"(?P<name>{_NAME})|\|(?P<inner>{_NAME})(?P<shift>[-+].*)?\|")
 _INTERVAL = re.compile(r"([(\[])(.*)([)\]])")
 _AND_OR = re.compile(r'"(and|or)"|, ?|; ?')
-_FLIPPED = {"<": ">", ">": "<", "\\le ": "\\ge ", "\\ge ": "\\le "}
 MAX_PARTS = 32
 SAME = 1e-90
 _COMBINED = {
@@ -68,13 +67,13 @@ def real_set(text: str) -> RealSet | None:
     if (match := _INTERVAL.fullmatch(text)) and len(ends := split_top(match[2])) == 2:
         return _interval(match[1], *ends, match[3])
     words = _AND_OR.split(text)
-    if len(words) > 1 and all(words[::2]) and _SIGN.search(text):
+    if len(words) > 1 and all(words[::2]) and SIGN.search(text):
         parts = [_relation(part) for part in words[::2]]
         both = None if "or" in words else _merged(parts, operator.and_)
         if both and any(map(both.contains, _probes(both.ends))):
             return both
         return _merged(parts, operator.or_)  # `x < 1, x > 2` can't mean both
-    return None if _SIGN.findall(text) == ["="] else _relation(text)
+    return None if SIGN.findall(text) == ["="] else _relation(text)
 
 
 def equal_sets(gold: RealSet, answer: RealSet) -> bool:
@@ -103,8 +102,8 @@ def _same(left: Any, right: Any) -> bool:
 
 def _holds(left: Any, sign: str, right: Any) -> bool:
     if _same(left, right):
-        return sign in (r"\le ", r"\ge ", "=")
-    return sign == r"\ne " or (sign != "=" and (left < right) == (sign in ("<", r"\le ")))
+        return sign in (r"\le ", "=")
+    return sign == r"\ne " or (sign != "=" and left < right)
 
 
 def _interval(opening: str, low_text: str, high_text: str, closing: str) -> RealSet | None:
@@ -127,25 +126,27 @@ def _points(text: str) -> RealSet | None:
 
 def _relation(text: str) -> RealSet | None:
     """What one variable may be, from a chain of relations."""
-    parts = _SIGN.split(text)
-    steps = [_step(*parts[i : i + 3]) for i in range(0, len(parts) - 2, 2)]
-    return _merged(steps, operator.and_)
+    return _merged([_allowed(step) for step in comparisons(text)], operator.and_)
 
 
-def _step(left: str, sign: str, right: str) -> RealSet | None:
-    r"""`x < 3`, `3 > x`, or `|x-1| < 3`, whose two ends are as far from 1."""
-    term, bound = _TERM.fullmatch(left.strip()), constant(right)
-    if term is None or bound is None:
-        term, bound, sign = _TERM.fullmatch(right.strip()), constant(left), _FLIPPED.get(sign, sign)
+def _allowed(step: Step) -> RealSet | None:
+    r"""`x < 3`, `3 < x`, or `|x-1| < 3`, whose two ends are as far from 1."""
+    term, bound = _TERM.fullmatch(step.left), constant(step.right)
+    is_upper = term is not None and bound is not None
+    if not is_upper:
+        term, bound = _TERM.fullmatch(step.right), constant(step.left)
     if term is None or bound is None or abs(bound) == float("inf"):
         return None
-    if term["name"]:
-        return RealSet((bound,), lambda value: _holds(value, sign, bound), term["name"])
     shift = constant(term["shift"]) if term["shift"] else 0
-    if shift is None or bound < 0:
+    if shift is None or (term["inner"] and bound < 0):
         return None
-    ends = (-shift - bound, -shift + bound)
-    return RealSet(ends, lambda value: _holds(abs(value + shift), sign, bound), term["inner"])
+
+    def contains(value: Any) -> bool:
+        measured = abs(value + shift) if term["inner"] else value
+        return _holds(*(measured, step.sign, bound) if is_upper else (bound, step.sign, measured))
+
+    ends = (-shift - bound, -shift + bound) if term["inner"] else (bound,)
+    return RealSet(ends, contains, term["inner"] or term["name"])
 
 
 def _merged(parts: list[RealSet | None], combine: Callable[[bool, bool], bool]) -> RealSet | None:

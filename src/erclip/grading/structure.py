@@ -41,7 +41,7 @@ _THOUSANDS = re.compile(
 )
 _CONNECTIVE = re.compile(r'(?:, ?)?"(?:and|or|And|Or|AND|OR)"|;')
 _SPREAD = re.compile(r'[^"(]*(?:\\quad [^"(]*)+')
-_PLUS_MINUS = re.compile(r"\\(pm|mp) ")
+_PLUS_MINUS = re.compile(r"\\(?:pm|mp) ")
 _FRENCH = re.compile(r"(?:(\])|(\[))(.*[,;].*)(?:(\[)|(\]))")
 _CLOSING = {"(": ")", "[": "]", r"\{": r"\}"}
 _MATRIX = re.compile(r"([^&,=]*?)\\begin\{matrix\}((?:(?!\\begin).)*)\\end\{matrix\}", re.DOTALL)
@@ -145,8 +145,8 @@ def _things(parts: list[str], *, is_all: bool = False) -> tuple[Answer, ...]:
     found: list[Answer] = []
     for text in parts:
         if _PLUS_MINUS.search(text) and not text.startswith(r"\{"):
-            for plus in ("pm", "mp"):
-                signed = _PLUS_MINUS.sub(lambda sign: "+" if sign[1] == plus else "-", text)
+            for plus, minus in ((r"\pm ", r"\mp "), (r"\mp ", r"\pm ")):
+                signed = text.replace(plus, "+").replace(minus, "-")
                 found += _things([signed.removeprefix("+").strip()])
         else:
             found.append(_thing(text, is_all=is_all))

@@ -1,8 +1,8 @@
 r"""The process that runs sympy: reads one JSON task a line, writes one JSON verdict a line.
 
 The supervisor loads sympy once and forks a child that does the work. A child that exceeds its CPU
-seconds or memory dies by the kernel's hand; the supervisor reports it and forks the next from the
-loaded image, which costs milliseconds instead of a second.
+seconds, its wall-clock seconds or its memory dies by the kernel's hand; the supervisor reports it
+and forks the next from the loaded image, which costs milliseconds instead of a second.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 def main() -> None:
     """Serve until standard input ends."""
-    cpu_limit_s, memory_bytes = float(sys.argv[1]), int(sys.argv[2])
+    cpu_limit_s, time_limit_s, memory_bytes = map(float, sys.argv[1:4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     output = os.dup(1)
     os.dup2(2, 1)  # a library that prints must not garble the protocol
@@ -30,8 +30,8 @@ def main() -> None:
     while True:
         child = _fork()
         if child == 0:
-            _limit(memory_bytes)
-            _serve(output, cpu_limit_s, tasks.run)
+            _limit(int(memory_bytes))
+            _serve(output, cpu_limit_s, time_limit_s, tasks.run)
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if code == 0:
@@ -40,34 +40,29 @@ def main() -> None:
 
 
 def _fork() -> int:
-    """Fork; from then on, a SIGTERM to the supervisor ends and reaps the child first.
-
-    A SIGUSR1 ends the child alone: the next one costs milliseconds, another supervisor seconds.
-    """
-
-    def stop_child(*_: object) -> None:
-        os.kill(child, signal.SIGKILL)
+    """Fork; from then on, a SIGTERM to the supervisor ends and reaps the child first."""
 
     def stop(*_: object) -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os._exit(0)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     child = os.fork()
     signal.signal(signal.SIGTERM, signal.SIG_DFL if child == 0 else stop)
-    signal.signal(signal.SIGUSR1, signal.SIG_DFL if child == 0 else stop_child)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     return child
 
 
-def _serve(output: int, cpu_limit_s: float, run: Any) -> None:
+def _serve(output: int, cpu_limit_s: float, time_limit_s: float, run: Any) -> None:
     with os.fdopen(0, "rb", closefd=False) as tasks:
         for line in tasks:
             signal.setitimer(signal.ITIMER_PROF, cpu_limit_s)
+            signal.setitimer(signal.ITIMER_REAL, time_limit_s)
             task = json.loads(line)
             reply = run(task)
-            signal.setitimer(signal.ITIMER_PROF, 0)
+            for clock in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+                signal.setitimer(clock, 0)
             _send(output, {**reply, "id": task["id"]})
 
 
