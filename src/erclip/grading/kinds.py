@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 from erclip.grading.exact import parse_number
 from erclip.grading.structure import without_label
@@ -21,7 +22,8 @@ _RATIO = re.compile(rf"\d+(?:\.\d+)?(?:(?:{_TO.pattern})\d+(?:\.\d+)?)+")
 _BASED = re.compile(
     r"(?P<digits>[0-9A-Za-z]+?)(?:_\{(?:base)?(?P<index>\d+|[a-z]+)\}|(?:in)?base(?P<said>\d+|[a-z]+))"
 )
-_BASES = {**NUMBER_WORDS, "bin": "2", "oct": "8", "dec": "10", "hex": "16"}
+_NAMED_BASES = {"bin": "2", "oct": "8", "dec": "10", "hex": "16"}
+_BASES = NUMBER_WORDS | _NAMED_BASES
 _RESIDUE = re.compile(r"(?:(.+?)\\equiv )?(.+?)\(?\\mod ?\{?([^{}()]+)\}?\)?")
 _PHRASE = re.compile(r"(?:\"[^\"]+\"|[Aa] ?|[A-Z]|[-', .!]|s)+")
 _ARTICLES = ("a", "an", "the")
@@ -66,30 +68,38 @@ def same_ratio(gold: str, answer: str) -> bool | None:
     return is_fraction and _value(other) is not None and _value("/".join(ratio)) == _value(other)
 
 
+class _Digits(NamedTuple):
+    digits: str
+    base: int
+    is_literal: bool  # written `0x1F`, or with the name of its base: it says its value
+
+
 @lru_cache(maxsize=8192)
-def _digits(text: str) -> tuple[str, str] | None:
-    """(digits, base) of a number in a stated base."""
+def _digits(text: str) -> _Digits | None:
+    """The digits of a number in a stated base."""
     text = re.sub(r'["() ]|\\overline(?=\{\w+\}_)', "", text)
     match = _BASED.fullmatch(re.sub(r"^\{(\w+)\}", r"\1", text))
-    base = (match["index"] or match["said"]) if match else ""
-    base = _BASES.get(base, base)
+    said = (match["index"] or match["said"]) if match else ""
+    base = _BASES.get(said, said)
     if match is None or not base.isdigit():
         return None
     fits = all(int(digit, 36) < int(base) for digit in match["digits"])
-    return (match["digits"].upper(), base) if fits else None
+    return _Digits(match["digits"].upper(), int(base), said in _NAMED_BASES) if fits else None
 
 
 def same_digits(gold: str, answer: str) -> bool | None:
-    """`204_5` is met by `204_5` and by its digits alone, not by its decimal value."""
+    """`204_5` is met by `204_5` and by its digits alone, not by its value; `0x1F` is 31."""
     left, right = _digits(gold), _digits(answer)
     if left and right:
-        return left == right
+        return left[:2] == right[:2]
     based, other = (left, answer) if left else (right, gold)
     if based is None:
         return None
+    if based.is_literal and (based.digits.isdigit() or _value(other) is not None):
+        return _value(other) == int(based.digits, based.base)
     if re.fullmatch(r"[0-9A-Za-z\"]+", other):
-        return other.replace('"', "").upper() == based[0]
-    return False if re.search(r"\d", based[0]) else None
+        return other.replace('"', "").upper() == based.digits
+    return False if re.search(r"\d", based.digits) else None
 
 
 def same_residue(gold: str, answer: str) -> bool | None:
