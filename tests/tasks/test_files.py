@@ -62,6 +62,29 @@ FORMATS: dict[str, tuple[dict[str, Any], Gold]] = {
         {"messages": [ASK, {"role": "assistant", "content": "18"}], "answer": "18"},
         Gold(("18",)),
     ),
+    "ShareGPT beside an answer": (
+        {
+            "conversations": [
+                {"from": "human", "value": ASK["content"]},
+                {"from": "gpt", "value": "18, I think."},
+            ],
+            "answer": 18,
+        },
+        Gold(("18",)),
+    ),
+    "ShareGPT, solved in the last turn": (
+        {
+            "conversations": [
+                {"from": "human", "value": ASK["content"]},
+                {"from": "gpt", "value": r"<think>\boxed{17}?</think> It is \boxed{18}."},
+            ]
+        },
+        Gold(("18",)),
+    ),
+    "messages, solved in the last turn": (
+        {"messages": [ASK, {"role": "assistant", "content": "9+9\nAnswer: 18"}]},
+        Gold(("18",)),
+    ),
     "content in parts": (
         {
             "messages": [{"role": "user", "content": [{"type": "text", "text": ASK["content"]}]}],
@@ -146,6 +169,12 @@ BAD_ROWS = [
     ({"prompt": [{"role": "user"}], "reward_model": {"ground_truth": "1"}}, "role and content"),
     ({"messages": [SYSTEM], "answer": "1"}, "end with a user message, not 'system'"),
     ({"messages": [{"role": "assistant", "content": "x"}], "answer": "1"}, "not nothing"),
+    ({"conversations": [{"from": "human", "value": "q"}]}, "or gold; it has conversations"),
+    (
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "18"}]},
+        "or gold; it has conversations",
+    ),
+    ({"conversations": [{"from": "human"}], "answer": "1"}, "role and content"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}, "hold text"),
 ]
 
@@ -276,6 +305,11 @@ COMMA = 'problem,answer\r\n"What is 1, or\none, + 1?",2\r\nWhat is 2 + 1?,3\r\n'
         ("rows.csv", "\ufeff" + COMMA),
         ("rows.csv.gz", COMMA),
         ("rows.tsv", 'problem\tanswer\n"What is 1, or\none, + 1?"\t2\nWhat is 2 + 1?\t3\n'),
+        (
+            "rows.ndjson",
+            '{"problem": "What is 1, or\\none, + 1?", "answer": 2}\n'
+            '{"problem": "What is 2 + 1?", "answer": 3}\n',
+        ),
         (
             "rows.jsonl.gz",
             '{"problem": "What is 1, or\\none, + 1?", "answer": 2}\n'

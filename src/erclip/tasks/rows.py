@@ -6,9 +6,10 @@ inside a field.
 
 | the question                                     | may be                                       |
 |--------------------------------------------------|----------------------------------------------|
-| prompt, messages, problem, question, query       | text, or messages {role, content}; their     |
-|                                                  | content is text or a list of text parts;     |
-|                                                  | closing assistant turns are left out         |
+| prompt, messages, conversations, problem,        | text, or messages {role, content} or         |
+| question, query                                  | {from, value} (ShareGPT); their content is   |
+|                                                  | text or a list of text parts; closing        |
+|                                                  | assistant turns are left out                 |
 
 | the answer                                       | may be                                       |
 |--------------------------------------------------|----------------------------------------------|
@@ -17,7 +18,8 @@ inside a field.
 |                                                  | holds a `\boxed{…}` or `<answer>…</answer>`   |
 
 A list holds alternatives, unless OlympiadBench's `is_multiple_answer` says otherwise; `unit` and
-`error` (a tolerance) beside a list are read as well.
+`error` (a tolerance) beside a list are read as well. Without an answer field, the answer that
+the assistant's last turn announces is the gold.
 """
 
 from __future__ import annotations
@@ -34,8 +36,11 @@ from erclip.grading.extract import extract_answer
 from erclip.records import Message
 
 Row = Mapping[str, Any]
+Field = tuple[str, Any]
+"""Its name and its value."""
 
-QUESTIONS = ("prompt", "messages", "problem", "question", "query")
+QUESTIONS = ("prompt", "messages", "conversations", "problem", "question", "query")
+SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}  # as ShareGPT names roles
 ANSWERS = (
     "reward_model.ground_truth",
     "answer",
@@ -67,27 +72,42 @@ def read_row(row: object, where: str, columns: Mapping[str, str] | None = None) 
     """
     if not isinstance(row, Mapping):
         raise UserError(f"{where}: a row must be a JSON object, not {type(row).__name__}")
-    columns = columns or {}
-    question = _pick(row, where, "prompt", columns, QUESTIONS)
-    answer = _pick(row, where, "answer", columns, ANSWERS)
     try:
+        question, answer = _roles(row, where, columns or {})
         return Item(_asked(*question), read_gold(answer[1], answer[0], row))
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
 
 
 def fields_of(row: Row, where: str, columns: Mapping[str, str] | None = None) -> tuple[str, str]:
     """The names of the fields that ask and that answer."""
-    return (
-        _pick(row, where, "prompt", columns or {}, QUESTIONS)[0],
-        _pick(row, where, "answer", columns or {}, ANSWERS)[0],
-    )
+    question, answer = _roles(row, where, columns or {})
+    return question[0], answer[0]
+
+
+def _roles(row: Row, where: str, columns: Mapping[str, str]) -> tuple[Field, Field]:
+    """The fields that ask and that answer."""
+    question = _pick(row, where, "prompt", columns, QUESTIONS)
+    name, turns = question
+    closing = _message(turns[-1]) if isinstance(turns, list) and turns else None
+    spoken = None
+    if closing is not None and closing["role"] == "assistant":
+        spoken = extract_answer(_content(closing["content"], name))
+    last_turn = (f"{name}, its last turn", spoken) if spoken else None
+    return question, _pick(row, where, "answer", columns, ANSWERS, otherwise=last_turn)
 
 
 def _pick(
-    row: Row, where: str, role: str, columns: Mapping[str, str], known: tuple[str, ...]
-) -> tuple[str, Any]:
-    """(name, value) of the field that plays a role."""
+    row: Row,
+    where: str,
+    role: str,
+    columns: Mapping[str, str],
+    known: tuple[str, ...],
+    otherwise: Field | None = None,
+) -> Field:
+    """The field that plays a role."""
     there = ", ".join(sorted(map(str, row))) or "none"
     if (named := columns.get(role)) is not None:
         value = _field(row, named)
@@ -99,6 +119,8 @@ def _pick(
     filled = [pair for pair in there_are if not isinstance(pair[1], str) or pair[1].strip()]
     if there_are:
         return (filled or there_are)[0]
+    if otherwise is not None:
+        return otherwise
     raise UserError(
         f"{where}: needs a field {', '.join(known[:-1])} or {known[-1]}; it has {there}: name it, "
         f'data.columns = {{ {role} = "…" }}'
@@ -123,16 +145,26 @@ def _asked(name: str, question: object) -> tuple[Message, ...]:
 
 
 def _conversation(messages: list[Any], name: str) -> tuple[Message, ...]:
-    for message in messages:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+    read: list[dict[str, str]] = []
+    for message in map(_message, messages):
+        if message is None:
             raise _BadField(f"{name} must be a list of messages with role and content")
-    read = [{"role": m["role"], "content": _content(m["content"], name)} for m in messages]
+        read.append({"role": message["role"], "content": _content(message["content"], name)})
     while read and read[-1]["role"] == "assistant":
         read.pop()
     if not read or read[-1]["role"] != "user":
         last = repr(read[-1]["role"]) if read else "nothing"
         raise _BadField(f"{name} must end with a user message, not {last}")
     return tuple(read)
+
+
+def _message(message: object) -> dict[str, Any] | None:
+    """Role and content of a turn, also as ShareGPT names them; None if it is no turn."""
+    for role, content in (("role", "content"), ("from", "value")):
+        if isinstance(message, Mapping) and {role, content} <= set(message):
+            speaker = message[role]
+            return {"role": SPEAKERS.get(str(speaker), speaker), "content": message[content]}
+    return None
 
 
 def _content(content: object, name: str) -> str:

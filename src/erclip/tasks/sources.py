@@ -15,7 +15,7 @@ from erclip.errors import UserError
 from erclip.extras import need
 from erclip.machine.hub import from_hub
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 COMPRESSED = ".gz"
 _HUB_ID = re.compile(r"(?:[\w.-]+/)?[\w.-]+(?::[\w.-]+)?")
 
@@ -28,7 +28,7 @@ class Located(NamedTuple):
 
 
 def read_rows(path: str, split: str) -> Iterator[Located]:
-    """The rows of a .jsonl, .json, .csv, .tsv (all also .gz) or .parquet file, or of a hub id.
+    """The rows of a file with one of `SUFFIXES` (text also as .gz), or of a hub id.
 
     A path with one of the suffixes is always a file, so that a mistyped name is reported as a
     missing file, not looked for on the network. `split` names a split of a hub data set
@@ -44,8 +44,8 @@ def read_rows(path: str, split: str) -> Iterator[Located]:
         return _hub(path, split)
     if not file.is_file():
         raise UserError(f"there is no file {path}: check the data path")
-    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv, ".tsv": _csv}
-    return readers[suffix](file)
+    readers = {".json": _json, ".parquet": _parquet, ".csv": _csv, ".tsv": _csv}
+    return readers.get(suffix, _jsonl)(file)
 
 
 def suffix_of(file: Path) -> str:
