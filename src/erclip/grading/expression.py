@@ -219,4 +219,4 @@ class _Reader:
 
 
 def _is_number(symbol: str | None) -> bool:
-    return symbol is not None and symbol[0] in ".0123456789"
+    return symbol is not None and symbol != "." and symbol[0] in ".0123456789"

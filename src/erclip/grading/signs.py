@@ -9,7 +9,7 @@ from functools import lru_cache
 from erclip.grading.tables import LATEX, by_other_name
 
 SPELLINGS = by_other_name(LATEX["spellings"])
-_SIGN = re.compile(r"\\(?:[a-zA-Z]+|.)|[^\x00-\x7f]", re.DOTALL)
+_SIGN = re.compile(r"\\(?:[a-zA-Z]+|[\x00-\x7f])|[^\x00-\x7f]")
 _ROOT_OF_DIGITS = re.compile(r"([√∛∜])\s*(\d[\d.]*)")
 # Scripts come sign by sign, each between marks of its own, so that a run can be joined.
 _SCRIPTS = {"<super>": "^\x02{}\x03", "<sub>": "_\x04{}\x05"}
