@@ -1,5 +1,6 @@
 """Random LaTeX, huge strings and control characters: no crash, no hang, always a verdict."""
 
+import random
 import time
 
 import pytest
@@ -74,6 +75,70 @@ def test_workers_always_answer(grader, texts):
 def test_workers_always_answer_for_long(grader, texts):
     timeouts, seconds = check_with_workers(grader, texts)
     assert seconds < 30 + timeouts * (grader._time_limit_s + 1)
+
+
+def random_text(random_, depth=0):
+    """A formula, signs of Unicode, deep brackets, digits, or two of these side by side."""
+    kind = random_.randrange(6 if depth < 2 else 4)
+    if kind == 0:
+        return random_.choice((" ", "")).join(random_.choices(SYMBOLS, k=random_.randrange(1, 14)))
+    if kind == 1:
+        return "".join(random_.choices(SIGNS, k=random_.randrange(1, 40)))
+    if kind == 2:
+        opening = random_.choice(OPENINGS)
+        inner = random_.choice(("1", "x", "", r"\infty", "cm"))
+        count = random_.randrange(1, 60)
+        return opening * count + inner + CLOSINGS.get(opening[-1], "") * random_.choice((count, 1))
+    if kind == 3:
+        return "".join(random_.choices("0123456789,. ", k=random_.randrange(1, 450)))
+    if kind == 4:
+        text = random_text(random_, depth + 1)
+        place = random_.randrange(len(text) + 1)
+        return text[:place] + random_.choice(SYMBOLS + SIGNS) + text[place:]
+    between = random_.choice((",", " or ", "=", "<", " ", r"\text{ for }", " cm", ";", ":"))
+    return between.join(random_text(random_, depth + 1) for _ in range(2))
+
+
+SYMBOLS = r"""
+    0 7 12 3.5 1,000 x e i \pi \infty + - * / ^ _ ! = < \le \ne \in \cup \pm \cdot ( ) [ ] {
+    } \{ \} | , ; : . \dfrac \sqrt[3] \binom \sin \log \sum_{k=1}^{n} \int_0^1 \lfloor
+    \text{cm} \text{ \% ^\circ \left( \begin{pmatrix} \end{pmatrix} \begin{array} & \\
+    \over \rm \kern \phantom \SI{ \dot{3} \ldots \pmod{7} _{16} 0x1F 3:30 a.m. million €
+    万 或 ⅓ ² ₁ √ ∛ ° Ω １２ 𝑥 é 1e999 10^{400} 1/0 0^0 \sqrt{-1} 0.\overline{3} 0.(3)
+    C(5,2) \log_2 \sin^{-1} \text{for } Yes (C) Option ** &lt; \t
+    """.split()  # noqa: SIM905
+_RANGES = ((0x20, 0x250), (0x370, 0x460), (0x2000, 0x2300), (0xFF00, 0xFF60), (0x1D400, 0x1D440))
+SIGNS = [chr(code) for low, high in _RANGES for code in range(low, high)]
+OPENINGS = ("(", "[", r"\{", r"\frac{", "^{", r"\text{", "|", r"\begin{cases}", "-", r"\pm ", "(1,")
+CLOSINGS = {"(": ")", "[": "]", "{": "}"}
+
+
+def random_pairs(seed, count):
+    """Golds and answers, every third answer a piece of its gold with something in it."""
+    random_ = random.Random(seed)
+    for i in range(count):
+        gold, answer = random_text(random_), random_text(random_)
+        if i % 3 == 0:
+            answer = gold[: len(gold) // 2] + random_.choice(SYMBOLS) + gold[len(gold) // 2 :]
+        if gold.strip():
+            yield Gold.of(gold), answer
+
+
+def test_random_golds_and_answers_never_fail_and_never_take_long():
+    for gold, answer in random_pairs(seed=0, count=600):
+        begin = time.process_time()
+        assert quick_reason(gold, answer) in {*REASONS, None}, (gold, answer)
+        assert time.process_time() - begin < 1.0, (gold, answer)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_random_pairs_get_the_same_verdict_alone_and_in_a_batch(grader):
+    pairs = [p for p in random_pairs(seed=1, count=4000) if quick_reason(*p) is None][:200]
+    batch = grader._decide(pairs)
+    for pair, reason in batch.items():
+        if reason != "timeout":  # the clock's, which may decide otherwise another time
+            assert grader._decide([pair])[pair] in (reason, "timeout"), pair
 
 
 @pytest.mark.parametrize(

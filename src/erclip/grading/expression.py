@@ -64,6 +64,17 @@ def names_of(tree: tuple) -> set[str]:
     return {name for part in tree[1:] if isinstance(part, tuple) for name in names_of(part)}
 
 
+def degree(tree: tuple) -> int | None:
+    """The degree of a sum of products; None for anything else."""
+    if tree[0] in ("number", "pi", "e", "name"):
+        return int(tree[0] == "name")
+    degrees = [degree(part) for part in tree[1:]] if tree[0] in ("+", "*", "/") else [None]
+    known = [part for part in degrees if part is not None]
+    if len(known) < len(degrees) or (tree[0] == "/" and known[1] != 0):
+        return None
+    return max(known) if tree[0] == "+" else sum(known)
+
+
 class _Reader:
     """Recursive descent over the symbols; the guards have bounded their depth before."""
 

@@ -27,7 +27,7 @@ from erclip.errors import UserError
 MEMORY_BYTES = 2 << 30
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 1.0
-CPU_SHARE = 0.15
+CPU_SHARE = 0.25
 TRIES = 5
 _CLOCKS = (-signal.SIGPROF, -signal.SIGALRM)
 

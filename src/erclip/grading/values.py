@@ -17,7 +17,7 @@ from typing import Any
 import mpmath
 
 from erclip.grading.exact import Number, numbers_equal, places_of
-from erclip.grading.expression import MINUS_ONE, Unclear, names_of, parse
+from erclip.grading.expression import MINUS_ONE, Unclear, degree, names_of, parse
 
 DIGITS = (60, 700)
 RELIABLE = 1e-30
@@ -65,7 +65,11 @@ def equal_values(gold: str, answer: str, tolerance: float | None = None) -> bool
 
 
 def proportion(gold: tuple[str, str], answer: tuple[str, str]) -> Any:
-    """The constant c with answer = c·gold, for the differences left − right of both; else None."""
+    """The constant c with answer = c·gold, for the differences left − right of both.
+
+    Zero if there is none and both are straight lines or planes; about curves it is not for us to
+    say, and the answer is None.
+    """
     try:
         trees = [
             ("+", parse(left), ("*", MINUS_ONE, parse(right))) for left, right in (gold, answer)
@@ -77,7 +81,7 @@ def proportion(gold: tuple[str, str], answer: tuple[str, str]) -> Any:
         ratios, within = zip(*found, strict=True)
         if all(close(ratios[0], ratio, min(within)) for ratio in ratios):
             return ratios[0]
-    return None
+    return 0 if all(degree(tree) == 1 for tree in trees) else None
 
 
 def constant(text: str) -> Any:
