@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
 
 from erclip.grading.choices import read_choice
@@ -41,13 +41,20 @@ _LISTED = re.compile(r",|;|and|or|pm|quad|[^\x00-\x7f]")
 _SET_LIKE = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|mathbb|infty)(?![a-zA-Z])|^\]|\[$")
 
 
+Same = Callable[[str, str], Verdict]
+"""The rule for single things, of one gold."""
+
+
 def meets(gold: Gold, answer: str, scalar: ScalarRule) -> Verdict:
     """Whether the answer's text meets the gold; None where `scalar` could not tell."""
+
+    def same(wanted: str, given: str) -> Verdict:
+        return scalar(wanted, given, gold)
+
     if gold.is_multiple:
         wanted = _all_answers(gold.answers)
-        given = read(answer, is_list=wanted.open is not None).answer
-        return _match(wanted, given, scalar, gold)
-    return _decided((_meets_one(text, answer, scalar, gold) for text in gold.answers), by=True)
+        return _match(wanted, read(answer, is_list=wanted.open is not None).answer, same)
+    return _decided((_meets_one(text, answer, same) for text in gold.answers), by=True)
 
 
 def is_list(gold: Gold) -> bool:
@@ -72,45 +79,45 @@ def same_text(gold: Gold, answer: str) -> bool:
     return bool(text) and any(same_spelling(canonical(g), text) for g in golds)
 
 
-def _meets_one(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> Verdict:
-    verdict = _choices(gold, answer, scalar, record)
-    return _meets_content(gold, answer, scalar, record) if verdict is None else verdict
+def _meets_one(gold: str, answer: str, same: Same) -> Verdict:
+    verdict = _choices(gold, answer, same)
+    return _meets_content(gold, answer, same) if verdict is None else verdict
 
 
-def _meets_content(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> Verdict:
+def _meets_content(gold: str, answer: str, same: Same) -> Verdict:
     wanted, given = read(gold), read(answer)
-    if not _same_conditions(wanted, given, scalar, record):
+    if not _same_conditions(wanted, given, same):
         return False
     if (verdict := _sets(wanted.text, given.text)) is not None:
         return verdict
     wanted_items, given_items = _aligned(wanted.answer, given.answer)
-    return _match(wanted_items, given_items, scalar, record)
+    return _match(wanted_items, given_items, same)
 
 
-def _choices(gold: str, answer: str, scalar: ScalarRule, record: Gold) -> Verdict:
+def _choices(gold: str, answer: str, same: Same) -> Verdict:
     """`(B)` is met by its letter, in any dress, with any content but another choice."""
     wanted, given = read_choice(canonical(gold)), read_choice(canonical(answer))
     if wanted is None or not wanted.is_sure:
         return None
     if given is None:
         if wanted.content:
-            return _meets_content(wanted.content, answer, scalar, record)
+            return _meets_content(wanted.content, answer, same)
         return False if wanted.in_brackets else None
     if wanted.letter != given.letter or given.says_more:
         return False
     if wanted.content and given.content:
-        return _meets_content(wanted.content, given.content, scalar, record)
+        return _meets_content(wanted.content, given.content, same)
     return True
 
 
-def _same_conditions(wanted: Reading, given: Reading, scalar: ScalarRule, record: Gold) -> bool:
+def _same_conditions(wanted: Reading, given: Reading, same: Same) -> bool:
     """A condition may be left out or added, but two must not contradict each other."""
     if not wanted.condition or not given.condition:
         return True
     if same_spelling(wanted.condition, given.condition):
         return True
     sets = _sets(wanted.condition, given.condition)
-    return sets if sets is not None else bool(scalar(wanted.condition, given.condition, record))
+    return sets if sets is not None else bool(same(wanted.condition, given.condition))
 
 
 def _sets(gold: str, answer: str) -> Verdict:
@@ -161,30 +168,30 @@ def _all_answers(answers: tuple[str, ...]) -> Answer:
     return flat[0] if len(flat) == 1 else Answer(canonical(", ".join(answers)), "", "", tuple(flat))
 
 
-def _match(gold: Answer, answer: Answer, scalar: ScalarRule, record: Gold) -> Verdict:
+def _match(gold: Answer, answer: Answer, same: Same) -> Verdict:
     if gold.open is None and answer.open is None:
-        return scalar(gold.text, answer.text, record)
+        return same(gold.text, answer.text)
     if gold.open is not None and answer.open is not None:
-        return _match_items(gold, answer, scalar, record)
+        return _match_items(gold, answer, same)
     items, single = (gold, answer) if answer.open is None else (answer, gold)
     if items.open in ("(", "[", r"\cup") and _SET_LIKE.search(single.text):
-        return scalar(gold.text, answer.text, record)
+        return same(gold.text, answer.text)
     return False
 
 
-def _match_items(gold: Answer, answer: Answer, scalar: ScalarRule, record: Gold) -> Verdict:
+def _match_items(gold: Answer, answer: Answer, same: Same) -> Verdict:
     """Tuples, intervals and matrices keep their order, lists, sets and unions do not."""
     if len(gold.items) != len(answer.items):
         is_union = r"\cup" in (gold.open, answer.open)
-        return scalar(gold.text, answer.text, record) if is_union else False
+        return same(gold.text, answer.text) if is_union else False
     if answer.open not in _ACCEPTED.get(gold.open, ()):
         return False
     if len(gold.items) == 2 and not _same_ends(gold, answer):
         return False
     if gold.open in _ORDERED or r"\ldots" in gold.text:
         pairs = zip(gold.items, answer.items, strict=True)
-        return _decided((_match(g, a, scalar, record) for g, a in pairs), by=False)
-    return _match_unordered(gold.items, answer.items, scalar, record)
+        return _decided((_match(g, a, same) for g, a in pairs), by=False)
+    return _match_unordered(gold.items, answer.items, same)
 
 
 def _same_ends(gold: Answer, answer: Answer) -> bool:
@@ -195,27 +202,23 @@ def _same_ends(gold: Answer, answer: Answer) -> bool:
     return ends[0] == ends[1] or set(ends) == {"", "()"}
 
 
-def _match_unordered(
-    golds: Sequence[Answer], answers: Sequence[Answer], scalar: ScalarRule, record: Gold
-) -> Verdict:
+def _match_unordered(golds: Sequence[Answer], answers: Sequence[Answer], same: Same) -> Verdict:
     """Pair every gold with an answer of its own: equal numbers and spellings first, in one pass."""
     waiting: defaultdict[Hashable, list[int]] = defaultdict(list)
     for position, answer in enumerate(answers):
         waiting[_key(answer)].append(position)
     left, rest = set(range(len(answers))), []
     for gold in golds:
-        same = waiting[_key(gold)]
-        if same and _match(gold, answers[same[-1]], scalar, record):
-            left.discard(same.pop())
+        alike = waiting[_key(gold)]
+        if alike and _match(gold, answers[alike[-1]], same):
+            left.discard(alike.pop())
         else:
             rest.append(gold)
-    if record.tolerance is None and all(map(_is_integer, (*rest, *(answers[i] for i in left)))):
-        return not rest
     if len(rest) > MAX_UNSORTED:
         return None
     undecided = False
     for gold in rest:
-        verdicts = {i: _match(gold, answers[i], scalar, record) for i in sorted(left)}
+        verdicts = {i: _match(gold, answers[i], same) for i in sorted(left)}
         if (met := next((i for i, verdict in verdicts.items() if verdict), None)) is not None:
             left.discard(met)
         elif None not in verdicts.values():
@@ -231,11 +234,6 @@ def _key(item: Answer) -> Hashable:
         return tuple(map(_key, item.items))
     number = parse_number(quantity(sides(item.text)[-1]).value)
     return number.value if number else bare_spelling(item.text)
-
-
-def _is_integer(item: Answer) -> bool:
-    number = parse_number(item.text)
-    return bool(number and number.value.denominator == 1)
 
 
 def spelling_key(answer: str) -> Hashable:
