@@ -28,7 +28,7 @@ class Grader:
 
     workers: processes for answers that the calling process cannot decide (about one in 260).
     time_limit_s: wall-clock seconds after which a worker is killed and replaced; its item gets the
-        reason `timeout`. A worker also stops itself after 0.15 as many CPU seconds, so that a
+        reason `timeout`. A worker also stops itself after a quarter as many CPU seconds, so that a
         verdict does not depend on how busy the machine is.
     """
 
