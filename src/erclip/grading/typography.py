@@ -54,7 +54,7 @@ _SUBSTITUTIONS = tuple(
         (r"^\s*'([^']+)'\s*$", r"\1"),
     )
 )
-_CHOICES = (  # {}_nC_k, C(n, k), C_n^k, and P for permutations
+_COMBINATIONS = (  # {}_nC_k, C(n, k), C_n^k, and P for permutations
     (re.compile(r"(?:\{\})?[_^]\{(\w+)\}C_\{(\w+)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"(?:\{\})?[_^]\{(\w+)\}P_\{(\w+)\}"), r"\\frac{\1!}{(\1-\2)!}"),
     (re.compile(r"(?<![a-zA-Z\\])C\((\d+), ?(\d+)\)"), r"\\binom{\1}{\2}"),
@@ -100,7 +100,7 @@ def canonical(text: str) -> str:
     written = _SIGN_WORD.sub(
         lambda match: _SIGN_WORDS[match[match.lastindex or 0].lower()], written
     )
-    for pattern, replacement in _CHOICES:
+    for pattern, replacement in _COMBINATIONS:
         written = pattern.sub(replacement, written)
     return recurring_as_fractions(_stripped(written))
 
