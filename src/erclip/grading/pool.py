@@ -91,7 +91,7 @@ class Slot:
         self._sent += 1
         process.stdin.write(json.dumps({**task, "id": self._sent}).encode() + b"\n")
         process.stdin.flush()
-        return self._read(process, self._time_limit_s + STOP_LIMIT_S / 2)
+        return self._read(process, self._time_limit_s + STOP_LIMIT_S)
 
     def _start(self) -> subprocess.Popen[bytes]:
         """A worker that has said that it is ready; one that is killed before is started again."""
