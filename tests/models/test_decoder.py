@@ -18,7 +18,10 @@ PROMPTS = [Prompt(t, ({"role": "user", "content": t},), None) for t in ("1+2?", 
 
 @pytest.mark.parametrize(
     ("name", "side_by_side"),
-    [("mamba", True), ("lfm2", True), ("minimax", False), ("recurrent-gemma", False)],
+    [
+        *[("mamba", True), ("lfm2", True), ("minimax", False), ("recurrent-gemma", False)],
+        ("roberta", False),  # counts its positions itself, padding among them
+    ],
 )
 def test_states_are_repeated_and_selected(name, side_by_side):
     """Three responses to each of three prompts, some of which end early."""

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -105,6 +106,13 @@ def test_a_model_with_holes_is_refused(lost, tmp_path):
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=rf"lacks \d+ of its tensors, .*{lost}"):
         load_policy(ModelConfig(path=str(folder)))
+
+
+@pytest.mark.parametrize("kind", ["T5Config", "LlavaConfig", "ViTConfig"])
+def test_a_model_of_another_kind_is_refused_in_a_sentence(kind, tmp_path):
+    getattr(transformers, kind)().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"not read as a causal language model; give one"):
+        load_policy(ModelConfig(path=str(tmp_path)))
 
 
 def test_an_adapter_beside_a_model_is_refused(tmp_path):

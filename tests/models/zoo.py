@@ -331,10 +331,13 @@ DECODERS |= {
     )
 }
 NAMES = [*DECODERS, *OTHERS, *FAMILIES]
-NO_CACHE = ("openai-gpt", "rwkv")
+REFUSED = ("openai-gpt", "rwkv", "blt", "cpmant", "prophetnet", "reformer", "xlm", "xlnet")
 SCALED = (  # logits are not hidden · weight
     *("granite", "cohere2", "recurrent-gemma", "cohere", "cohere2_moe", "inkling_text"),
-    *("bert", "big_bird", "xlstm", "modernbert-decoder"),
+    *("bert", "big_bird", "xlstm", "modernbert-decoder", "minicpm3", "dory", "camembert"),
+    *("cpmant", "data2vec-text", "electra", "ernie", "megatron-bert", "prophetnet", "rembert"),
+    *("roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta"),
+    *("xlm-roberta-xl", "xmod"),
 )
 
 

@@ -41,9 +41,18 @@ def shard(model: Any, world: World) -> None:
 
 
 def decoder_layers(model: Any) -> list[nn.Module]:
-    """The modules that transformers itself never splits: one per decoder layer."""
+    """The modules that transformers itself never splits: one per decoder layer.
+
+    Where it names none (CTRL), the list of modules that holds most of its weights.
+    """
     names = set(model._no_split_modules or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
+    named = [module for module in model.modules() if type(module).__name__ in names]
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return named or list(max(lists, key=_weights, default=[]))
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from erclip.config.model import Lora
 from erclip.errors import UserError
 from erclip.extras import need
+from erclip.training.policy.signature import FAILURES
 
 FOLDER = "adapter"
 NAME = "default"  # peft's name of a model's only adapter
@@ -192,7 +193,7 @@ def _called(model: Any) -> set[Any]:
     ]
     try:
         model(input_ids=torch.arange(8, device=model.device)[None], use_cache=False)
-    except (RuntimeError, TypeError, ValueError):
+    except FAILURES:
         return set()
     finally:
         for handle in handles:
@@ -214,7 +215,7 @@ def _is_more(module: Any) -> bool:
     rounding = 1e-5 if weight.dtype in (torch.float32, torch.float64) else 1e-2
     try:
         return bool((module(x) - expected).abs().max() > rounding * expected.abs().max())
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+    except FAILURES:
         return True
 
 

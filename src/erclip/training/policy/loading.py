@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from erclip.config import ModelConfig
@@ -24,6 +29,7 @@ def load_pretrained(config: ModelConfig) -> tuple[Any, Any]:
     trust = config.trust_remote_code
     hub = from_hub("Model", path, "give a model folder, or connect")
     with as_user_error(f"Model {config.path!r} cannot be loaded"), hub:
+        _refuse_other_kinds(config.path, AutoConfig.from_pretrained(path, trust_remote_code=trust))
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -91,6 +97,16 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"model.device = {name!r}, but this machine shows no CUDA device.")
     return device
+
+
+def _refuse_other_kinds(path: str, model_config: Any) -> None:
+    """An encoder, an encoder with a decoder, or text and images read by a class of their own."""
+    own_code = "AutoModelForCausalLM" in (getattr(model_config, "auto_map", None) or {})
+    if not own_code and type(model_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"Model {path!r} is of the kind {model_config.model_type!r}, which transformers does "
+            "not read as a causal language model; give one that it does (docs/models.md)"
+        )
 
 
 def _refuse_holes(path: str, model: Any, found: dict[str, Any]) -> None:

@@ -15,13 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from erclip.errors import UserError
+from erclip.training.policy.signature import FAILURES
 
 FAR = 1 << 22  # positions: longer than any text
 
 
 def context_length(model: Any) -> int | None:
-    """How many positions the model was made for; None if its configuration does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """How many positions the model was made for; None if its configuration does not say.
+
+    XLNet's says −1: there is no end.
+    """
+    said = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return said if said is not None and said > 0 else None
 
 
 class Positions:
@@ -109,7 +114,7 @@ def _alike(module: Any, short: int, long: int) -> bool:
     try:
         pairs = zip(_factors(module, long), _factors(module, short), strict=True)
         return all(torch.equal(a, b) for a, b in pairs)
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+    except FAILURES:
         return True  # it wants other positions than these; no such module is known to change
 
 

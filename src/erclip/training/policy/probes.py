@@ -13,7 +13,7 @@ from erclip.records import Grade, Prompt, Response, Sample
 from erclip.training.batches import make_batch
 from erclip.training.packing import Inputs, Row, lay_out, single_rows
 from erclip.training.policy.precision import autocast_dtype
-from erclip.training.policy.signature import argument_names, trunk
+from erclip.training.policy.signature import FAILURES, argument_names, trunk
 
 HIDDEN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # of the largest hidden state
 ROUNDED = 0.05  # the same in 16 bits
@@ -32,16 +32,17 @@ def prompts_can_be_shared(model: Any, *, rounded: bool = False) -> bool:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     windowed = getattr(config, "sliding_window", None) is not None or kinds != {"full_attention"}
-    remembered = {type(layer) for layer in DynamicCache(config=model.config).layers}
-    if config._attn_implementation != "sdpa" or windowed or remembered - {DynamicLayer}:
+    if config._attn_implementation != "sdpa" or windowed:
         return False
     if "position_ids" not in argument_names(model):
         return False
     samples = [_made_up((1, 2, 3), (4, 5, 6)), _made_up((1, 2, 3), (7, 8))]
     try:
+        if {type(layer) for layer in DynamicCache(config=model.config).layers} - {DynamicLayer}:
+            return False
         alone = _hidden(model, lay_out(single_rows(samples), pad_id=0))
         together = _hidden(model, lay_out([Row(tuple(samples))], pad_id=0))
-    except (RuntimeError, TypeError, ValueError):
+    except FAILURES:
         return False  # an architecture without positions, or with a mask of its own
     gap = (alone - together).abs().max() / alone.abs().max()
     return bool(gap <= (ROUNDED if rounded else HIDDEN_TOLERANCE.get(model.dtype, ROUNDED)))

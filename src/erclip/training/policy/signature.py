@@ -13,6 +13,13 @@ CACHES = ("cache", "past_key_values", "cache_params", "state")
 """Names of what a model remembers of the tokens before, newest first."""
 
 
+FAILURES = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What a model raises that is tried with what it may not know."""
+
+
 def cache_name(module: Any) -> str | None:
     """The argument, and attribute of the output, that holds the cache; None if there is none."""
     taken = inspect.signature(module.forward).parameters
