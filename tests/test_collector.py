@@ -52,7 +52,7 @@ def test_a_run_does_so(tmp_path):
         gc.collect()
         seen.append(gone() is not None)
 
-    settings = ["trainer.rollouts=1", "rollout.prompts=4", "eval.prompts=1"]
+    settings = ["trainer.rollouts=1", "rollout.prompts=8", "eval.prompts=1"]
     watch = SimpleNamespace(on_log=on_log)
     Trainer(load_recipe("quickstart", settings), tmp_path / "run", watch).train()
     assert seen
