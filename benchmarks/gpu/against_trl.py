@@ -57,7 +57,7 @@ def main(task: Task) -> int:
         **(TINY if task.tiny else WORK),
         "model": str(task.model),
         "device": task.device,
-        "threads": 4,
+        "threads": 1 if task.tiny else 4,
         "erc": True,
         "prompt_repeats": 1,
         "drop": False,
