@@ -162,6 +162,7 @@ bench-train: setup .venv-trl-$(TRL_NEW)/.ready
 	$(BIN)/python benchmarks/train.py --trl-python .venv-trl-$(TRL_NEW)/bin/python --smollm2 models/smollm2
 	$(BIN)/python benchmarks/train.py --curve --setup embedded
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/train_floor.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/train_phases.py
 	$(BIN)/python benchmarks/train_table.py
 
 format: setup

@@ -41,8 +41,8 @@ def settings(job: dict, folder: Path) -> list[str]:
     }
     if not job["erc"]:
         values["loss.constraints"] = "[]"
-    if job.get("vocabulary_times", 1) > 1:
-        values["model.path"] = json.dumps(str(wider_model(folder, job["vocabulary_times"])))
+    if job.get("fixed_length"):
+        values["model.path"] = json.dumps(str(larger_model(folder, job)))
     if job["prompt_repeats"]:
         rows = [text for text in questions(job) for _ in range(rollouts)]
         for name, texts in (("data", rows), ("test", ["How many apples are in two boxes?"])):
@@ -61,10 +61,15 @@ def settings(job: dict, folder: Path) -> list[str]:
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def wider_model(folder: Path, times: int) -> Path:
-    """The embedded model with `times` its vocabulary; the new rows of the head are random."""
+def larger_model(folder: Path, job: dict) -> Path:
+    """The embedded model with room for long responses and `vocabulary_times` its vocabulary.
+
+    The new rows of the head are random; rotary positions have no table that would have to grow.
+    """
     model = AutoModelForCausalLM.from_pretrained(embedded_model_dir(), dtype=torch.float32)
+    times = job.get("vocabulary_times", 1)
     model.resize_token_embeddings(times * model.config.vocab_size, mean_resizing=False)
+    model.config.max_position_embeddings += job["max_tokens"]
     path = folder / "model"
     model.save_pretrained(path)
     tokenizer = AutoTokenizer.from_pretrained(embedded_model_dir())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from rows import Rows
-from step import Task, told
+from step import OUT_OF_TIME, Task, told
 
 SETTINGS = (
     "rollout.prompts=8", "rollout.responses=4", "trainer.rollouts=1", "eval.prompts=2",
@@ -33,21 +33,25 @@ def run(folder: Path, processes: int, device: str, seconds: float) -> list[dict]
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def main(task: Task) -> None:
+def main(task: Task) -> int:
     rows = Rows(task.out / "processes.csv", ("metric",), ("lines", "largest_gap", "skipped"))
     count = torch.cuda.device_count()
     if task.device == "cuda" and count < 2:
         rows.add("all", skipped=f"this machine has {count} device")
-        return
+        return 0
     with tempfile.TemporaryDirectory() as name:
-        one, two = (run(Path(name) / str(n), n, task.device, task.left()) for n in (1, 2))
+        try:
+            one, two = (run(Path(name) / str(n), n, task.device, task.left()) for n in (1, 2))
+        except subprocess.TimeoutExpired:
+            return OUT_OF_TIME
     for metric in COMPARED:
         pairs = [(a[metric], b[metric]) for a, b in zip(one, two, strict=True) if metric in a]
         gap = max(math.inf if math.isnan(a) else abs(a - b) for a, b in pairs)
         rows.add(metric, lines=len(pairs), largest_gap=f"{gap:.2e}")
         if not gap < 1e-3:
             sys.exit(f"{metric} differs by {gap:.2e} between one process and two.")
+    return 0
 
 
 if __name__ == "__main__":
-    main(told(__doc__))
+    sys.exit(main(told(__doc__)))

@@ -8,7 +8,7 @@ from tokenizers.processors import TemplateProcessing
 from erclip.errors import UserError
 from erclip.records import Prompt
 from erclip.training.sampling import SamplingSettings, TransformersSampler, encode_prompt
-from erclip.training.sampling.base import make_response
+from erclip.training.sampling.base import Reader
 from models.zoo import build, tokenizer
 
 PROMPT = Prompt("p", ({"role": "user", "content": "1+2"},), None)
@@ -19,7 +19,7 @@ def test_a_special_token_that_says_something_is_read():
     think, end, begin = tok.convert_tokens_to_ids(["</think>", "<|im_end|>", "<s>"])
     body = [begin, *tok("so", add_special_tokens=False)["input_ids"], think]
     body += [*tok("3", add_special_tokens=False)["input_ids"], end]
-    response = make_response(tok, [end], PROMPT, [1], body, [0.0] * len(body))
+    response = Reader(tok, [end]).response(PROMPT, [1], body, [0.0] * len(body))
     assert response.text == "so</think>3"
     assert not response.truncated
 

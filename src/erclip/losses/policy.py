@@ -73,13 +73,13 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         object.__setattr__(self, "constraints", tuple(self.constraints))
         object.__setattr__(self, "terms", tuple(self.terms))
 
-    @property
+    @functools.cached_property
     def parts(self) -> tuple[Any, ...]:
         """Everything that it is composed of, in the order in which it acts."""
         weight = () if self.importance is None else (self.importance,)
         return (self.surrogate, *weight, *self.constraints, *self.terms)
 
-    @property
+    @functools.cached_property
     def needs(self) -> frozenset[str]:
         """The optional inputs that its parts read; `live_entropies` are entropies with gradient."""
         return frozenset().union(*map(needs_of, self.parts))
@@ -90,7 +90,7 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         asking = (part for part in self.parts if "sampler_top_logprobs" in needs_of(part))
         return max((getattr(part, "top", 128) for part in asking), default=0)
 
-    @property
+    @functools.cached_property
     def mini_batch_rules(self) -> tuple[MiniBatchRule, ...]:
         """The parts that need `statistics` of the whole mini-batch."""
         return tuple(part for part in self.parts if isinstance(part, MiniBatchRule))

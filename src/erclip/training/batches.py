@@ -97,6 +97,8 @@ def top_tokens(
 
     Where a response has none, or fewer than another, id 0 stands with a log-prob of −inf.
     """
+    if all(response.top is None for response in responses):
+        return None, None
     rows = []
     for response in responses:
         length = len(response.token_ids)
@@ -107,8 +109,6 @@ def top_tokens(
         )
         rows.append((ids, logprobs))
     most = max(ids.shape[1] for ids, _ in rows)
-    if not most:
-        return None, None
     all_ids = torch.zeros((len(rows), span, most), dtype=torch.int32)
     all_logprobs = torch.full((len(rows), span, most), -torch.inf)
     for row, (ids, logprobs) in enumerate(rows):

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from erclip.config import Config
 from erclip.errors import Diverged
+from erclip.machine.collector import old_objects_skipped
 from erclip.machine.distributed import World
 from erclip.machine.interrupts import Interrupts, Stopped
 from erclip.machine.locks import Lock
@@ -103,7 +104,7 @@ class Loop:
         error: its sentence then says how to go on.
         """
         try:
-            with self.interrupts:
+            with self.interrupts, old_objects_skipped():
                 try:
                     self._loop()
                 except Stopped:

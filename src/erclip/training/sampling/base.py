@@ -128,39 +128,38 @@ def end_ids(model_config: Any, tokenizer: Any) -> list[int]:
     return found
 
 
-def make_response(
-    tokenizer: Any,
-    ends: Sequence[int],
-    prompt: Prompt,
-    prompt_ids: Sequence[int],
-    token_ids: Sequence[int],
-    logprobs: Sequence[float],
-    versions: Sequence[int] = (),
-    top: TopTokens | None = None,
-    nucleus: float | None = None,
-) -> Response:
-    """The record of one sampled answer; without an id of `ends` at its end it was truncated."""
-    finished = token_ids[-1] in ends
-    body = token_ids[:-1] if finished else token_ids
-    return Response(
-        prompt=prompt,
-        prompt_ids=tuple(prompt_ids),
-        token_ids=tuple(token_ids),
-        text=readable(tokenizer, ends, body),
-        truncated=not finished,
-        logprobs=tuple(logprobs),
-        versions=tuple(versions),
-        top=top,
-        nucleus=nucleus,
-    )
+class Reader:
+    """Sampled ids → the record of an answer; without an id of `ends` at its end it was truncated.
 
-
-def readable(tokenizer: Any, ends: Sequence[int], token_ids: Sequence[int]) -> str:
-    """The text that graders and rewards read.
-
-    Tokens that only frame a text are left out (its begin, its ends, padding); other special ones
-    are part of what was said: </think>, a tool's call, a channel's name.
+    Tokens that only frame a text are no part of what graders and rewards read: its begin, its ends,
+    padding. Other special ones are what was said: </think>, a tool's call, a channel's name.
     """
-    frame = {*ends, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    kept = [i for i in token_ids if i not in frame]
-    return tokenizer.decode(kept, skip_special_tokens=False)
+
+    def __init__(self, tokenizer: Any, ends: Sequence[int]):
+        self._tokenizer, self._ends = tokenizer, ends
+        names = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        self._frame = {*ends, *names}
+
+    def response(
+        self,
+        prompt: Prompt,
+        prompt_ids: Sequence[int],
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        versions: Sequence[int] = (),
+        top: TopTokens | None = None,
+        nucleus: float | None = None,
+    ) -> Response:
+        """One answer to a prompt, in the terms of `Response`."""
+        said = [i for i in token_ids if i not in self._frame]
+        return Response(
+            prompt=prompt,
+            prompt_ids=tuple(prompt_ids),
+            token_ids=tuple(token_ids),
+            text=self._tokenizer.decode(said, skip_special_tokens=False),
+            truncated=token_ids[-1] not in self._ends,
+            logprobs=tuple(logprobs),
+            versions=tuple(versions),
+            top=top,
+            nucleus=nucleus,
+        )

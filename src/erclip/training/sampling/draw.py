@@ -106,7 +106,7 @@ class Drawn:
             self._top[own, step] = draw.top_logprobs[live]
 
     def rows(self, versions: Sequence[int]) -> list[dict[str, Any]]:
-        """What `make_response` is told of each sequence."""
+        """What `Reader.response` is told of each sequence."""
         lengths = (self.tokens >= 0).sum(1).tolist()
         ids, top = self._ids.cpu().numpy(), self._top.cpu().numpy()
         rows = zip(self.tokens.tolist(), self.logprobs.tolist(), lengths, strict=True)

@@ -21,10 +21,10 @@ from erclip.runs.work import Work
 from erclip.training.policy.precision import kept_casts
 from erclip.training.policy.signature import vocabulary_size
 from erclip.training.sampling.base import (
+    Reader,
     SamplingSettings,
     encode_prompts,
     end_ids,
-    make_response,
     refuse_unknown_ids,
 )
 from erclip.training.sampling.decoder import Decoder, pad_left
@@ -78,6 +78,7 @@ class TransformersSampler:
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         per_batch = max(1, self.batch_size // settings.responses)
         results: list[list[Response]] = [[] for _ in prompts]
+        reader = Reader(self.tokenizer, self.end_ids)
         batches = list(_batches(order, encoded, per_batch, mixed=self._decoder.pads))
         self._steps = Steps(len(batches), settings.max_tokens)
         for chosen in batches:
@@ -87,10 +88,7 @@ class TransformersSampler:
             self._steps.end_batch()
             for index, i in enumerate(chosen):
                 own = rows[index * settings.responses : (index + 1) * settings.responses]
-                results[i] = [
-                    make_response(self.tokenizer, self.end_ids, prompts[i], encoded[i], **row)
-                    for row in own
-                ]
+                results[i] = [reader.response(prompts[i], encoded[i], **row) for row in own]
         return results
 
     def _decode(

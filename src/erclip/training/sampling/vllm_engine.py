@@ -19,7 +19,7 @@ from erclip.extras import need
 from erclip.machine.distributed import before_leaving
 from erclip.records import Prompt, Response
 from erclip.training.policy import Policy
-from erclip.training.sampling.base import SamplingSettings, encode_prompts, end_ids
+from erclip.training.sampling.base import Reader, SamplingSettings, encode_prompts, end_ids
 from erclip.training.sampling.vllm_request import (
     Answer,
     check_lengths,
@@ -88,15 +88,10 @@ class VllmEngine:
             [SamplingParams(**asked, seed=seed, detokenize=False) for seed in seeds],
             use_tqdm=False,
         )
+        reader = Reader(self.tokenizer, self.end_ids)
         return [
             make_responses(
-                self.tokenizer,
-                self.end_ids,
-                prompt,
-                ids,
-                _sequences(output, settings.top),
-                settings,
-                self.mode,
+                reader, prompt, ids, _sequences(output, settings.top), settings, self.mode
             )
             for prompt, ids, output in zip(prompts, encoded, outputs, strict=True)
         ]

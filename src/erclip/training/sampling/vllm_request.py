@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from erclip.errors import UserError
 from erclip.records import Prompt, Response, TopTokens
-from erclip.training.sampling.base import SamplingSettings, make_response
+from erclip.training.sampling.base import Reader, SamplingSettings
 
 GREEDY = 0.01  # vLLM takes no temperature between 0 and this
 
@@ -73,8 +73,7 @@ def request(settings: SamplingSettings, ends: Sequence[int]) -> dict[str, Any]:
 
 
 def make_responses(
-    tokenizer: Any,
-    ends: Sequence[int],
+    reader: Reader,
     prompt: Prompt,
     prompt_ids: Sequence[int],
     sequences: Sequence[Answer],
@@ -86,9 +85,7 @@ def make_responses(
         sequences = [sequences[0]] * settings.responses
     known = knows_logprobs(mode, settings)
     return [
-        make_response(
-            tokenizer,
-            ends,
+        reader.response(
             prompt,
             prompt_ids,
             answer.token_ids,

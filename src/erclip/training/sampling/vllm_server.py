@@ -18,7 +18,7 @@ from erclip.errors import UserError, as_user_error
 from erclip.machine.distributed import World
 from erclip.records import Prompt, Response
 from erclip.training.policy import Policy
-from erclip.training.sampling.base import SamplingSettings, encode_prompts, end_ids
+from erclip.training.sampling.base import Reader, SamplingSettings, encode_prompts, end_ids
 from erclip.training.sampling.vllm_client import Refused, VllmClient
 from erclip.training.sampling.vllm_request import (
     Answer,
@@ -71,8 +71,9 @@ class VllmServer:
         at_once = max(1, self.settings.batch_size // settings.responses)
         with ThreadPoolExecutor(at_once) as pool:
             answers = list(pool.map(ask, encoded, seeds))
+        reader = Reader(self.tokenizer, self.end_ids)
         return [
-            make_responses(self.tokenizer, self.end_ids, prompt, ids, found, settings, self.mode)
+            make_responses(reader, prompt, ids, found, settings, self.mode)
             for prompt, ids, found in zip(prompts, encoded, answers, strict=True)
         ]
 
