@@ -34,7 +34,7 @@ def _doctest_names(doctest_namespace, _names):
 
 @pytest.fixture
 def unchecked():
-    """What a user gets who passes the wrong thing: our sentences, not the tests' type errors."""
+    """As users run it: our sentences, not the tests' type errors, and a third of the time."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
