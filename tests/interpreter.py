@@ -1,4 +1,4 @@
-"""Triton's kernels without a GPU: what is marked `here` runs in a second pytest under its interpreter.
+"""Triton's kernels without a GPU: cases marked `here` run in a second pytest, interpreted.
 
 The interpreter has to be chosen before triton is imported; tests/ops/test_interpreted.py does.
 """

@@ -10,6 +10,7 @@ import torch
 from erclip.ops import LogprobEntropyHead, linear_logprob_entropy, picked
 from interpreter import DEVICE, INTERPRETED, here
 
+
 def inputs(n=5, d=6, v=23, k=4):
     g = torch.Generator().manual_seed(0)
     tensors = [torch.randn(s, generator=g) for s in ((n, d), (v, d), (v,))]

@@ -10,6 +10,7 @@ import torch
 from erclip.ops import linear_logprob_entropy
 from interpreter import DEVICE, here
 
+
 @here
 @pytest.mark.parametrize(
     ("bias", "temperature", "softcap", "chunk_size", "n"),
