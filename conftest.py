@@ -9,7 +9,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import jaxtyping
 import pytest
-import torch
 from jaxtyping import install_import_hook
 
 # Shapes and types are checked at every call of the core, in the tests alone. torch reads the
@@ -21,15 +20,21 @@ if find_spec("beartype"):
 import erclip  # noqa: E402
 
 
+@pytest.fixture(scope="session")
+def _names():
+    import torch  # by the processes that run tests alone: it takes seconds
+
+    return {"torch": torch, **{name: getattr(erclip, name) for name in erclip.__all__}}
+
+
 @pytest.fixture(autouse=True)
-def _doctest_names(doctest_namespace):
-    doctest_namespace["torch"] = torch
-    doctest_namespace.update({name: getattr(erclip, name) for name in erclip.__all__})
+def _doctest_names(doctest_namespace, _names):
+    doctest_namespace.update(_names)
 
 
 @pytest.fixture
 def unchecked():
-    """What a user gets who passes the wrong thing: our sentences, not the tests' type errors."""
+    """As users run it: our sentences, not the tests' type errors, and a third of the time."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -112,15 +112,21 @@ def in_a_loss(part):
 
 
 @pytest.mark.parametrize("part", EXAMPLES, ids=repr)
-def test_every_part_keeps_its_promises(part):
-    check_loss(in_a_loss(part))
+def test_every_part_keeps_its_promises(part, request):
+    """The first draw with every shape and type checked, the others as users run it."""
+    check_loss(in_a_loss(part), seeds=[0])
+    request.getfixturevalue("unchecked")
+    check_loss(in_a_loss(part), seeds=[1, 2, 3])
 
 
-def test_a_composition_of_them_does_too():
+def test_a_composition_of_them_does_too(request):
     rules = [part for part in EXAMPLES if isinstance(part, erclip.Constraint)]
     terms = [part for part in EXAMPLES if isinstance(part, erclip.Term)]
     weight = erclip.truncated_importance(1.1)
-    check_loss(policy_loss(ppo_clip(), rules, importance=weight, terms=terms))
+    loss_fn = policy_loss(ppo_clip(), rules, importance=weight, terms=terms)
+    check_loss(loss_fn, seeds=[0])
+    request.getfixturevalue("unchecked")
+    check_loss(loss_fn, seeds=[1, 2, 3])
 
 
 def test_there_is_an_example_of_every_part():

@@ -130,6 +130,7 @@ def table_fails():
     return False
 
 
+@pytest.mark.usefixtures("unchecked")  # the table itself runs with its shapes checked
 @pytest.mark.parametrize(("module", "before", "after"), MUTANTS, ids=lambda x: str(x)[:60])
 def test_the_table_kills_every_mutant(module, before, after, monkeypatch):
     mutant = mutate(module, before, after)

@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from erclip.ops import LogprobEntropyHead, linear_logprob_entropy, picked
-from interpreter import DEVICE, INTERPRETED, here, under_the_interpreter
-
-test_cases_under_the_interpreter = under_the_interpreter(__file__)
+from interpreter import DEVICE, INTERPRETED, here
 
 
 def inputs(n=5, d=6, v=23, k=4):

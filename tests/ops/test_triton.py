@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from erclip.ops import linear_logprob_entropy
-from interpreter import DEVICE, here, under_the_interpreter
-
-test_cases_under_the_interpreter = under_the_interpreter(__file__)
+from interpreter import DEVICE, here
 
 
 @here

@@ -14,7 +14,7 @@ from erclip.ops.gradient import Saved, gradient_tile
 from erclip.ops.options import HeadOptions
 from erclip.ops.reference import reference
 from erclip.ops.softmax import finish
-from interpreter import DEVICE, INTERPRETED, here, under_the_interpreter
+from interpreter import DEVICE, INTERPRETED, here
 
 DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
 OPTIONS = {
@@ -22,9 +22,6 @@ OPTIONS = {
     "slopes": HeadOptions(slopes=True),
     "softcap and temperature": HeadOptions(0.7, 4.0, None, slopes=True),
 }
-
-
-test_cases_under_the_interpreter = under_the_interpreter(__file__)
 
 
 def inputs(dtype, n=21, d=40, v=133):

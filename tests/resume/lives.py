@@ -16,6 +16,8 @@ import sys
 import traceback
 from pathlib import Path
 
+import peft  # noqa: F401 - by the lives with adapters, seconds for each
+
 import erclip.training.producers
 from erclip.config.recipes import load_recipe
 from erclip.errors import UserError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,8 +214,13 @@ def test_shipped_studies(path):
     study = read_study(path)
     assert study.description
     assert len(study.seeds) >= 3
-    hashes = {settings_hash(study.config(cell, 0.5)) for cell in study.cells()}
-    assert len(hashes) == len(study.cells()), "two methods are the same"
+    first = study.cells()[0]
+    one_seed = [cell for cell in study.cells() if cell.seed == first.seed]
+    seeds = [replace(first, seed=seed) for seed in (*study.file.tuning_seeds, *study.seeds)]
+    assert len(study.cells()) == len(one_seed) * len(seeds)
+    for cells in (one_seed, seeds):
+        hashes = {settings_hash(study.config(cell, 0.5)) for cell in cells}
+        assert len(hashes) == len(cells), "two methods are the same"
 
 
 COMING = {  # word of a study file → settings that hold once there is such a thing

@@ -99,7 +99,8 @@ def figure(
         "path.simplify": True,
     }
     with mpl.rc_context(style):
-        fig = Picture(figsize=(_FULL_WIDTH if wide else _HALF_WIDTH, height), layout="constrained")
+        size = (_FULL_WIDTH if wide else _HALF_WIDTH, height)
+        fig = Picture(figsize=size, dpi=72, layout="constrained")  # the SVG's own dpi
         FigureCanvasSVG(fig)
         grid = fig.subplots(rows, columns, squeeze=False, sharex=stacked, sharey=share_y)
         axes = list(grid.flat)
@@ -120,6 +121,9 @@ def to_svg(fig: Picture, label: str) -> str:
     """
     buffer = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    if layout := fig.get_layout_engine():
+        layout.execute(fig)
+        fig.set_layout_engine(None)  # with one, savefig draws everything twice
     fig.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip()

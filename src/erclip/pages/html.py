@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,7 @@ def scripts(*names: str, connect: bool = False) -> Scripts:
     return Scripts(tuple(map(Markup, texts)), policy)
 
 
+@cache  # it holds the compiled templates
 def environment() -> Environment:
     """Return the templates of this package; what they print is escaped."""
     found = Environment(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -157,11 +157,19 @@ def countdown(
             raise UserError(f"countdown has no option {name!r}: it has {', '.join(DEFAULTS)}")
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 999:
             raise UserError(f"countdown's {name} is {value!r}: give a whole number from 1 to 999")
-    dress = (wording or Wording()).dress
-    prompts: list[Prompt] = []
-    for problem in problems(settings["max_number"], settings["max_target"]):
-        name = f"countdown/{question(problem)}"
-        messages = dress([{"role": "user", "content": question(problem)}], name)
-        prompts.append(Prompt(name, messages, problem))
-    train, test = hash_split(prompts, test_fraction, key=lambda prompt: split_key(prompt.gold))
+    train, test = _split(**settings, fraction=test_fraction, wording=wording or Wording())
     return Task("countdown", train, test, grade)
+
+
+@lru_cache(maxsize=4)  # a study makes the same one for each of its runs
+def _split(
+    max_number: int, max_target: int, fraction: float, wording: Wording
+) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """The prompts to train on and the held-out ones."""
+    prompts: list[Prompt] = []
+    for problem in problems(max_number, max_target):
+        name = f"countdown/{question(problem)}"
+        messages = wording.dress([{"role": "user", "content": question(problem)}], name)
+        prompts.append(Prompt(name, messages, problem))
+    train, test = hash_split(prompts, fraction, key=lambda prompt: split_key(prompt.gold))
+    return tuple(train), tuple(test)
