@@ -88,7 +88,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--responses", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=48)
-    parser.add_argument("--mode", action="append", choices=[*MODES][1:], help="only this one beside 'in turns'")
+    parser.add_argument(
+        "--mode", action="append", choices=[*MODES][1:], help="only this one beside 'in turns'"
+    )
     parser.add_argument("--record", action="store_true", help=f"append to {RESULTS.name}")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -107,7 +109,8 @@ def main() -> None:
         for mode in modes:
             row = in_a_process({**job, "mode": mode})
             found[mode].append(row)
-            print(f"{repeat + 1}/{asked.repeats} {mode}: {row['tokens_per_s']:.1f} tokens/s", flush=True)
+            rate = f"{row['tokens_per_s']:.1f} tokens/s"
+            print(f"{repeat + 1}/{asked.repeats} {mode}: {rate}", flush=True)
     rows = [summary(mode, found, job) for mode in modes]
     for row in rows:
         print(f"{row['mode']}: {row['tokens_per_s']} tokens/s, {row['gain']} × in turns")
