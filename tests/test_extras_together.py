@@ -17,7 +17,7 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = re.compile(r"^## Extras together$(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-ROW = re.compile(r"^\| (`.*?`) \| (.*?) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (`erclip\[.*?`) \| (.*?) \|$", re.MULTILINE)
 ROWS = ROW.findall(SECTION.search((ROOT / "docs" / "install.md").read_text())[1])
 
 
