@@ -54,7 +54,8 @@ def measure(job: dict) -> dict:
     torch.set_num_threads(job["threads"])
     with tempfile.TemporaryDirectory() as name:
         folder, clock = Path(name), Clock()
-        recipe = load_recipe("quickstart", [*settings(job, folder), *MODES[job["mode"]]])
+        chosen = [*settings(job, folder), *MODES[job["mode"]], *job["set"]]
+        recipe = load_recipe("quickstart", chosen)
         Trainer(recipe, folder / "run", clock).train()
     begin, *timed = clock.lines[job["warmup"] - 1 :]
     tokens = sum(line["train/responses"] * line["train/response_length"] for line in timed)
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument(
         "--mode", action="append", choices=[*MODES][1:], help="only this one beside 'in turns'"
     )
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE for every mode")
     parser.add_argument("--record", action="store_true", help=f"append to {RESULTS.name}")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -101,7 +103,7 @@ def main() -> None:
     job = {
         **JOB, "model": asked.model, "threads": asked.threads, "timed": asked.rollouts,
         "prompts": asked.prompts, "responses": asked.responses, "max_tokens": asked.max_tokens,
-        "prompt_repeats": 0 if plain else 1, "fixed_length": plain,
+        "prompt_repeats": 0 if plain else 1, "fixed_length": plain, "set": asked.set,
     }  # fmt: skip
     modes = ["in turns", *asked.mode] if asked.mode else [*MODES]
     found: dict[str, list[dict]] = {mode: [] for mode in modes}
@@ -131,6 +133,7 @@ def summary(mode: str, found: dict[str, list[dict]], job: dict) -> dict:
         "versions": f"erclip {erclip.__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}",
         **{key: job[key] for key in ("model", "threads", "prompts", "responses", "max_tokens")},
+        "set": " ".join(job["set"]),
         "mode": mode,
         "repeats": len(rates),
         **middle,
