@@ -21,13 +21,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 quickstart: setup
 	$(BIN)/erclip train quickstart
 
-# Compiled files are kept even where the environment forbids it: 2 workers and 60 commands load them.
-# Files are handed out in their order, for those with the fewest tests take longest.
+# Compiled files are kept even where the environment forbids it: 3 workers and 60 commands load them.
 test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/ty check src benchmarks
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
