@@ -132,7 +132,8 @@ def summary(mode: str, found: dict[str, list[dict]], job: dict) -> dict:
         "hardware": hardware(),
         "versions": f"erclip {erclip.__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}",
-        **{key: job[key] for key in ("model", "threads", "prompts", "responses", "max_tokens")},
+        "model": Path(job["model"]).name,
+        **{key: job[key] for key in ("threads", "prompts", "responses", "max_tokens")},
         "set": " ".join(job["set"]),
         "mode": mode,
         "repeats": len(rates),

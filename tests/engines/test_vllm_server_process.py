@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -103,6 +104,35 @@ def test_a_server_follows_the_trainers_weights(tied, serve, countdown):
     server.stop()
     with pytest.raises(UserError, match=r"No vLLM server at .*; start it or check sampler.url"):
         sampler.sample(prompts, settings, SEEDS)
+
+
+def test_a_server_samples_while_the_trainer_updates(tied, serve, tmp_path):
+    """`rollout.overlap`: the sampler's process talks to it and hands it every new version."""
+    server = serve("--worker-extension-cls", EXTENSION, "--logprobs-mode", "processed_logprobs")
+    settings = [
+        *("sampler.kind=vllm_server", f"sampler.url={server.url}", f"model.path={tied}"),
+        *("sampler.max_tokens=16", "rollout.staleness=1", "rollout.overlap=true"),
+        *("trainer.rollouts=4", "rollout.dynamic_sampling=off", "eval.prompts=4"),
+        "loss.importance=truncated_importance",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "erclip",
+        "train",
+        "quickstart",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    for setting in settings:
+        command += ["--set", setting]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    text = (out / "metrics.jsonl").read_text()
+    lines = [line for line in map(json.loads, text.splitlines()) if line["kind"] == "rollout"]
+    assert len(lines) == 4
+    assert lines[-1]["staleness/max"] > 0
+    assert lines[-1]["sampler/logprob_diff"] < 1e-2  # one rollout late, at a small learning rate
 
 
 def test_a_server_without_the_extension_is_refused_at_the_start(tied, serve):
