@@ -16,6 +16,8 @@ import torch
 if find_spec("skyrl") is None:  # only `make test-skyrl` has it
     collect_ignore_glob = ["test_worker.py", "test_contract.py"]
 else:
+    import transformers.modeling_utils  # noqa: F401  (asks for the real FlashAttention, once)
+
     if sys.version_info < (3, 12):  # where pydantic refuses the TypedDict of SkyRL's records
         import typing_extensions
 
