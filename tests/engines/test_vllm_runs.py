@@ -18,16 +18,16 @@ def ones(response, grade):
 """
 
 
-def train(out, *overrides, program=("erclip",)):
+def train(out, *overrides, program=("erclip",), engine=ENGINE):
     command = [sys.executable, "-m", *program, "train", "quickstart", "--out", str(out)]
-    for override in (*ENGINE, *overrides):
+    for override in (*engine, *overrides):
         command += ["--set", override]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
-def rollouts(out):
+def rollouts(out, kind="rollout"):
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == "rollout"]
+    return [line for line in lines if line["kind"] == kind]
 
 
 def learning(tiny, folder, *more):
@@ -59,8 +59,7 @@ def test_score_centering_learns_with_the_engines_likely_tokens(tiny, tmp_path):
     centering = 'loss.terms=[{ kind = "score_centering", top = 8 }]'
     lines = learning(tiny, tmp_path, centering)
     assert lines[-1]["train/reward"] > lines[0]["train/reward"] + 0.1
-    text = (tmp_path / "run" / "metrics.jsonl").read_text()
-    updates = [line for line in map(json.loads, text.splitlines()) if line["kind"] == "update"]
+    updates = rollouts(tmp_path / "run", "update")
     assert any(line["loss/score_centering"] != 0 for line in updates)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 
 from engines.models import make_tiny, move
 from engines.test_vllm_engine import SEEDS, check_likely, flat, trainer_gap
+from engines.test_vllm_runs import rollouts, train
 from erclip.config import Config
 from erclip.errors import UserError
 from erclip.training.policy import load_policy
@@ -109,27 +109,15 @@ def test_a_server_follows_the_trainers_weights(tied, serve, countdown):
 def test_a_server_samples_while_the_trainer_updates(tied, serve, tmp_path):
     """`rollout.overlap`: the sampler's process talks to it and hands it every new version."""
     server = serve("--worker-extension-cls", EXTENSION, "--logprobs-mode", "processed_logprobs")
-    settings = [
-        *("sampler.kind=vllm_server", f"sampler.url={server.url}", f"model.path={tied}"),
-        *("sampler.max_tokens=16", "rollout.staleness=1", "rollout.overlap=true"),
-        *("trainer.rollouts=4", "rollout.dynamic_sampling=off", "eval.prompts=4"),
-        "loss.importance=truncated_importance",
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "erclip",
-        "train",
-        "quickstart",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    for setting in settings:
-        command += ["--set", setting]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    ended = train(
+        tmp_path / "run",
+        *(f"sampler.url={server.url}", f"model.path={tied}", "sampler.max_tokens=16"),
+        *("rollout.staleness=1", "rollout.overlap=true", "rollout.dynamic_sampling=off"),
+        *("trainer.rollouts=4", "eval.prompts=4", "loss.importance=truncated_importance"),
+        engine=["sampler.kind=vllm_server"],
+    )
     assert ended.returncode == 0, ended.stderr[-2000:]
-    text = (out / "metrics.jsonl").read_text()
-    lines = [line for line in map(json.loads, text.splitlines()) if line["kind"] == "rollout"]
+    lines = rollouts(tmp_path / "run")
     assert len(lines) == 4
     assert lines[-1]["staleness/max"] > 0
     assert lines[-1]["sampler/logprob_diff"] < 1e-2  # one rollout late, at a small learning rate
