@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import itertools
 import tempfile
 from pathlib import Path
@@ -25,7 +24,7 @@ from erclip.config.recipes import load_recipe
 from erclip.pages import canvas
 from erclip.runs import series
 from erclip.training.trainer import Trainer
-from machine import commit, hardware
+from machine import measured_on
 
 RULES = ("exact", "sampled")
 COLUMNS = (
@@ -145,11 +144,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=4)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    common = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit(),
-        "hardware": hardware(),
-    }
+    common = measured_on()
     everything = []
     with args.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import datetime
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -56,3 +59,17 @@ def commit() -> str:
         check=False,
     )
     return run.stdout.strip()
+
+
+def measured_on() -> dict[str, str]:
+    """Date, commit and machine: how every recorded row begins."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"date": date, "commit": commit(), "hardware": hardware()}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """A new CSV file whose columns are those of the first row."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import time
 from pathlib import Path
 from statistics import median, quantiles
@@ -21,7 +20,7 @@ from statistics import median, quantiles
 import torch
 from torch.profiler import profile
 
-from machine import commit, hardware, kind
+from machine import kind, measured_on
 from op_peers import Peer, peers
 
 RESULTS = Path(__file__).parent / "results" / "op"
@@ -103,9 +102,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
             wall[peer.name, case].append(time.perf_counter() - start)
         print(f"round {index + 1} of {args.rounds}", flush=True)
     common = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit(),
-        "hardware": hardware(),
+        **measured_on(),
         "threads": args.threads,
         "torch": torch.__version__,
         "dtype": args.dtype,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erclip.ops import linear_logprob_entropy
-from machine import commit, hardware, kind
+from machine import kind, measured_on
 
 PROMPTS = (
     "What is 17 times 24?",
@@ -164,9 +163,7 @@ def main() -> None:
             return hidden, m.get_output_embeddings().weight
 
     common = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit(),
-        "hardware": hardware(),
+        **measured_on(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "model": args.model.name,

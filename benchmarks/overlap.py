@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import json
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import transformers
 import erclip
 from erclip.config.recipes import load_recipe
 from erclip.training.trainer import Trainer
-from machine import commit, hardware
+from machine import measured_on
 from train_erclip import settings
 
 RESULTS = Path(__file__).parent / "results" / "overlap.csv"
@@ -127,9 +126,7 @@ def summary(mode: str, found: dict[str, list[dict]], job: dict) -> dict:
     gains = sorted(a / b for a, b in zip(rates, turns, strict=True))
     middle = {key: f"{median(row[key] for row in found[mode]):.3g}" for key in found[mode][0]}
     return {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit(),
-        "hardware": hardware(),
+        **measured_on(),
         "versions": f"erclip {erclip.__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}",
         "model": Path(job["model"]).name,

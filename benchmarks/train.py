@@ -130,7 +130,7 @@ def others(out: Path, measured: list[str]) -> list[dict]:
 
 
 def main() -> None:
-    from machine import commit, hardware
+    from machine import measured_on
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -159,10 +159,7 @@ def main() -> None:
             result = runs[i][-1]
             told = result.get("skipped") or f"{result['rollout_cpu_s']:.2f} CPU s a rollout"
             print(f"round {round_ + 1}: {name} {change} {system}: {told}", flush=True)
-    common = {"commit": commit(), "hardware": hardware(), "threads": args.threads}
-    import datetime
-
-    common["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+    common = {**measured_on(), "threads": args.threads}
     rows = [
         {**common, "setup": name, "change": change, "system": system, **summary(runs[i])}
         for i, (name, change, _, system) in enumerate(todo)

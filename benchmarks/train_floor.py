@@ -10,8 +10,6 @@ Ways of doing the same update take turns; ratios are taken round by round, in CP
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
 import random
 import time
 from collections.abc import Callable
@@ -27,7 +25,7 @@ from erclip.records import Grade, Prompt, Response, Sample
 from erclip.training.policy import Policy, load_policy
 from erclip.training.scored_rollout import score
 from erclip.training.updates import ScoredBatch, Updater, build_loss
-from machine import commit, hardware
+from machine import measured_on, write_rows
 
 RESULTS = Path(__file__).parent / "results"
 SETUPS = {  # prompts in a mini-batch, responses to each, tokens of a prompt and of a response
@@ -116,9 +114,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     common = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit(),
-        "hardware": hardware(),
+        **measured_on(),
         "torch": torch.__version__,
     }
     rows = []
@@ -126,10 +122,7 @@ def main() -> None:
         path = "embedded" if name == "embedded" else str(args.smollm2)
         rows.append({**common, **measure(name, path, args.rounds)})
         print(rows[-1], flush=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ softmax, norms, rotary embeddings, gates, copies, the optimiser, PyTorch's and P
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
 import tempfile
 import time
 from collections import defaultdict
@@ -28,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from erclip.config.recipes import load_recipe
 from erclip.runs.work import Phase, Work
 from erclip.training.trainer import Trainer
-from machine import commit, hardware
+from machine import measured_on, write_rows
 from train import SETUPS
 from train_erclip import settings
 
@@ -190,19 +188,14 @@ def main() -> None:
         recipe = load_recipe("quickstart", settings(job, Path(name)))
         Trainer(recipe, Path(name) / "run", watch, work=phases).train()
     common = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit(),
-        "hardware": hardware(),
+        **measured_on(),
         "torch": torch.__version__,
         "rollouts": args.rollouts,
     }
     table = [{**common, **row} for row in rows(watch.measured)]
     for row in table:
         print({key: value for key, value in row.items() if key not in common})
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, table[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    write_rows(args.out, table)
 
 
 if __name__ == "__main__":

@@ -63,20 +63,14 @@ def main(task: Task) -> int:
         "drop": False,
     }
     for number, timed in enumerate(TIMED, 1):
-        todo = [system for system in SYSTEMS if not measured_before(rows, system, number)]
+        todo = [system for system in SYSTEMS if not rows.measured(system, number)]
         for place, system in enumerate(todo if number % 2 else reversed(todo)):
             share = task.left() / (len(todo) - place)
             if share < 5:
                 return OUT_OF_TIME
             timed_job = {**job, "timed": 1 if task.tiny else timed}
             rows.add(system, number, **measured(SYSTEMS[system], timed_job, share))
-    return 0 if all(measured_before(rows, system, 1) for system in SYSTEMS) else 1
-
-
-def measured_before(rows: Rows, system: str, number: int) -> bool:
-    """Whether there is a reading; what was skipped is tried again."""
-    wanted = (system, str(number))
-    return any((r["system"], r["round"]) == wanted and not r.get("skipped") for r in rows.found)
+    return 0 if all(rows.measured(system, 1) for system in SYSTEMS) else 1
 
 
 if __name__ == "__main__":

@@ -29,8 +29,15 @@ class Rows:
 
     def has(self, *key: object) -> bool:
         """Whether an earlier call wrote this row."""
+        return bool(self._of(*key))
+
+    def measured(self, *key: object) -> bool:
+        """Whether an earlier call measured this row; one that it skipped may be tried again."""
+        return any(not row.get("skipped") for row in self._of(*key))
+
+    def _of(self, *key: object) -> list[dict[str, str]]:
         wanted = [str(value) for value in key]
-        return any([row[name] for name in self.key] == wanted for row in self.found)
+        return [row for row in self.found if [row[name] for name in self.key] == wanted]
 
     def add(self, *key: object, **values: object) -> None:
         """Write one row to the disk, and to the screen."""
