@@ -111,22 +111,28 @@ def in_a_loss(part):
     return policy_loss(reinforce(), terms=[part])
 
 
+@pytest.fixture
+def keeps_its_promises(request):
+    """`check_loss`: the first draw with every shape and type checked, the others as users run."""
+
+    def check(loss_fn):
+        check_loss(loss_fn, seeds=[0])
+        request.getfixturevalue("unchecked")
+        check_loss(loss_fn, seeds=[1, 2, 3])
+
+    return check
+
+
 @pytest.mark.parametrize("part", EXAMPLES, ids=repr)
-def test_every_part_keeps_its_promises(part, request):
-    """The first draw with every shape and type checked, the others as users run it."""
-    check_loss(in_a_loss(part), seeds=[0])
-    request.getfixturevalue("unchecked")
-    check_loss(in_a_loss(part), seeds=[1, 2, 3])
+def test_every_part_keeps_its_promises(part, keeps_its_promises):
+    keeps_its_promises(in_a_loss(part))
 
 
-def test_a_composition_of_them_does_too(request):
+def test_a_composition_of_them_does_too(keeps_its_promises):
     rules = [part for part in EXAMPLES if isinstance(part, erclip.Constraint)]
     terms = [part for part in EXAMPLES if isinstance(part, erclip.Term)]
     weight = erclip.truncated_importance(1.1)
-    loss_fn = policy_loss(ppo_clip(), rules, importance=weight, terms=terms)
-    check_loss(loss_fn, seeds=[0])
-    request.getfixturevalue("unchecked")
-    check_loss(loss_fn, seeds=[1, 2, 3])
+    keeps_its_promises(policy_loss(ppo_clip(), rules, importance=weight, terms=terms))
 
 
 def test_there_is_an_example_of_every_part():

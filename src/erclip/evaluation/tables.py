@@ -68,8 +68,7 @@ def comparison_sheet(comparison: Comparison) -> Sheet:
     table = Table(f"A: {comparison.a}   B: {comparison.b}", headings, rows)
     name, problems, a, b, difference, verdict = rows[-1]  # over all sets, where there are several
     headline = (
-        f"{verdict[0].upper()}{verdict[1:]} ({name}, {problems} problems): "
-        f"A {a}, B {b}, {difference} points"
+        f"{verdict.capitalize()} ({name}, {problems} problems): A {a}, B {b}, {difference} points"
     )
     return Sheet("Two evaluations", [headline, *comparison.remarks], [], [table])
 

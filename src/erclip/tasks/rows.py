@@ -25,7 +25,7 @@ the assistant's last turn announces is the gold.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -90,13 +90,17 @@ def fields_of(row: Row, where: str, columns: Mapping[str, str] | None = None) ->
 def _roles(row: Row, where: str, columns: Mapping[str, str]) -> tuple[Field, Field]:
     """The fields that ask and that answer."""
     question = _pick(row, where, "prompt", columns, QUESTIONS)
-    name, turns = question
+    answer = _pick(row, where, "answer", columns, ANSWERS, lambda: _announced(*question))
+    return question, answer
+
+
+def _announced(name: str, turns: object) -> Field | None:
+    """The answer in the assistant's last turn."""
     closing = _message(turns[-1]) if isinstance(turns, list) and turns else None
-    spoken = None
-    if closing is not None and closing["role"] == "assistant":
-        spoken = extract_answer(_content(closing["content"], name))
-    last_turn = (f"{name}, its last turn", spoken) if spoken else None
-    return question, _pick(row, where, "answer", columns, ANSWERS, otherwise=last_turn)
+    if closing is None or closing["role"] != "assistant":
+        return None
+    spoken = extract_answer(_content(closing["content"], name))
+    return (f"{name}, its last turn", spoken) if spoken else None
 
 
 def _pick(
@@ -105,7 +109,7 @@ def _pick(
     role: str,
     columns: Mapping[str, str],
     known: tuple[str, ...],
-    otherwise: Field | None = None,
+    otherwise: Callable[[], Field | None] = lambda: None,
 ) -> Field:
     """The field that plays a role."""
     there = ", ".join(sorted(map(str, row))) or "none"
@@ -119,8 +123,8 @@ def _pick(
     filled = [pair for pair in there_are if not isinstance(pair[1], str) or pair[1].strip()]
     if there_are:
         return (filled or there_are)[0]
-    if otherwise is not None:
-        return otherwise
+    if (other := otherwise()) is not None:
+        return other
     raise UserError(
         f"{where}: needs a field {', '.join(known[:-1])} or {known[-1]}; it has {there}: name it, "
         f'data.columns = {{ {role} = "…" }}'
