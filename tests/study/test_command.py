@@ -129,7 +129,8 @@ def test_a_study_from_the_command_line_and_again(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_study_that_is_stopped_goes_on_to_the_same_rows(tmp_path, number):
-    file = write(tmp_path)
+    """Of two processes each may end its run after a signal: six runs are more than they finish."""
+    file = write(tmp_path, STUDY.replace("seeds = [0, 1]", "seeds = [0, 1, 2]"))
     whole, out = tmp_path / "whole", tmp_path / "out"
     subprocess.run(command(file, whole), check=True, capture_output=True)
     process = subprocess.Popen(command(file, out), stdout=subprocess.PIPE, text=True)
@@ -137,7 +138,7 @@ def test_a_study_that_is_stopped_goes_on_to_the_same_rows(tmp_path, number):
     os.kill(process.pid, number)
     process.communicate(timeout=60)
     wait_for(lambda: not children_of(out))
-    assert len(rows(out)) < 4
+    assert len(rows(out)) < 6
     subprocess.run(command(file, out), check=True, capture_output=True)
     assert rows(out) == rows(whole)
     assert (out / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()

@@ -241,6 +241,7 @@ def test_the_sampler_ends_with_its_trainer(number, tmp_path):
         resumed = Trainer(resumed_recipe(tmp_path / "out"), tmp_path / "out", resume=True)
         done = resumed.state.counters.rollouts
         resumed.producer.close()
+        resumed.lock.release()
         assert done >= 1
         recipe = resumed_recipe(tmp_path / "out", [f"trainer.rollouts={done + 2}"])
         Trainer(recipe, tmp_path / "out", resume=True).train()
