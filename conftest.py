@@ -1,6 +1,7 @@
 """One thread for all tests and what they start; names for doctests that import nothing."""
 
 import os
+import signal
 from importlib.util import find_spec
 
 # Two threads wait for each other: beside a busy core a test takes ten times as long. One thread
@@ -18,6 +19,10 @@ if find_spec("beartype"):
     install_import_hook([f"erclip.{name}" for name in CHECKED], "shapes.check")
 
 import erclip  # noqa: E402
+
+# A shell's background job ignores Ctrl-C, `nohup` a lost terminal: what the tests start must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -69,8 +68,6 @@ def live(task: dict) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
