@@ -27,15 +27,12 @@ import importlib.metadata
 import itertools
 import math
 import os
-import platform
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from datetime import date
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -191,34 +188,6 @@ def family_cpu_s() -> float:
     return sum(stats[pid][1] for pid in family if pid in stats) / os.sysconf("SC_CLK_TCK")
 
 
-def hardware() -> dict[str, str]:
-    """What the numbers were measured on and with."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in _lines("/proc/cpuinfo")
-            if "model name" in line
-        ),
-        platform.processor() or platform.machine(),
-    )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "date": date.today().isoformat(),
-        "commit": commit.stdout.strip(),
-        "cpu": model,
-        "cores": str(os.cpu_count()),
-        "python": platform.python_version(),
-        "sympy": importlib.metadata.version("sympy"),
-        "math_verify": importlib.metadata.version("math-verify"),
-    }
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
-
-
 KINDS = {
     "integers": integers,
     "arithmetic": arithmetic,
@@ -228,27 +197,27 @@ KINDS = {
 }
 
 
-def run(count: int, repeats: int, workers: int, time_limit_s: float) -> list[dict[str, str]]:
-    """One row for each kind of answer and of poison."""
-    rows = []
+def run(
+    count: int, repeats: int, workers: int, time_limit_s: float, done: Container[tuple[str, str]]
+) -> Iterator[dict[str, str]]:
+    """One row for each kind of answer and of poison that is not done."""
     with Grader(workers=workers, time_limit_s=time_limit_s) as grader:
         grader.grade_batch([(rf"\boxed{{\gcd({i},6)}}", "x") for i in range(2 * workers)])
         for name, poison in itertools.product(KINDS, POISON):
+            if (name, poison) in done:
+                continue
             size = count if "clock" in poison or name != "integers" else count * 10
             load = os.getloadavg()[0]
             runs: list[Measurement] = []
             for repeat in range(repeats):
                 random_ = random.Random(f"{name}, {poison}, {repeat}")
                 runs.append(measure(grader, poisoned(KINDS[name](random_, size), poison)))
-            rows.append(
+            yield (
                 {"answers": name, "poison": poison, "items": str(size), "repeats": str(repeats)}
                 | {"workers": str(workers), "time_limit_s": str(time_limit_s)}
                 | _summary(name, poison, size, runs, workers)
                 | {"load_before": f"{load:.1f}"}
             )
-            print(rows[-1], flush=True)
-            rows[-1] |= hardware()
-    return rows
 
 
 def _summary(
@@ -277,20 +246,32 @@ def _summary(
 
 
 def main() -> None:
-    """Measure, print, and write the rows."""
+    """Measure, print, and add each row to the file; what it holds already is not measured again."""
+    from machine import measured_on
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--time-limit-s", type=float, default=2.0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(os.devnull))
     arguments = parser.parse_args()
-    rows = run(arguments.items, arguments.repeats, arguments.workers, arguments.time_limit_s)
-    if arguments.out:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    with arguments.out.open("a+", newline="") as file:
+        file.seek(0)
+        rows = list(csv.DictReader(file))
+        done = {(row["answers"], row["poison"]) for row in rows}
+        sizes = (arguments.items, arguments.repeats, arguments.workers, arguments.time_limit_s)
+        on = measured_on() | {
+            name: importlib.metadata.version(name) for name in ("sympy", "math-verify")
+        }
+        for row in run(*sizes, done):
+            print(row, flush=True)
+            writer = csv.DictWriter(file, row | on, lineterminator="\n")
+            if not rows:
+                writer.writeheader()
+            writer.writerow(row | on)
+            file.flush()
+            rows.append(row)
     if any(row["unexpected_verdicts"] != "0" or row["met"] == "no" for row in rows):
         sys.exit("some verdicts were not the expected ones, or a required rate was not met")
 

@@ -18,6 +18,7 @@ _TYPICAL = (
     (r"\sin^2 x + \log_2 n", r"1-\cos^2 x + \frac{\ln n}{\ln 2}"),
     (r"\binom{n}{2} + \lfloor |n| \rfloor", r"\frac{n!}{2(n-2)!} + e^{i\pi} - \sqrt[3]{2}"),
     (r"2", r"\sum_{n=0}^{\infty} \frac{n}{2^n} + \int_0^1 \frac{1}{1+x^2} dx"),
+    (r"\gcd(12,18) + \sum_{k=1}^{5} k + 2", r"\max(3,4) + 5"),
     (r"-2 \le x \le 7", "[-2,7]"),
     (r"(-\infty, 2) \cup (3, \infty)", "x < 2"),
 )
