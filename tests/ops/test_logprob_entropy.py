@@ -372,6 +372,9 @@ def test_autocast_does_not_reach_the_logits():
     assert torch.equal(got.entropies, want.entropies)
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.9", reason="torch 2.8 cannot trace the tests' own checks of shapes"
+)
 @pytest.mark.usefixtures("unchecked")
 def test_compiles_as_one_graph_with_the_same_bits():
     hidden, weight, targets, _ = case()
