@@ -11,6 +11,7 @@ from erclip.records import Grade, Prompt, Response, Sample
 from erclip.training.batches import make_batch
 from erclip.training.packing import single_rows
 from erclip.training.policy import load_policy
+from erclip.training.policy.positions import Positions
 from models.zoo import build, naive, saved
 
 DYNAMIC = ["phi3, longrope", "llama, dynamic NTK"]  # short texts: up to 40 tokens
@@ -53,6 +54,25 @@ def test_long_runs_give_every_text_the_factors_of_the_longest(name, tmp_path):
     longest = naive(model, [10 + i % 200 for i in range(70)], 10)
     assert (scores(policy, text(70)) - longest).abs().max() < 1e-5
     policy.save_model(tmp_path / "again")  # read back with the same factors
+
+
+class Keeping(torch.nn.Module):
+    """Factors of the longest text so far, as the dynamic NTK of transformers 5.6 has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("inv_freq", torch.ones(4), persistent=False)
+        self.longest = 40
+
+    def forward(self, x, position_ids):
+        self.longest = max(self.longest, int(position_ids.max()) + 1)
+        return position_ids[..., None] * self.inv_freq / self.longest
+
+
+def test_finding_out_leaves_no_trace():
+    model = torch.nn.ModuleList([Keeping()])
+    assert Positions(model).held == 40
+    assert model[0].longest == 40
 
 
 def test_a_table_of_positions_ends(tmp_path):

@@ -8,6 +8,7 @@ Here the factors are those of one length for a whole run, as in an inference eng
 from __future__ import annotations
 
 import inspect
+from copy import deepcopy
 from functools import wraps
 from typing import Any
 
@@ -110,10 +111,13 @@ def _factors(module: Any, length: int) -> list[Tensor]:
 
 
 def _alike(module: Any, short: int, long: int) -> bool:
-    """Whether texts of both lengths get the same factors; the short one is asked last."""
+    """Whether texts of both lengths get the same factors from a module that has seen no other.
+
+    Copies are asked: a module may keep the factors of the longest text that it has seen.
+    """
     try:
-        pairs = zip(_factors(module, long), _factors(module, short), strict=True)
-        return all(torch.equal(a, b) for a, b in pairs)
+        found = (_factors(deepcopy(module), length) for length in (short, long))
+        return all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     except FAILURES:
         return True  # it wants other positions than these; no such module is known to change
 
