@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 from erclip.config import ModelConfig
 from erclip.errors import UserError
@@ -37,7 +39,7 @@ def test_states_are_repeated_and_selected(name, side_by_side):
         ids = [*response.prompt_ids, *response.token_ids]
         expected = naive(model, ids, len(response.prompt_ids))
         assert (torch.tensor(response.logprobs) - expected).abs().max() < 1e-4
-    assert len(lengths) > 2
+    assert len(lengths) > 1
 
 
 def test_the_first_response_is_greedy_generate():
@@ -67,6 +69,9 @@ def test_a_model_whose_memory_is_wrong_is_refused(monkeypatch):
         Decoder(build("qwen3.5"))
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.17"), reason="its step is as it reads"
+)
 @pytest.mark.parametrize("name", ["nemotron-h", "zamba2"])
 def test_a_recurrent_step_that_differs_a_little_is_said(name):
     """transformers' own; the share of a nat is measured when the model is first sampled from."""

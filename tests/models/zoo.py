@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -353,6 +354,9 @@ def build(name: str, **more: Any) -> Any:
     """A model with shaken weights."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config_of(name, **more)).eval()
+    experts = any(p.ndim == 3 and "experts" in part for part, p in model.named_parameters())
+    if experts and torch.__version__ < "2.9":
+        pytest.skip("torch 2.8 has no product grouped by experts on CPUs")
     return shake(model)
 
 
