@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from erclip.errors import UserError
+from erclip.errors import UserError, sentence
 from erclip.machine.files import append, cut, leftovers, new_folder, parsed, read_json, write_text
 from erclip.machine.locks import LOCK
 from erclip.runs.read import read_runs
@@ -33,6 +33,18 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
         write_text(file, "old")
     assert seen == {"old", "new" * 1000}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a full device")
+def test_a_full_disk_is_named_with_the_file_and_the_remedy(tmp_path):
+    link = tmp_path / "result.json"
+    link.symlink_to("/dev/full")
+    for write in (write_text, append):
+        with pytest.raises(OSError, match="No space left") as caught:
+            write(link, "x")
+        assert sentence(caught.value) == (
+            f"No space left on device: {link}; make room, then run the same command again"
+        )
 
 
 def limited(work):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -48,6 +49,8 @@ def sentence(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.strerror:
         file = error.filename
         text = error.strerror if file is None else f"{error.strerror}: {short(str(file), 200)}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text += "; make room, then run the same command again"
     else:
         text = in_a_line(error)
     notes = [" ".join(note.split()) for note in getattr(error, "__notes__", ())]

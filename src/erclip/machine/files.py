@@ -34,20 +34,31 @@ def whole_file(path: Path) -> Generator[Path]:
     """
     target = real(path) if path.is_symlink() else path
     if target.exists() and not target.is_file() and not target.is_dir():
-        yield target
+        with _named(path, target):
+            yield target
         return
     scratch = target.parent / f".{target.name[:40]}.{os.getpid()}.partial"
     try:
-        yield scratch
-        sync(scratch)
-        os.replace(scratch, target)
-        sync(target.parent)
-    except BaseException as error:
+        with _named(path, scratch):
+            yield scratch
+            sync(scratch)
+            os.replace(scratch, target)
+            sync(target.parent)
+    except BaseException:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (str(scratch), scratch):
-            error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextmanager
+def _named(path: Path, written: Path) -> Generator[None]:
+    """An error of the disk names the file that a user knows; a failed write names none itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(written), written):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,10 +81,11 @@ def append(path: Path, text: str, *, durable: bool = False) -> None:
     with path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
-            while data:
-                data = data[file.write(data) :]
-            if durable:
-                os.fsync(file.fileno())
+            with _named(path, path):
+                while data:
+                    data = data[file.write(data) :]
+                if durable:
+                    os.fsync(file.fileno())
         except BaseException:
             with suppress(OSError):
                 file.truncate(size)

@@ -138,7 +138,7 @@ def _attempt(work: Callable[[], Any], folder: Path) -> tuple[Any, str | None]:
     """(outcome, None), or (None, why there is none); a bug's traceback goes to the run's folder."""
     try:
         return work(), None
-    except UserError as error:
+    except (UserError, OSError) as error:
         return None, sentence(error)
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
