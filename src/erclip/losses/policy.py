@@ -79,9 +79,13 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         weight = () if self.importance is None else (self.importance,)
         return (self.surrogate, *weight, *self.constraints, *self.terms)
 
-    @functools.cached_property
+    @property
     def needs(self) -> frozenset[str]:
         """The optional inputs that its parts read; `live_entropies` are entropies with gradient."""
+        return self._needs
+
+    @functools.cached_property
+    def _needs(self) -> frozenset[str]:  # to pyright a cached property is no attribute of a LossFn
         return frozenset().union(*map(needs_of, self.parts))
 
     @property
