@@ -150,7 +150,9 @@ def test_another_runs_folder_is_refused_and_untouched(run):
 
 def test_ten_rollouts_lift_accuracy(unchecked, tmp_path):
     """The learning test: held-out and training accuracy rise clearly, read from metrics.jsonl."""
-    metrics = train(tmp_path / "out", "trainer.rollouts=10", "loss.constraints=[]")
+    sizes = ["trainer.rollouts=10", "rollout.prompts=32", "eval.prompts=128"]
+    rate = "trainer.learning_rate=3e-4"
+    metrics = train(tmp_path / "out", *sizes, rate, "loss.constraints=[]")
     before, after = of_kind(metrics, "eval")
     name = "eval/countdown/avg_at_4"
     assert after[name] > before[name] + 0.05
