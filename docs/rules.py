@@ -6,6 +6,7 @@ Run by `make docs`.
 from __future__ import annotations
 
 import csv
+import functools
 import inspect
 import re
 import textwrap
@@ -100,6 +101,7 @@ def cost(part: Any) -> str:
     return "–"
 
 
+@functools.cache
 def studies_of_rules() -> dict[str, set[str]]:
     """Rule → studies that have rows in results/ of a loss with it."""
     found: dict[str, set[str]] = defaultdict(set)

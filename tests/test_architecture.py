@@ -18,6 +18,12 @@ def picture():
     return runpy.run_path(str(ROOT / "docs" / "architecture.py"))
 
 
+@pytest.fixture(scope="module")
+def needs(picture):
+    """Each wing, and the wings that it imports."""
+    return picture["wings"]()
+
+
 def listed():
     """Every path of the README's map, from the package's folder."""
     block = re.search(r"```\nsrc/erclip/\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
@@ -45,24 +51,22 @@ def test_the_picture_is_drawn_from_the_imports_as_they_are(picture):
     assert picture["PICTURE"].read_text(encoding="utf-8") == picture["drawn"](), "run `make docs`"
 
 
-def test_no_two_wings_import_each_other(picture):
-    needs = picture["wings"]()
+def test_no_two_wings_import_each_other(picture, needs):
     heights = picture["floors"](needs)
     assert all(heights[other] < heights[own] for own in needs for other in needs[own])
 
 
-def test_the_base_and_the_grader_stand_on_their_own_extras(picture):
-    needs = picture["wings"]()
+def test_the_base_and_the_grader_stand_on_their_own_extras(needs):
     ground = {"errors", "extras", "machine", "records", "seeds", "statistics", "text"}
     for own in ("losses", "ops"):
         assert needs[own] <= {"losses", "ops"}
     assert needs["grading"] <= ground
 
 
-def test_the_trainer_needs_neither_evaluation_nor_reports(picture):
+def test_the_trainer_needs_neither_evaluation_nor_reports(needs):
     above = {"evaluation", "diagnostics", "pages", "report", "study", "launch", "cli"}
-    assert not picture["wings"]()["training"] & above
-    assert not picture["wings"]()["runs"] & {*above, "training"}
+    assert not needs["training"] & above
+    assert not needs["runs"] & {*above, "training"}
 
 
 def test_the_loop_imports_nobody_who_watches_it():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import email
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import venv
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from packaging.requirements import Requirement
@@ -34,6 +36,12 @@ def wheel(tmp_path_factory):
     subprocess.run(build, check=True, timeout=180)
     (wheel,) = folder.glob("erclip-*.whl")
     return wheel
+
+
+def unpack(wheel, site):
+    """What an installer does with a wheel of Python alone, less the command."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
 
 
 def empty_environment(folder):
@@ -66,7 +74,7 @@ def bare(wheel, tmp_path_factory):
         for top in {file.parts[0] for file in distribution.files if ".." not in file.parts}:
             if not (site / top).exists():
                 (site / top).symlink_to(distribution.locate_file(top))
-    subprocess.run([*PIP, "install", "--no-deps", "--target", site, wheel], check=True, timeout=120)
+    unpack(wheel, site)
     return python
 
 
@@ -76,11 +84,44 @@ def blocks(page):
     return [code for code in found if "erclip.integrations" not in code]
 
 
-def run(python, code, *arguments):
+FORKS = """
+import json, os, sys, tempfile, torch
+
+def texts(streams):
+    for stream in streams:
+        stream.seek(0)
+        yield stream.read()
+
+ends = []
+for code in json.load(sys.stdin):
+    streams = [tempfile.TemporaryFile("w+") for _ in range(2)]
+    child = os.fork()
+    if child == 0:
+        for number, stream in enumerate(streams, start=1):
+            os.dup2(stream.fileno(), number)
+        exec(code, {"__name__": "__main__"})
+        sys.exit()
+    status = os.waitpid(child, 0)[1]
+    ends.append([os.waitstatus_to_exitcode(status), *texts(streams)])
+print(json.dumps(ends))
+"""
+
+
+class End(NamedTuple):
+    """How a program ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(python, codes):
+    """Each of these programs by this Python, in a fork of a process that imported torch alone."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     environment["PYTHONWARNINGS"] = "ignore:Failed to initialize NumPy"  # torch's own, without it
-    return subprocess.run(
-        [python, "-c", code, *arguments],
+    done = subprocess.run(
+        [python, "-c", FORKS],
+        input=json.dumps(codes),
         capture_output=True,
         text=True,
         env=environment,
@@ -88,28 +129,34 @@ def run(python, code, *arguments):
         timeout=120,
         check=False,
     )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return [End(*end) for end in json.loads(done.stdout)]
 
 
-def check_core(python):
-    """The package alone: what the pages print runs, and every module of losses and op."""
-    for page in PAGES:
-        codes = blocks(page)
-        assert codes, page
-        for code in codes:
-            done = run(python, code)
-            assert (done.returncode, done.stderr) == (0, ""), (page.name, done.stderr)
-            assert done.stdout
-    code = """
+EVERY_MODULE = """
 import importlib, pkgutil, erclip.losses, erclip.ops
 for wing in (erclip.losses, erclip.ops):
     for module in pkgutil.walk_packages(wing.__path__, wing.__name__ + "."):
         if not module.name.rpartition(".")[2].startswith("triton_"):
             importlib.import_module(module.name)
 """
-    done = run(python, code)
-    assert (done.returncode, done.stderr) == (0, "")
-    listed = run(python, "from importlib import metadata as m; "
-                         "print(*sorted(d.name.lower() for d in m.distributions()))")  # fmt: skip
+DISTRIBUTIONS = """
+from importlib import metadata
+print(*sorted(d.name.lower() for d in metadata.distributions()))
+"""
+
+
+def check_core(python):
+    """The package alone: what the pages print runs, and every module of losses and op."""
+    codes = [(page.name, code) for page in PAGES for code in blocks(page)]
+    assert {name for name, _ in codes} == {page.name for page in PAGES}
+    *printed, every, listed = run(
+        python, [*(code for _, code in codes), EVERY_MODULE, DISTRIBUTIONS]
+    )
+    for (name, _), done in zip(codes, printed, strict=True):
+        assert (done.returncode, done.stderr) == (0, ""), (name, done.stderr)
+        assert done.stdout
+    assert (every.returncode, every.stderr) == (0, "")
     assert not {"numpy", "transformers", "pydantic", "typer"} & set(listed.stdout.split())
 
 
@@ -140,28 +187,34 @@ def test_the_base_wheel_installs_into_an_empty_environment(wheel, tmp_path):
     check_core(python)
 
 
-@pytest.mark.parametrize(
-    ("code", "extra"),
-    [
-        ("from erclip.__main__ import main; main()", "train"),
-        ("import erclip.config", "train"),
-        ("import erclip.training.trainer", "train"),
-        ("import erclip.runs.read", "train"),
-        ("import erclip.pages.sheet", "train"),
-        ("import erclip.grading", "grading"),
-        ("import erclip.integrations.trl", "trl"),
-        ("import erclip.integrations.verl.settings", "verl"),
-        ("import erclip.integrations.verl.worker", "verl"),
-        ("from erclip.integrations.swift import use; use({})", "swift"),
-        ("import erclip.integrations.skyrl", "train"),
-        ("import erclip.integrations.prime_rl", "train"),
-    ],
-)
-def test_what_is_missing_is_named_with_its_extra_in_one_sentence(bare, code, extra):
-    done = run(bare, code)
+MISSING = {
+    "from erclip.__main__ import main; main()": "train",
+    "import erclip.config": "train",
+    "import erclip.training.trainer": "train",
+    "import erclip.runs.read": "train",
+    "import erclip.pages.sheet": "train",
+    "import erclip.grading": "grading",
+    "import erclip.integrations.trl": "trl",
+    "import erclip.integrations.verl.settings": "verl",
+    "import erclip.integrations.verl.worker": "verl",
+    "from erclip.integrations.swift import use; use({})": "swift",
+    "import erclip.integrations.skyrl": "train",
+    "import erclip.integrations.prime_rl": "train",
+}
+
+
+@pytest.fixture(scope="module")
+def without(bare):
+    """How each of these programs ends where the extra is missing."""
+    return dict(zip(MISSING, run(bare, list(MISSING)), strict=True))
+
+
+@pytest.mark.parametrize("code", MISSING)
+def test_what_is_missing_is_named_with_its_extra_in_one_sentence(code, without):
+    done = without[code]
     assert done.returncode != 0
     last = done.stderr.splitlines()[-1]
-    assert re.fullmatch(rf".* needs \w+: pip install 'erclip\[{extra}\]'", last)
+    assert re.fullmatch(rf".* needs \w+: pip install 'erclip\[{MISSING[code]}\]'", last)
     if "main()" in code:
         assert (done.returncode, done.stdout, done.stderr) == (2, "", last + "\n")
 
@@ -199,22 +252,23 @@ def test_every_extra_stands_on_train():
 def test_the_wheel_trains_outside_the_clone(wheel, tmp_path):
     """Unpacked somewhere else, run from there: nothing depends on the source tree."""
     site = tmp_path / "site"
-    subprocess.run([*PIP, "install", "--no-deps", "--target", site, wheel], check=True, timeout=120)
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+    unpack(wheel, site)
+    code = """
+import erclip, runpy
+print(erclip.__file__, flush=True)
+runpy.run_module("erclip", run_name="__main__")
+"""
+    sets = ("trainer.rollouts=1", "rollout.prompts=4", "trainer.updates_per_rollout=2",
+            "eval.prompts=4")  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "erclip", "train", "--out", "run", "--set", "trainer.rollouts=1",
-         "--set", "rollout.prompts=8", "--set", "eval.prompts=4"],
+        [sys.executable, "-c", code, "train", "--out", "run", *(f"--set={key}" for key in sets)],
         cwd=tmp_path,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    )
+    assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "run" / "report.html").is_file()
-    where = subprocess.run(
-        [sys.executable, "-c", "import erclip; print(erclip.__file__)"],
-        env=environment, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    assert where.startswith(str(site))
+    assert done.stdout.startswith(str(site))

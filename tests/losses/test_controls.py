@@ -61,7 +61,7 @@ def test_the_first_update_loses_nothing():
     assert judge(random_mask(0.5), **inputs).random.any()
 
 
-def test_it_falls_on_every_token_alike():
+def test_it_falls_on_every_token_alike(unchecked):
     """1,000 shuffles: each token is dropped about as often as any other."""
     inputs, draw = batch(), torch.Generator().manual_seed(0)
     counts = torch.zeros(4, 50)

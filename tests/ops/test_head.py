@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from erclip.ops import LogprobEntropyHead, layer_logprob_entropy, linear_logprob_entropy
+from together import together
 
 D, V, N = 8, 37, 6  # 37 rows do not divide by two processes
 
@@ -46,15 +43,14 @@ def build(kind):
     return kind()
 
 
-def run_both(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def run_both(folder):
+    dist.init_process_group("gloo")
     for kind in (TiedModel, UntiedModel):
-        shard_and_run(rank, kind, Path(folder) / f"{kind.__name__}.pt")
+        shard_and_run(kind, folder / f"{kind.__name__}.pt")
     dist.destroy_process_group()
 
 
-def shard_and_run(rank, kind, path):
+def shard_and_run(kind, path):
     model = build(kind)
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
     if kind is UntiedModel:
@@ -67,7 +63,7 @@ def shard_and_run(rank, kind, path):
     out = model(*batch())
     ((out.logprobs * torch.arange(N)).sum() / 2).backward()
     grads = {name: p.grad.full_tensor() for name, p in model.named_parameters()}
-    if rank == 0:
+    if dist.get_rank() == 0:
         scores = {"logprobs": out.logprobs.detach(), "entropies": out.entropies.detach()}
         torch.save({**scores, **grads}, path)
     dist.barrier()
@@ -77,10 +73,7 @@ def shard_and_run(rank, kind, path):
 def sharded(tmp_path_factory):
     """What two processes computed, by kind of model."""
     folder = tmp_path_factory.mktemp("sharded")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    multiprocessing.spawn(run_both, (port, str(folder)), nprocs=2)
+    together(run_both, folder)
     return {kind: torch.load(folder / f"{kind.__name__}.pt") for kind in (TiedModel, UntiedModel)}
 
 

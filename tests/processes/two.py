@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import torch
@@ -101,8 +100,8 @@ def one_update(world: World, config: Config):
     return updater.update(scored), seen
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def both(folder: Path) -> None:
+    """What each of the two processes does."""
     world = join_world("cpu")
     for kind, config in KINDS.items():
         metrics, gradients = one_update(world, config)
@@ -115,7 +114,3 @@ def main() -> None:
     for half in (folder / "half", folder / "half ahead"):
         Trainer(resumed_recipe(half), half, world=world, resume=True).train()
     leave_world()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """Run a script of lives: each trains, or resumes, until it is done or SIGKILLs itself at a moment.
 
 `python lives.py` reads one JSON task per line from standard input and answers each with a line. A
-life is a fork of this process, which has imported everything but used none of it: it costs what the
-training costs. A moment is one call of a function that changes something on the disk or in the
+life is a fork of this process, which has imported everything and loaded a model once: it costs what
+the training costs. A moment is one call of a function that changes something on the disk or in the
 weights; killing before the n-th call leaves whatever the calls before it left, inside it half of
 what it writes.
 """
@@ -15,14 +15,15 @@ import sys
 import traceback
 from pathlib import Path
 
-import peft  # noqa: F401 - by the lives with adapters, seconds for each
-
 import erclip.training.producers
+from erclip.config import ModelConfig
+from erclip.config.model import Lora
 from erclip.config.recipes import load_recipe
 from erclip.errors import UserError
 from erclip.machine.interrupts import Stopped
 from erclip.runs.run_dir import RunDir
 from erclip.training.checkpoints.resuming import resumed_recipe
+from erclip.training.policy import load_policy
 from erclip.training.trainer import Trainer
 from erclip.training.updates import Updater
 
@@ -68,6 +69,7 @@ def live(task: dict) -> None:
 
 
 def main() -> None:
+    load_policy(ModelConfig(lora=Lora(rank=2)))  # and all that this imports and compiles
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -8,14 +8,13 @@ import math
 import os
 import resource
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from command import Command
 from erclip.config.recipes import load_recipe
 from erclip.errors import UserError
 from erclip.runs.checkpoint_folders import Checkpoints, damage
@@ -187,13 +186,9 @@ def test_the_final_model_is_saved_elsewhere_if_the_disk_is_full(copy, tmp_path, 
 
 def test_a_file_that_cannot_grow_ends_the_command_in_one_sentence(copy):
     """Really no room: the kernel refuses to let any file grow past 100 kB."""
-    command = [sys.executable, "-m", "erclip", "train", "--resume", str(copy)]
-    done = subprocess.run(
-        [*command, "--set", "trainer.rollouts=4"],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-    )
+    words = ["train", "--resume", copy, "--set", "trainer.rollouts=4"]
+    limit = (resource.RLIMIT_FSIZE, (100_000, 100_000))
+    done = Command(*words, folder=copy, before=lambda: resource.setrlimit(*limit)).wait()
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("erclip: Checkpoint ")
     assert done.stderr.count("\n") == 1

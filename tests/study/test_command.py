@@ -101,8 +101,9 @@ def test_a_run_that_diverges_is_a_result(tmp_path):
 
 def test_a_study_from_the_command_line_and_again(tmp_path):
     file, out = write(tmp_path), tmp_path / "out"
-    done = subprocess.run(command(file, out), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = ["study", str(file), "--out", str(out), "--processes", "1"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
     found = rows(out)
     assert [(r["method"], r["seed"]) for r in found] == [
         (m, s) for s in "01" for m in ("ERC", "mask")
@@ -118,7 +119,7 @@ def test_a_study_from_the_command_line_and_again(tmp_path):
     document = (out / "report.md").read_text(encoding="utf-8")
     assert "![erc-accuracy.svg](erc-accuracy.svg)" in document
     assert "**Each method at its own best setting, and across the grid**" in document
-    again = CliRunner().invoke(app, ["study", str(file), "--out", str(out)])
+    again = CliRunner().invoke(app, words)
     assert again.exit_code == 0
     assert "runs to make" not in again.output
     assert len(again.output.splitlines()) < 20, "a finished study says what came out, no more"
@@ -147,7 +148,7 @@ def test_a_study_that_is_stopped_goes_on_to_the_same_rows(tmp_path, number):
 def test_a_process_that_dies_costs_its_run_only(tmp_path):
     """Its folder is a file, and the other run's worker is killed: both say so, the third runs."""
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    config = small()
+    config = small("rollout.prompts=4", "trainer.updates_per_rollout=2", "trainer.rollouts=1")
     jobs = [
         Job("a file in the way", config, tmp_path / "file"),
         Job("sound", config, tmp_path / "sound"),

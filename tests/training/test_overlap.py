@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -48,12 +50,21 @@ def gone(pid):
     return False
 
 
+class Overlapped(NamedTuple):
+    out: Path
+    versions: list[int]  # of the weights that drew each token that is saved before the first update
+    sentence: str
+    started: tuple[int, int]  # rollouts sampled and updates made where it went on
+    ended: bool
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run with its sampler beside it, which is killed in the middle; then the rest of it."""
     out, said = tmp_path_factory.mktemp("overlap") / "out", []
     trainer = Trainer(load_recipe("quickstart", SHORT), out, log=said.append)
     assert "does not repeat itself bit for bit" in said[0]
+    versions = first_versions(trainer, out.with_name("first"))
     pid, count = trainer.producer._process.pid, []
 
     def on_log(kind, rollout, metrics):
@@ -70,12 +81,23 @@ def run(tmp_path_factory):
     started = resumed.state.sampled, resumed.state.counters.updates
     pid = resumed.producer._process.pid
     resumed.train()
-    return out, str(lost.value), started, gone(pid)
+    return Overlapped(out, versions, str(lost.value), started, gone(pid))
+
+
+def first_versions(trainer, folder):
+    """Versions of the weights in a checkpoint with one rollout in its queue; it is moved away."""
+    trainer.producer.update_weights(0)
+    trainer.queue.fill()
+    trainer.queue.receive(wait=True)
+    trainer.save().rename(folder)
+    lines = (folder / "rollout.jsonl").read_text().splitlines()
+    samples = [sample for line in lines for sample in json.loads(line)["samples"]]
+    return [version for sample in samples for version in sample["versions"]]
 
 
 def test_a_sampler_that_is_killed_ends_the_run_in_one_sentence(run):
     """After a checkpoint, from which the run goes on."""
-    out, sentence, (sampled, updates), ended = run
+    out, _, sentence, (sampled, updates), ended = run
     assert sentence == (
         f"The sampler's process ended by SIGKILL; what it said is in {out / 'sampler.log'}; "
         f"go on with erclip train --resume {out}"
@@ -111,22 +133,8 @@ def test_prompts_are_those_of_the_run_in_turns(run, tmp_path):
     assert asked[0] == asked[1]
 
 
-def test_versions_are_in_the_checkpoint(tmp_path):
-    trainer = Trainer(load_recipe("quickstart", SHORT), tmp_path / "out")
-    try:
-        trainer.producer.update_weights(0)
-        trainer.queue.fill()
-        trainer.queue.receive(wait=True)
-        folder = trainer.save()
-    finally:
-        trainer.producer.close()
-    versions = [
-        version
-        for line in (folder / "rollout.jsonl").open()
-        for sample in json.loads(line)["samples"]
-        for version in sample["versions"]
-    ]
-    assert set(versions) == {0}
+def test_versions_are_in_the_checkpoint(run):
+    assert set(run.versions) == {0}
 
 
 @pytest.fixture

@@ -109,34 +109,41 @@ def plain_loop(staleness, old_policy):
     return model.state_dict(), losses
 
 
+RUNS = {
+    "golden": [],
+    "in turns": ["rollout.old_policy=sampled"],
+    "recomputed": ["rollout.staleness=2"],
+    "sampled": ["rollout.staleness=2", "rollout.old_policy=sampled"],
+}
+
+
+@pytest.fixture(scope="module")
+def trainers(tmp_path_factory):
+    """What "old" may be, two rollouts ahead, and the same in turns."""
+    folder = tmp_path_factory.mktemp("ahead")
+    return {name: train(folder / name, *SMALL, *settings) for name, settings in RUNS.items()}
+
+
+@pytest.fixture
+def ahead(trainers):
+    """Their folders, by name, below this one."""
+    return trainers["golden"].run.path.parent
+
+
 @pytest.mark.parametrize(
-    ("staleness", "old_policy"), [(0, "recomputed"), (2, "recomputed"), (2, "sampled")]
+    ("name", "staleness", "old_policy"),
+    [("golden", 0, "recomputed"), ("recomputed", 2, "recomputed"), ("sampled", 2, "sampled")],
 )
-def test_the_trainer_does_what_a_plain_loop_does(staleness, old_policy, tmp_path):
-    ahead = [f"rollout.staleness={staleness}", f"rollout.old_policy={old_policy}"]
-    trainer = train(tmp_path / "run", *SMALL, *ahead)
+def test_the_trainer_does_what_a_plain_loop_does(name, staleness, old_policy, trainers, ahead):
+    trainer = trainers[name]
     weights, losses = plain_loop(staleness, old_policy)
-    logged = [line["loss/policy"] for line in lines(tmp_path / "run", kind="update")]
+    logged = [line["loss/policy"] for line in lines(ahead / name, kind="update")]
     assert logged == pytest.approx(losses, abs=1e-4)  # another k, or another "old": 3e-3 or more
     begun = load_policy(ModelConfig()).model.state_dict()
     got = trainer.policy.model.state_dict()
     moved = torch.cat([(weights[name] - begun[name]).flatten() for name in weights]).norm()
     apart = torch.cat([(weights[name] - got[name]).flatten() for name in weights]).norm()
     assert apart < 0.01 * moved  # another k, or another "old": 0.1 or more
-
-
-@pytest.fixture(scope="module")
-def ahead(tmp_path_factory):
-    """What "old" may be, two rollouts ahead, and the same in turns."""
-    folder = tmp_path_factory.mktemp("ahead")
-    for name, settings in (
-        ("recomputed", ["rollout.staleness=2"]),
-        ("sampled", ["rollout.staleness=2", "rollout.old_policy=sampled"]),
-        ("in turns", ["rollout.old_policy=sampled"]),
-        ("golden", []),
-    ):
-        train(folder / name, *SMALL, *settings)
-    return folder
 
 
 def test_staleness_is_counted_in_updates(ahead):

@@ -12,7 +12,7 @@ from erclip.errors import UserError
 from erclip.runs.metrics import METRICS
 from erclip.training.trainer import Trainer
 
-SHORT = ["trainer.rollouts=2", "rollout.prompts=16", "trainer.updates_per_rollout=4"]
+SHORT = ["trainer.rollouts=2", "rollout.prompts=8", "trainer.updates_per_rollout=4"]
 
 
 def train(out, *overrides):
@@ -36,14 +36,14 @@ def of_kind(metrics, kind):
 def run(tmp_path_factory):
     """One short ERC-DAPO run."""
     out = tmp_path_factory.mktemp("run") / "out"
-    return out, train(out, *SHORT, "eval.prompts=32", "trainer.epochs=2")
+    return out, train(out, *SHORT, "eval.prompts=8", "trainer.epochs=2")
 
 
 def test_a_run_repeats_itself_bit_for_bit(run, tmp_path):
     _, first = run
-    again = train(tmp_path / "again", *SHORT, "eval.prompts=32", "trainer.epochs=2")
+    again = train(tmp_path / "again", *SHORT, "eval.prompts=8", "trainer.epochs=2")
     assert timeless(first) == timeless(again)
-    other = train(tmp_path / "other", *SHORT, "eval.prompts=32", "trainer.seed=1")
+    other = train(tmp_path / "other", *SHORT, "eval.prompts=8", "trainer.seed=1")
     assert timeless(first)[-1] != timeless(other)[-1]
 
 
@@ -126,7 +126,7 @@ def test_other_compositions_run(overrides, fired, tmp_path):
 
 def test_gradient_checkpointing_changes_memory_only(run, tmp_path):
     _, plain = run
-    overrides = ["eval.prompts=32", "trainer.epochs=2", "model.gradient_checkpointing=true"]
+    overrides = ["eval.prompts=8", "trainer.epochs=2", "model.gradient_checkpointing=true"]
     metrics = train(tmp_path / "out", *SHORT, *overrides)
     assert timeless(metrics) == timeless(plain)
 
@@ -148,9 +148,11 @@ def test_another_runs_folder_is_refused_and_untouched(run):
     assert (out / "metrics.jsonl").read_bytes() == before
 
 
-def test_ten_rollouts_lift_accuracy(tmp_path):
+def test_ten_rollouts_lift_accuracy(unchecked, tmp_path):
     """The learning test: held-out and training accuracy rise clearly, read from metrics.jsonl."""
-    metrics = train(tmp_path / "out", "trainer.rollouts=10", "loss.constraints=[]")
+    sizes = ["trainer.rollouts=10", "rollout.prompts=32", "eval.prompts=128"]
+    rate = "trainer.learning_rate=3e-4"
+    metrics = train(tmp_path / "out", *sizes, rate, "loss.constraints=[]")
     before, after = of_kind(metrics, "eval")
     name = "eval/countdown/avg_at_4"
     assert after[name] > before[name] + 0.05

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from erclip.config import Config
+from erclip.config import Config, ModelConfig
 from erclip.errors import UserError
 from erclip.machine.hub import from_hub
 from erclip.training.policy.adapters import add_adapters
@@ -36,6 +36,10 @@ class Counted(NamedTuple):
         """Bytes of what is trained, and how many numbers that is; adapters are float32."""
         numbers, each = (self.adapters, 4) if self.adapters else (self.parameters, width)
         return numbers * each, f"{numbers / 1e6:,.1f} M × {each} bytes"
+
+
+_known: dict[tuple[Any, ...], Counted] = {}
+"""What was counted before: most remedies leave the model and its micro-batch as they are."""
 
 
 def read_model_config(config: Config) -> Any:
@@ -65,26 +69,34 @@ def count(config: Config, model_config: Any, processes: int, prompt_tokens: int)
     prompts = -(-config.rollout.prompts // config.trainer.updates_per_rollout)
     share = -(-prompts * config.rollout.responses // processes)
     rows = max(1, min(config.trainer.token_budget // length, share))
-    dtype = getattr(torch, config.model.dtype)
+    own = config.model
+    key = (model_config.to_json_string(), own.lora, own.dtype, own.autocast, rows, length)
+    if key not in _known:
+        _known[key] = _count(own, model_config, rows, length)
+    return _known[key]
+
+
+def _count(own: ModelConfig, model_config: Any, rows: int, length: int) -> Counted:
     with torch.device("meta"):
+        dtype = getattr(torch, own.dtype)
         model: Any = AutoModelForCausalLM.from_config(model_config, dtype=dtype)
-        if config.model.lora is not None:
-            add_adapters(model, config.model.lora, seed=0)
+        if own.lora is not None:
+            add_adapters(model, own.lora, seed=0)
     with FakeTensorMode(), torch.device("cpu"):
         _pretend_to_be_on_a_cpu(model)
-        if config.model.autocast is not None:
-            autocast_trunk(model, getattr(torch, config.model.autocast))
+        if own.autocast is not None:
+            autocast_trunk(model, getattr(torch, own.autocast))
         adapters = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
         output = model.get_output_embeddings()
         columns = [b.weight.numel() for b in getattr(output, "lora_B", {}).values()]
         adapted_head = sum(columns, output.weight.numel()) if columns else 0
         sizes = [p.numel() for p in model.parameters()]
-        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        weights = {p.untyped_storage()._cdata for p in model.parameters()}
         kept: dict[int, Any] = {}  # the storages too, lest an address is used again
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
-            if storage._cdata not in own:
+            if storage._cdata not in weights:
                 kept[storage._cdata] = storage
             return tensor
 
