@@ -36,7 +36,7 @@ def fresh(monkeypatch):
 def silent(monkeypatch):
     """An endpoint that takes a connection's first packet and never answers."""
     monkeypatch.setattr(hub, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(hub.socket, "create_connection", lambda *_, **__: time.sleep(60))
+    monkeypatch.setattr(hub.socket, "create_connection", lambda *_, **__: time.sleep(3600))
     return hub
 
 
