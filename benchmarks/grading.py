@@ -15,14 +15,14 @@ expected one (`guarded` and `timeout` for poison) is counted in the row and fail
 On a shared machine the rate says little; `cpu_ms_per_item` is what an answer costs, in the caller
 and in the workers together. A required rate allows so much of it: one core's time for what the
 caller decides alone, two cores' for what workers share. `met` says whether the rate was reached by
-the wall clock (`rate`), by its cost alone (`cost`), or not (`no`, which fails the run).
+the wall clock (`rate`), by its cost alone (`cost`), or not (`no`, which fails the run). A row that
+FILE holds already is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import importlib.metadata
 import itertools
 import math
@@ -32,11 +32,14 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from erclip.grading import Grader
+
+if TYPE_CHECKING:
+    from gpu.rows import Rows
 
 TARGETS = {"integers": 2000, "arithmetic": 150, "functions": 150, "algebra": 150, "sums": 150}
 CLOCKED = 150  # with one answer in a hundred that only the clock stops, which costs 5 ms of each
@@ -197,14 +200,19 @@ KINDS = {
 }
 
 
-def run(
-    count: int, repeats: int, workers: int, time_limit_s: float, done: Container[tuple[str, str]]
-) -> Iterator[dict[str, str]]:
-    """One row for each kind of answer and of poison that is not done."""
+COLUMNS = (
+    *("items", "repeats", "workers", "time_limit_s", "median_per_s", "min_per_s", "max_per_s"),
+    *("cpu_ms_per_item", "target_per_s", "allowed_cpu_ms", "met", "unexpected_verdicts"),
+    "load_before",
+)
+
+
+def run(rows: Rows, count: int, repeats: int, workers: int, time_limit_s: float) -> None:
+    """Add a row for each kind of answer and of poison that has none."""
     with Grader(workers=workers, time_limit_s=time_limit_s) as grader:
         grader.grade_batch([(rf"\boxed{{\gcd({i},6)}}", "x") for i in range(2 * workers)])
         for name, poison in itertools.product(KINDS, POISON):
-            if (name, poison) in done:
+            if rows.has(name, poison):
                 continue
             size = count if "clock" in poison or name != "integers" else count * 10
             load = os.getloadavg()[0]
@@ -212,11 +220,15 @@ def run(
             for repeat in range(repeats):
                 random_ = random.Random(f"{name}, {poison}, {repeat}")
                 runs.append(measure(grader, poisoned(KINDS[name](random_, size), poison)))
-            yield (
-                {"answers": name, "poison": poison, "items": str(size), "repeats": str(repeats)}
-                | {"workers": str(workers), "time_limit_s": str(time_limit_s)}
-                | _summary(name, poison, size, runs, workers)
-                | {"load_before": f"{load:.1f}"}
+            rows.add(
+                name,
+                poison,
+                items=size,
+                repeats=repeats,
+                workers=workers,
+                time_limit_s=time_limit_s,
+                **_summary(name, poison, size, runs, workers),
+                load_before=f"{load:.1f}",
             )
 
 
@@ -246,7 +258,8 @@ def _summary(
 
 
 def main() -> None:
-    """Measure, print, and add each row to the file; what it holds already is not measured again."""
+    """Measure, print, and write each row as it is made."""
+    from gpu.rows import Rows
     from machine import measured_on
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -256,23 +269,10 @@ def main() -> None:
     parser.add_argument("--time-limit-s", type=float, default=2.0)
     parser.add_argument("--out", type=Path, default=Path(os.devnull))
     arguments = parser.parse_args()
-    with arguments.out.open("a+", newline="") as file:
-        file.seek(0)
-        rows = list(csv.DictReader(file))
-        done = {(row["answers"], row["poison"]) for row in rows}
-        sizes = (arguments.items, arguments.repeats, arguments.workers, arguments.time_limit_s)
-        on = measured_on() | {
-            name: importlib.metadata.version(name) for name in ("sympy", "math-verify")
-        }
-        for row in run(*sizes, done):
-            print(row, flush=True)
-            writer = csv.DictWriter(file, row | on, lineterminator="\n")
-            if not rows:
-                writer.writeheader()
-            writer.writerow(row | on)
-            file.flush()
-            rows.append(row)
-    if any(row["unexpected_verdicts"] != "0" or row["met"] == "no" for row in rows):
+    versions = {name: importlib.metadata.version(name) for name in ("sympy", "math-verify")}
+    rows = Rows(arguments.out, ("answers", "poison"), COLUMNS, on=measured_on() | versions)
+    run(rows, arguments.items, arguments.repeats, arguments.workers, arguments.time_limit_s)
+    if any(row["unexpected_verdicts"] != "0" or row["met"] == "no" for row in rows.found):
         sys.exit("some verdicts were not the expected ones, or a required rate was not met")
 
 

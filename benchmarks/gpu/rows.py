@@ -1,27 +1,34 @@
-"""Rows of a step: a CSV file that grows row by row, so that whatever ends the step keeps them."""
+"""Rows of a measurement: a CSV file that grows row by row, so that whatever ends it keeps them."""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 
 @cache
 def machine() -> dict[str, str]:
-    """What every row says of where it was measured; the driver looked it up."""
+    """What every row of `make gpu` says of where it was measured; the driver looked it up."""
     keys = ("date", "commit", "device", "driver", "torch", "triton", "transformers")
     return {key: os.environ.get(f"ERCLIP_GPU_{key.upper()}", "") for key in keys}
 
 
 class Rows:
-    """A CSV file with a fixed set of columns; `key` tells rows apart."""
+    """A CSV file with a fixed set of columns; `key` tells rows apart, `on` begins each of them."""
 
-    def __init__(self, path: Path, key: Sequence[str], columns: Sequence[str]):
+    def __init__(
+        self,
+        path: Path,
+        key: Sequence[str],
+        columns: Sequence[str],
+        on: Mapping[str, str] | None = None,
+    ):
         self.path, self.key = path, tuple(key)
-        self.columns = (*machine(), *key, *columns)
+        self.on = machine() if on is None else on
+        self.columns = (*self.on, *key, *columns)
         self.found: list[dict[str, str]] = []
         if path.is_file():
             with path.open(newline="") as file:
@@ -41,7 +48,7 @@ class Rows:
 
     def add(self, *key: object, **values: object) -> None:
         """Write one row to the disk, and to the screen."""
-        row = {**machine(), **dict(zip(self.key, key, strict=True)), **values}
+        row = {**self.on, **dict(zip(self.key, key, strict=True)), **values}
         first = not self.path.is_file()
         with self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
