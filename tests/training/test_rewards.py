@@ -149,7 +149,10 @@ def fn(r, g):
         ("import sys\nsys.exit(0)\n", r"the file fails with SystemExit \(0\)"),
         ("import os\nos._exit(0)\n", r"the file calls os\._exit"),
         ("def fn(r): return 1\n", r"cannot be called as fn\(response, grade\)"),
-        ("def fn(r, g, *, more): return 1\n", "missing a required .*'more'"),
+        (
+            "def fn(r, g, *, more): return 1\n",
+            r"missing a required (keyword-only )?argument: 'more'",
+        ),
     ],
 )
 def test_a_function_is_checked_before_anything_is_sampled(source, body, words):
