@@ -77,8 +77,8 @@ def count(config: Config, model_config: Any, processes: int, prompt_tokens: int)
 
 
 def _count(own: ModelConfig, model_config: Any, rows: int, length: int) -> Counted:
+    dtype = getattr(torch, own.dtype)
     with torch.device("meta"):
-        dtype = getattr(torch, own.dtype)
         model: Any = AutoModelForCausalLM.from_config(model_config, dtype=dtype)
         if own.lora is not None:
             add_adapters(model, own.lora, seed=0)
