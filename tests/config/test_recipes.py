@@ -83,7 +83,11 @@ def test_the_papers_values(name):
 
 def test_every_setting_says_what_it_is():
     """A section has a docstring, and every key whose name does not say it all has a description."""
-    sections = [thing for thing in subclasses(Section) if thing.__module__.startswith("erclip.")]
+    sections = [
+        thing
+        for thing in subclasses(Section)
+        if thing.__module__.startswith("erclip.") and ".py:" not in thing.__name__  # other tests'
+    ]
     assert len(sections) > 30
     for section in sections:
         assert section.__doc__, section.__name__

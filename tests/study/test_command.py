@@ -65,7 +65,7 @@ def small(*changes: str) -> Config:
 
 
 def test_a_row_is_what_the_run_logged(tmp_path):
-    config = small("trainer.learning_rate=1e-3")
+    config = small("trainer.learning_rate=1e-3", "eval.greedy=true")
     values, curve = run_cell(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open(encoding="utf-8")]
     updates = [line for line in lines if line["kind"] == "update"]
@@ -74,6 +74,9 @@ def test_a_row_is_what_the_run_logged(tmp_path):
     assert [p["accuracy"] for p in curve] == accuracies
     assert (values["first_accuracy"], values["final_accuracy"]) == (accuracies[0], accuracies[-1])
     assert values["best_accuracy"] == max(accuracies)
+    greedy = [line["eval/countdown-greedy/avg_at_1"] for line in evals]
+    assert [p["greedy"] for p in curve] == greedy
+    assert (values["first_greedy"], values["final_greedy"]) == (greedy[0], greedy[-1])
     norms = [line["grad/norm"] for line in updates]
     assert values["grad_norm"] == pytest.approx(sum(norms) / len(norms))
     assert values["grad_norm_max"] == max(norms)

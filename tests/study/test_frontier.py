@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -165,6 +166,21 @@ def test_seeds_of_two_machines_are_not_in_one_curve(results):
     better = of(frontiers(by_regime(read(results)), "clean", "noise"), "better")
     assert better.height.count == 5
     assert better.height.mean == pytest.approx(LIFT)
+
+
+def test_the_frontier_is_of_the_outcome_that_leads(results):
+    file = results.study.file.model_copy(update={"outcomes": ("final_greedy", "final_accuracy")})
+    other = Results(replace(results.study, file=file), results.folder)
+    for cell in other.study.cells():
+        point = dict(cell.point)
+        rate = point["learning_rate"]
+        x = gained(cell.method, rate)
+        greedy = x if point["regime"] == "clean" else kept(cell.method, rate)
+        add(other, cell, 0.5, final_greedy=greedy)
+    found = frontiers(by_regime(read(other)), "clean", "noise")
+    assert of(found, "better").height.mean == pytest.approx(LIFT, abs=1e-4)
+    (page,) = frontier_plots(Findings.of(other.study, read(other))).values()
+    assert "final greedy accuracy, noise" in page.svg
 
 
 def test_curves_without_a_common_part_are_not_compared():

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from erclip.config import Config, EvalConfig
+from erclip.machine.distributed import World
 from erclip.records import Prompt, Response
+from erclip.runs.work import Work
 from erclip.seeds import prompt_seeds
 from erclip.statistics import mean_interval
 from erclip.tasks.base import Task
 from erclip.tasks.countdown import Problem, grade
-from erclip.training.held_out import evaluate, evaluation_settings
+from erclip.training.held_out import evaluate, evaluation_settings, greedy_settings
 from erclip.training.outcomes import Outcome, answer_key, summarise
+from erclip.training.producers import evaluate_held_out
+from erclip.training.sampling import SamplingSettings, TransformersSampler
 
 RIGHT = Outcome(True, "18", "correct", False, 10, 0.5)
 SAME = Outcome(True, "18.0", "correct", False, 20, 0.25)
@@ -121,3 +126,25 @@ def test_metrics_during_training():
     settings, seeds = sampler.asked
     assert (settings.responses, settings.max_tokens, settings.temperature) == (2, 9, 0.5)
     assert (settings.top_p, seeds) == (0.9, prompt_seeds(len(prompts), 7))
+
+
+def test_the_likeliest_responses_are_one_more_set():
+    prompts = [Prompt("3", ({"role": "user", "content": ""},), Problem((2, 3), 6))]
+    sampler = Scripted(["2*3=6", "2*3=6"])
+    config = Config(eval=EvalConfig(responses=2, top_p=0.9, greedy=True))
+    task = Task("toy", prompts, prompts, grade)
+    metrics = evaluate_held_out(task, sampler, config, World(), Work())
+    assert metrics["eval/toy-greedy/avg_at_1"] == metrics["eval/toy/avg_at_2"] == 1.0
+    settings, _ = sampler.asked
+    assert (settings.responses, settings.top_p) == (1, 1.0)
+    without = config.model_copy(update={"eval": EvalConfig(responses=2)})
+    assert set(evaluate_held_out(task, sampler, without, World(), Work())) < set(metrics)
+
+
+def test_greedy_settings_draw_the_likeliest_tokens(policy, countdown):
+    sampler = TransformersSampler(policy.model, policy.tokenizer, batch_size=4)
+    settings = greedy_settings(SamplingSettings(4, 24))
+    for (response,) in sampler.sample(countdown.test[:12], settings, range(12)):
+        ids = torch.tensor([response.prompt_ids])
+        out = policy.model.generate(ids, do_sample=False, max_new_tokens=24)
+        assert response.token_ids == tuple(out[0, ids.shape[1] :].tolist())

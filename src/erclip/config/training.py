@@ -75,6 +75,11 @@ class EvalConfig(Section):
     temperature: Positive = Field(1.0, description="of the held-out responses")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="nucleus; 1 = everything")
     max_tokens: Count | None = Field(None, description="longest response; None = the sampler's")
+    greedy: bool = Field(
+        False,
+        description="one more response per prompt, the likeliest token each time, as a set of its "
+        "own: its accuracy is not raised by falling entropy alone",
+    )
 
 
 class CheckpointConfig(Section):

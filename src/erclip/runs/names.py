@@ -87,3 +87,12 @@ def pass_at(held_out: str, k: int) -> str:
     'eval/countdown/pass_at_4'
     """
     return f"eval/{held_out}/pass_at_{k}"
+
+
+def greedy_name(held_out: str) -> str:
+    """Return the name under which the likeliest responses to a set are evaluated, as one more set.
+
+    >>> greedy_name("countdown")
+    'countdown-greedy'
+    """
+    return f"{held_out}-greedy"

@@ -119,7 +119,8 @@ class ProgressDisplay(Work):
             return
         config = self.config
         longest = config.eval.max_tokens or config.sampler.max_tokens
-        prompts, responses = phase.total // config.eval.responses, config.eval.responses
+        responses = config.eval.responses + config.eval.greedy
+        prompts = phase.total // responses
         count = 2 + (config.trainer.rollouts - 1) // config.eval.every if config.eval.every else 2
         self.say(
             f"each of {count} evaluations takes at most {duration(whole)}: {prompts:,} prompts × "

@@ -63,8 +63,9 @@ def read_outcome(run: Run, status: str) -> Outcome:
     evaluations = series.evaluations(run)
     if not evaluations:
         raise UserError(f"{run.path} has no held-out evaluation, which a study compares.")
-    (_, k), points = next(iter(evaluations.items()))
+    (held_out, k), points = next(iter(evaluations.items()))
     first, last = points[0], points[-1]
+    greedy = {p.rollout: p.value for p in evaluations.get((names.greedy_name(held_out), 1), ())}
     best = max(points, key=lambda point: point.value)
     entropies = series.column(run.rollouts, names.ENTROPY)
     entropies = entropies[np.isfinite(entropies)]
@@ -76,6 +77,8 @@ def read_outcome(run: Run, status: str) -> Outcome:
         "best_accuracy": best.value,
         "best_rollout": best.rollout,
         "final_pass_at_k": last.pass_at_k,
+        "first_greedy": greedy.get(first.rollout),
+        "final_greedy": greedy.get(last.rollout),
         "kl_start": _at(run, last.rollout, names.KL_START),
         "final_reward": _mean(run.rollouts[-max(1, len(run.rollouts) // 10) :], names.REWARD),
         "collapsed": status == "diverged" or _below(last, first),
@@ -91,10 +94,12 @@ def read_outcome(run: Run, status: str) -> Outcome:
         "versions": _versions(run.config.get("versions") or {}),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return Outcome(values, _curve(run, points))
+    return Outcome(values, _curve(run, points, greedy))
 
 
-def _curve(run: Run, points: Sequence[series.Evaluation]) -> list[dict[str, Any]]:
+def _curve(
+    run: Run, points: Sequence[series.Evaluation], greedy: Mapping[int, float]
+) -> list[dict[str, Any]]:
     """Means over the rollouts and updates since the evaluation before."""
     found = []
     before = 0
@@ -106,6 +111,7 @@ def _curve(run: Run, points: Sequence[series.Evaluation]) -> list[dict[str, Any]
                 "rollout": point.rollout,
                 "accuracy": point.value,
                 "pass_at_k": point.pass_at_k,
+                "greedy": greedy.get(point.rollout),
                 "train_accuracy": _mean(rollouts, names.ACCURACY),
                 "entropy": _mean(rollouts, names.ENTROPY),
                 **{column: _mean(updates, metric) for column, metric in MEANS.items()},

@@ -126,7 +126,7 @@ def _draw_panel(ax: Axes, rows: Effects, rules: Sequence[str], panel: int) -> No
 def frontier_plots(findings: Findings) -> dict[str, Plot]:
     """A figure per regime, a panel per surrogate: accuracy kept over accuracy gained."""
     drawn = {}
-    asked = findings.study.file.frontier
+    asked, label = findings.study.file.frontier, OUTCOMES[findings.study.file.outcomes[0]].label
     for regime in asked.kept if asked else ():
         fronts = [own for own in findings.fronts if own.regime == regime]
         if not fronts:
@@ -141,8 +141,8 @@ def frontier_plots(findings: Findings) -> dict[str, Plot]:
                     if own.surrogate == surrogate:
                         _draw_front(ax, own, looks[own.rule])
                 ax.set_title(surrogate, loc="left")
-                ax.set_xlabel(f"final accuracy, {asked.gained if asked else ''}")
-                ax.set_ylabel(f"final accuracy, {regime}")
+                ax.set_xlabel(f"{label}, {asked.gained if asked else ''}")
+                ax.set_ylabel(f"{label}, {regime}")
             svg = canvas.to_svg(fig, f"accuracy kept under {regime} over accuracy gained")
         caption = (
             "A dot per setting, means over seeds; a line per method joins those that no other "

@@ -1,13 +1,13 @@
 """The frontier: what a rule keeps in a broken regime for what it gains in a clean one.
 
 A rule that drifts less keeps more, and so does a smaller learning rate; so a method is not a point
-but a curve. Across x, the final accuracy in the clean regime; up y, that in the broken one, in the
-same budget; one point per setting of the grid. Settings that another one beats in both are left
-out, and neighbours are joined by straight lines. A method helps if its curve lies above that of its
-surrogate without a rule: the mean of the height between the two over the x that both reach, and the
-area, height times width. Each tightness of a rule is a method with a curve of its own, so all have
-as many settings as no rule has, and none is favoured by having more to choose from. Intervals are
-over seeds, by jackknife.
+but a curve. Across x, the study's first outcome (the final accuracy, say) in the clean regime; up
+y, that in the broken one, in the same budget; one point per setting of the grid. Settings that
+another one beats in both are left out, and neighbours are joined by straight lines. A method helps
+if its curve lies above that of its surrogate without a rule: the mean of the height between the two
+over the x that both reach, and the area, height times width. Each tightness of a rule is a method
+with a curve of its own, so all have as many settings as no rule has, and none is favoured by having
+more to choose from. Intervals are over seeds, by jackknife.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from erclip.study.design import NO_RULE
 from erclip.study.machine import machine
 from erclip.study.outcomes import Row, number
 from erclip.study.pooled import surrogate_of
-from erclip.study.results import ACCURACY, Point, Runs, Seeds
+from erclip.study.results import Point, Runs, Seeds
 
 Curve = Sequence[tuple[float, float]]
 
@@ -102,6 +102,7 @@ class _Side(NamedTuple):
     """One method's rows in both regimes, at the settings that both have."""
 
     points: dict[Point, tuple[Seeds, Seeds]]
+    outcome: str
     front: list[Point]
 
     @classmethod
@@ -109,8 +110,8 @@ class _Side(NamedTuple):
         points = {
             p: (clean.points[p], broken.points[p]) for p in clean.points if p in broken.points
         }
-        side = cls(points, [])
-        return cls(points, front(side.means(side.seeds())))
+        side = cls(points, clean.lead, [])
+        return side._replace(front=front(side.means(side.seeds())))
 
     def seeds(self) -> list[int]:
         """Seeds that have every setting in both regimes, all on one machine."""
@@ -127,9 +128,12 @@ class _Side(NamedTuple):
         if not seeds:
             return {}
         return {
-            point: (_mean([a[s] for s in seeds]), _mean([b[s] for s in seeds]))
+            point: (self._mean([a[s] for s in seeds]), self._mean([b[s] for s in seeds]))
             for point, (a, b) in self.points.items()
         }
+
+    def _mean(self, rows: Sequence[Row]) -> float:
+        return sum(number(row, self.outcome) for row in rows) / len(rows)
 
     def curve(self, seeds: Sequence[int]) -> Curve:
         """The front, from left to right."""
@@ -169,7 +173,3 @@ def _at(curve: Curve, x: float) -> float:
         return high
     a, low = curve[right - 1]
     return low + (high - low) * (x - a) / (b - a)
-
-
-def _mean(rows: Sequence[Row]) -> float:
-    return sum(number(row, ACCURACY) for row in rows) / len(rows)

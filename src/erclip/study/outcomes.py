@@ -67,6 +67,7 @@ OUTCOMES: dict[str, Outcome] = {
     "collapsed": Outcome("collapsed", False, _column("collapsed"), True),
     "grad_norm_max": Outcome("largest gradient norm", None, _column("grad_norm_max")),
     "final_pass_at_k": Outcome("final pass@k", True, _column("final_pass_at_k")),
+    "final_greedy": Outcome("final greedy accuracy", True, _column("final_greedy")),
     "final_reward": Outcome("reward at the end", True, _column("final_reward")),
 }
 PRIMARY = (

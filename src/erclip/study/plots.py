@@ -62,9 +62,10 @@ def breaking_plot(findings: Findings) -> dict[str, Plot]:
         return {}
     with canvas.figure(len(drawn), wide=len(drawn) > 1, share_y=True) as (fig, axes):
         for ax, (base, runs) in zip(axes, drawn.items(), strict=True):
-            starts = [own.estimate(point, "first_accuracy") for own in runs for point in own.points]
+            first = lead.replace("final_", "first_")
+            starts = [own.estimate(point, first) for own in runs for point in own.points]
             start = next((found.mean for found in starts if found), math.nan)
-            if lead == "final_accuracy" and not math.isnan(start):
+            if not math.isnan(start):
                 ax.axhline(start, color=canvas.MUTED, linewidth=1.0, linestyle="--")
             _by_setting(ax, runs, lead)
             ax.set_title(base, loc="left")

@@ -24,15 +24,17 @@ VALUES = (
     *("settings", "status", "k", "first_accuracy", "final_accuracy", "best_accuracy"),
     *("best_rollout", "final_pass_at_k", "collapsed", "first_entropy", "final_entropy"),
     *("kl_old", "kl_old_max", "grad_norm", "grad_norm_max", "clip_erc_frac", "clip_ppo_frac"),
-    *("clip_random_frac", "kl_start", "final_reward", "updates", "skipped_updates"),
+    *("clip_random_frac", "kl_start", "final_reward", "first_greedy", "final_greedy"),
+    *("updates", "skipped_updates"),
     *("cpu_s", "wall_s", "commit", "hardware", "cpu", "versions", "finished"),
 )
 CURVE = (
     *("rollout", "accuracy", "pass_at_k", "train_accuracy", "entropy", "kl_old"),
     *("grad_norm", "grad_norm_max", "clip_erc_frac", "clip_ppo_frac", "clip_random_frac"),
-    "kl_start",
+    *("kl_start", "greedy"),
 )
-ADDED = ("kl_start", "final_reward", "cpu")  # columns that older files do not have
+ADDED = ("kl_start", "final_reward", "first_greedy", "final_greedy", "greedy", "cpu")
+"""Columns that older files do not have."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 

@@ -157,7 +157,7 @@ def _outcome(runs: Runs, point: Point, name: str) -> str:
         ends = share(fallen, count)
         return f"{fallen} of {count} [{ends.low:.2f}, {ends.high:.2f}]"
     found = runs.estimate(point, name)
-    if name in ("final_accuracy", "final_reward", PASS):
+    if name in ("final_accuracy", "final_greedy", "final_reward", PASS):
         return interval(found)
     if found is None:
         return "–"

@@ -12,6 +12,8 @@ from erclip.tasks import Task
 from erclip.training.outcomes import Outcome, summarise
 from erclip.training.sampling import Sampler, SamplingSettings
 
+GREEDY = 1e-4  # temperature, at which only ties are drawn
+
 
 def evaluation_settings(config: Config) -> SamplingSettings:
     """How a run samples its held-out prompts."""
@@ -24,6 +26,11 @@ def evaluation_settings(config: Config) -> SamplingSettings:
     )
 
 
+def greedy_settings(settings: SamplingSettings) -> SamplingSettings:
+    """One response per prompt, with the likeliest token each time."""
+    return settings._replace(responses=1, temperature=GREEDY, top_p=1.0)
+
+
 def evaluate(
     task: Task,
     prompts: Sequence[Prompt],
@@ -31,10 +38,13 @@ def evaluate(
     settings: SamplingSettings,
     seed: int,
     world: World | None = None,
+    *,
+    name: str = "",
 ) -> dict[str, float]:
-    """`eval/<task>/…` metrics; the same seed asks the same questions with the same draws.
+    """`eval/<name>/…` metrics; the same seed asks the same questions with the same draws.
 
-    The processes of `world` share the prompts and all get the numbers of all.
+    `name` is the task's if none is given. The processes of `world` share the prompts and all get
+    the numbers of all.
     """
     world = world or World()
     own, seeds = world.share(prompts), world.share(prompt_seeds(len(prompts), seed))
@@ -49,7 +59,7 @@ def evaluate(
         "response_length": numbers["response_length"],
         "truncated_frac": numbers["truncated_frac"],
     }
-    return {f"eval/{task.name}/{name}": value for name, value in values.items()}
+    return {f"eval/{name or task.name}/{key}": value for key, value in values.items()}
 
 
 def _outcomes(

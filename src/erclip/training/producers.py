@@ -10,10 +10,11 @@ from erclip.config import Config
 from erclip.machine.distributed import World
 from erclip.machine.interrupts import Interrupts, Stopped
 from erclip.records import Prompt
+from erclip.runs.names import greedy_name
 from erclip.runs.work import Work
 from erclip.seeds import derive_seed, seed_torch
 from erclip.tasks import Task
-from erclip.training.held_out import evaluate, evaluation_settings
+from erclip.training.held_out import evaluate, evaluation_settings, greedy_settings
 from erclip.training.policy import Policy
 from erclip.training.rollouts import PromptStream, Rollout, collect
 from erclip.training.sampling import Sampler
@@ -115,6 +116,11 @@ def evaluate_held_out(
 ) -> dict[str, float]:
     """`evaluate` on those prompts, with the run's seed."""
     seed, prompts = derive_seed(config.trainer.seed, "eval"), held_out(task, config)
-    count = -(-len(prompts) // world.size) * config.eval.responses
+    count = -(-len(prompts) // world.size) * (config.eval.responses + config.eval.greedy)
     work.begin("evaluating", count, "responses")
-    return evaluate(task, prompts, sampler, evaluation_settings(config), seed, world)
+    settings = evaluation_settings(config)
+    numbers = evaluate(task, prompts, sampler, settings, seed, world)
+    if config.eval.greedy:
+        settings, name = greedy_settings(settings), greedy_name(task.name)
+        numbers |= evaluate(task, prompts, sampler, settings, seed, world, name=name)
+    return numbers
