@@ -91,9 +91,8 @@ _WAYS = {
 
 
 def _sets(found: Sequence[Gain]) -> str:
-    return ", ".join(f"{g.held_out} ({100 * g.change.mean:+.1f} points)" for g in found).replace(
-        "-", "−"
-    )
+    points = [f"{100 * g.change.mean:+.1f}".replace("-", "−") for g in found]
+    return ", ".join(f"{g.held_out} ({p} points)" for g, p in zip(found, points, strict=True))
 
 
 def _reward(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""A rule for the study of what carries the gradient: mechanism.toml."""
+"""Rules that are no method but a question: for mechanism.toml and sharpening.toml."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from erclip.losses.parts import Constraint
-from erclip.losses.types import ConstraintOutput, LossInputs
+from erclip.losses.parts import Constraint, Term
+from erclip.losses.types import ConstraintOutput, LossInputs, Tokens
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,3 +37,20 @@ class quarter(Constraint):
         return ConstraintOutput(
             {"quarter": inside}, {"quarter": torch.where(inside, self.keep, 1.0)}
         )
+
+
+@dataclass(frozen=True, repr=False)
+class sharpening(Term):
+    """weight · Σ H / N: entropy falls whatever the verdicts say, an entropy bonus turned round."""
+
+    weight: float = 0.01
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Entropies with gradient."""
+        return frozenset({"entropies", "live_entropies"})
+
+    def __call__(self, inputs: LossInputs) -> Tokens:
+        """The entropy itself."""
+        assert inputs.live_entropies is not None
+        return inputs.live_entropies
