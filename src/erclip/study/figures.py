@@ -124,9 +124,9 @@ def _draw_panel(ax: Axes, rows: Effects, rules: Sequence[str], panel: int) -> No
 
 
 def frontier_plots(findings: Findings) -> dict[str, Plot]:
-    """A figure per regime, a panel per surrogate: accuracy kept over accuracy gained."""
+    """A figure per regime, a panel per outcome and surrogate: what is kept over what is gained."""
     drawn = {}
-    asked, label = findings.study.file.frontier, OUTCOMES[findings.study.file.outcomes[0]].label
+    asked = findings.study.file.frontier
     for regime in asked.kept if asked else ():
         fronts = [own for own in findings.fronts if own.regime == regime]
         if not fronts:
@@ -134,13 +134,14 @@ def frontier_plots(findings: Findings) -> dict[str, Plot]:
         shown = {own.rule for own in fronts}
         rules = [effect.rule for effect in findings.pooled if effect.against == NO_RULE]
         looks = styles([*rules, *(own.rule for own in fronts)])
-        surrogates = list(dict.fromkeys(own.surrogate for own in fronts))
-        with canvas.figure(len(surrogates), wide=len(surrogates) > 1) as (fig, axes):
-            for ax, surrogate in zip(axes, surrogates, strict=True):
+        panels = list(dict.fromkeys((own.outcome, own.surrogate) for own in fronts))
+        with canvas.figure(len(panels), wide=len(panels) > 1) as (fig, axes):
+            for ax, panel in zip(axes, panels, strict=True):
                 for own in fronts:
-                    if own.surrogate == surrogate:
+                    if (own.outcome, own.surrogate) == panel:
                         _draw_front(ax, own, looks[own.rule])
-                ax.set_title(surrogate, loc="left")
+                label = OUTCOMES[panel[0]].label
+                ax.set_title(panel[1], loc="left")
                 ax.set_xlabel(f"{label}, {asked.gained if asked else ''}")
                 ax.set_ylabel(f"{label}, {regime}")
             svg = canvas.to_svg(fig, f"accuracy kept under {regime} over accuracy gained")
@@ -150,7 +151,7 @@ def frontier_plots(findings: Findings) -> dict[str, Plot]:
         )
         keys = tuple(look.key(rule) for rule, look in looks.items() if rule in shown)
         title = f"The frontier: {regime}"
-        wide = len(surrogates) > 1
+        wide = len(panels) > 1
         drawn[f"frontier-{slug(regime)}.svg"] = Plot(title, caption, svg, keys, wide)
     return drawn
 

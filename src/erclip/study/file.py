@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from erclip.config.loss import LossConfig
 from erclip.config.section import Section, to_tuple
@@ -16,6 +16,16 @@ from erclip.study.outcomes import OUTCOMES, PRIMARY
 from erclip.text import printable, shown
 
 OWN_KEYS = ("against", "rule", "mask_like", "on_policy", "unset")  # of a method; others: settings
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in OUTCOMES:
+            raise ValueError(f"there is no outcome {name!r}; there are {', '.join(OUTCOMES)}")
+    return names
+
+
+Outcomes = Annotated[tuple[str, ...], BeforeValidator(to_tuple), AfterValidator(_known)]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(to_tuple)]
 Values = Annotated[tuple[Any, ...], BeforeValidator(to_tuple), Field(min_length=1)]
 
@@ -23,9 +33,12 @@ Values = Annotated[tuple[Any, ...], BeforeValidator(to_tuple), Field(min_length=
 class FrontierFile(Section):
     """Which regimes the frontier compares: accuracy gained in one, kept in each of the others."""
 
-    gained: str = Field(description="the regime whose final accuracy goes across")
+    gained: str = Field(description="the regime whose outcome goes across")
     kept: Annotated[tuple[str, ...], BeforeValidator(to_tuple)] = Field(
-        min_length=1, description="regimes whose final accuracy goes up, a figure each"
+        min_length=1, description="regimes whose outcome goes up, a figure each"
+    )
+    outcomes: Outcomes = Field(
+        (), description="which outcomes, a figure each; without any, the study's first"
     )
 
 
@@ -38,7 +51,7 @@ class StudyFile(Section):
     tuning_seeds: Seeds = Field(
         (), description="of the runs that choose each method's best setting, and nothing else"
     )
-    outcomes: Annotated[tuple[str, ...], BeforeValidator(to_tuple)] = Field(
+    outcomes: Outcomes = Field(
         PRIMARY, min_length=1, description="what is compared; the first one leads"
     )
     base: dict[str, Any] = Field(default_factory=dict, description="changes for all runs")
@@ -50,14 +63,6 @@ class StudyFile(Section):
     )
     methods: dict[str, dict[str, Any]] = Field(min_length=1)
     frontier: FrontierFile | None = None
-
-    @field_validator("outcomes")
-    @classmethod
-    def _outcomes_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in OUTCOMES:
-                raise ValueError(f"there is no outcome {name!r}; there are {', '.join(OUTCOMES)}")
-        return names
 
     @field_validator("outcomes")
     @classmethod

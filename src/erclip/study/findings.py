@@ -28,7 +28,8 @@ class Findings(NamedTuple):
         fronts = [
             own
             for kept in (asked.kept if asked else ())
-            for own in frontiers(regimes, asked.gained if asked else "", kept)
+            for outcome in (asked.outcomes if asked else ()) or study.file.outcomes[:1]
+            for own in frontiers(regimes, asked.gained if asked else "", kept, outcome)
         ]
         return cls(study, regimes, effects(regimes, outcomes_of(study.file)), fronts)
 

@@ -37,6 +37,7 @@ class Setting(NamedTuple):
 class Frontier(NamedTuple):
     """A method's curve under one regime, and how it lies to its surrogate's without a rule."""
 
+    outcome: str
     regime: str
     surrogate: str
     method: str
@@ -47,7 +48,9 @@ class Frontier(NamedTuple):
     area: Interval | None
 
 
-def frontiers(regimes: Mapping[str, Mapping[str, Runs]], gained: str, kept: str) -> list[Frontier]:
+def frontiers(
+    regimes: Mapping[str, Mapping[str, Runs]], gained: str, kept: str, outcome: str
+) -> list[Frontier]:
     """Every method's frontier in the regime `kept`, those without a rule first."""
     if gained not in regimes or kept not in regimes:
         return []
@@ -55,7 +58,7 @@ def frontiers(regimes: Mapping[str, Mapping[str, Runs]], gained: str, kept: str)
     sides = {
         name: side
         for name in clean
-        if name in broken and (side := _Side.of(clean[name], broken[name])).points
+        if name in broken and (side := _Side.of(clean[name], broken[name], outcome)).points
     }
     found = []
     for name, side in sides.items():
@@ -64,7 +67,7 @@ def frontiers(regimes: Mapping[str, Mapping[str, Runs]], gained: str, kept: str)
         compared = (None, None, None) if base is None else _between(side, base)
         means = side.means(side.seeds())
         settings = tuple(Setting(p, *means[p], p in side.front) for p in side.points if p in means)
-        found.append(Frontier(kept, surrogate, name, rule, settings, *compared))
+        found.append(Frontier(outcome, kept, surrogate, name, rule, settings, *compared))
     return sorted(found, key=lambda own: own.rule != NO_RULE)
 
 
@@ -106,11 +109,11 @@ class _Side(NamedTuple):
     front: list[Point]
 
     @classmethod
-    def of(cls, clean: Runs, broken: Runs) -> _Side:
+    def of(cls, clean: Runs, broken: Runs, outcome: str) -> _Side:
         points = {
             p: (clean.points[p], broken.points[p]) for p in clean.points if p in broken.points
         }
-        side = cls(points, clean.lead, [])
+        side = cls(points, outcome, [])
         return side._replace(front=front(side.means(side.seeds())))
 
     def seeds(self) -> list[int]:

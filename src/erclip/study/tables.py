@@ -100,6 +100,7 @@ def _frontier(fronts: Sequence[Frontier]) -> Table | None:
     if not compared:
         return None
     ps = corrected([own.height for own in compared])
+    several = len({own.outcome for own in compared}) > 1
     rows = []
     for own, holm_p in zip(compared, ps, strict=True):
         chosen = [where(s.point) for s in sorted(own.settings, key=lambda s: s.x) if s.front]
@@ -107,10 +108,13 @@ def _frontier(fronts: Sequence[Frontier]) -> Table | None:
         p = "–" if own.height is None else p_text(p_value(own.height))
         cells = (signed(own.height), p, p_text(holm_p), signed(own.area, 4))
         words = verdict(own.height, holm_p) if own.height else "–"
-        rows.append((own.regime, own.method, own.surrogate, "; ".join(chosen), span, *cells, words))
+        label = [OUTCOMES[own.outcome].label] if several else []
+        name = (*label, own.regime, own.method, own.surrogate)
+        rows.append((*name, "; ".join(chosen), span, *cells, words))
     return Table(
         "Does a rule move the frontier?",
         (
+            *(["outcome"] if several else []),
             *("regime", "method", "surrogate", "settings on its curve", "accuracy in common"),
             *("height over no rule", "p", "Holm", "area", "verdict"),
         ),
@@ -118,7 +122,7 @@ def _frontier(fronts: Sequence[Frontier]) -> Table | None:
         "Accuracy kept in the regime over accuracy in the clean one, above the curve of "
         "the same surrogate without a rule: the mean height where both curves are, and height × "
         f"width. 95 % intervals by jackknife over seeds. {CORRECTED}",
-        labels=4,
+        labels=4 + several,
     )
 
 
