@@ -176,3 +176,8 @@ def test_a_tied_weight_is_saved_once(lora, tmp_path):
     )
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_cold_temperature_does_not_pass_for_an_unsteady_model():
+    """It divides the logits, and multiplies what the layout rounds: 1e-6 nats become 0.1."""
+    assert load_policy(ModelConfig(), temperature=1e-5).temperature == 1e-5

@@ -82,8 +82,9 @@ def unsteady(model: Any, gap: float) -> str:
 
 
 def _logprobs(policy: Any, samples: list[Sample]) -> torch.Tensor:
+    """Times the temperature: a cold one divides the logits, and so multiplies their rounding."""
     batch = make_batch(single_rows(samples), pad_id=policy.pad_id, device=policy.device)
-    return policy.score(batch).logprobs
+    return policy.score(batch).logprobs * policy.temperature
 
 
 def _spread(prompt: int, length: int) -> Sample:
