@@ -16,7 +16,7 @@ import argparse
 import csv
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class Watcher:
         self.entropy, self.kl, self.count = 0.0, 0.0, 0
 
     @contextmanager
-    def update(self, update: int, update_in_rollout: int) -> Iterator:
+    def update(self, update: int, update_in_rollout: int) -> Generator[Callable[..., None]]:
         """Around every update."""
         yield self.see
         now = self.weights()
@@ -173,8 +173,8 @@ def main() -> None:
         runs = itertools.product(range(args.seeds), REGIMES.items(), RULES.items())
         for seed, (regime, flip), (method, loss) in runs:
             rate = args.learning_rate
-            row = {**measured_on(), "regime": regime, "method": method}
-            row |= {"learning_rate": f"{rate:g}", "seed": seed}
+            row = {**measured_on(), "regime": regime, "method": method, "seed": seed}
+            row["learning_rate"] = f"{rate:g}"
             changes = (f"reward.flip={flip}", f"trainer.learning_rate={rate}")
             watcher = watch([*SETTINGS, *changes, f"trainer.seed={seed}", *loss])
             tokens.writerows({**row, **share} for share in shares(watcher))

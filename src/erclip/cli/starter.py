@@ -49,6 +49,7 @@ VALUES: Mapping[str, Any] = {
     "eval.every": 10,
     "eval.prompts": 64,
     "eval.responses": 4,
+    "eval.greedy": True,
 }
 IDEAS: Mapping[str, Any] = {
     "model.autocast": "bfloat16",
