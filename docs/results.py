@@ -39,7 +39,8 @@ TABLES = (
     "counts",
 )
 EFFECTS = (
-    *("rule", "against", "surrogates", "seeds", "final avg@k", "final pass@k"),
+    *("rule", "against", "surrogates", "seeds", "final greedy accuracy", "final avg@k"),
+    *("final pass@k",),
     *("final avg@k, mean of the grid", "collapsed"),
 )
 COUNTED = (

@@ -5,12 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import AutoModelForCausalLM
 
 from erclip.config import Config, ModelConfig
+from erclip.embedded import embedded_model_dir
+from erclip.errors import UserError
 from erclip.machine.distributed import World
 from erclip.records import Grade
 from erclip.training.batches import Sample
 from erclip.training.policy import load_policy
+from erclip.training.policy.precision import unrounded
+from erclip.training.policy.saving import few_logprobs
 from erclip.training.rounding import rounding_share
 from erclip.training.sampling import SamplingSettings, TransformersSampler
 from erclip.training.scored_rollout import own_batches
@@ -124,3 +129,34 @@ def test_the_sampler_rounds_as_the_trainer_does(responses, countdown):
 def test_autocast_over_16_bit_weights_is_refused(dtype):
     with pytest.raises(ValidationError, match=f"no effect on {dtype} weights"):
         ModelConfig(dtype=dtype, autocast="bfloat16")
+
+
+def test_a_model_that_rounds_by_nats_is_saved(tmp_path):
+    """SmolLM2 under autocast says 6.8 nats else of a made-up text: rounding, not a wrong folder."""
+    policy = rounded()
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if "norm" in name:
+                parameter *= 20
+    exact = AutoModelForCausalLM.from_pretrained(embedded_model_dir())
+    exact.load_state_dict(policy.model.state_dict())
+    assert off(policy, exact) > 1
+    with unrounded(policy.model):
+        assert off(policy, exact) == 0
+    policy.save_model(tmp_path / "model")
+    assert off(policy, exact) > 1, "autocast is on again"
+
+
+def off(policy, exact):
+    return float((few_logprobs(policy.model) - few_logprobs(exact)).abs().mean())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_folder_with_other_numbers_is_refused(dtype, tmp_path, monkeypatch):
+    policy = load_policy(ModelConfig(dtype=dtype))
+    damaged = AutoModelForCausalLM.from_pretrained(embedded_model_dir(), dtype=policy.model.dtype)
+    with torch.no_grad():
+        damaged.model.layers[0].mlp.up_proj.weight *= 1.5
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: (damaged, {}))
+    with pytest.raises(UserError, match="does not hold the trained model"):
+        policy.save_model(tmp_path / "model")

@@ -39,6 +39,7 @@ _VARIABLES = {
     GRID: "var(--grid)",
 }
 DASHES = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.5)), "thin": "-"}
+_SWATCH = {"dashed": ' stroke-dasharray="5 2"', "dotted": ' stroke-dasharray="2 1.5"'}
 _HALF_WIDTH, _FULL_WIDTH = 5.6, 11.6  # inches: a card of one column, a card of two
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = re.compile(r"(?:@media \(prefers-color-scheme: dark\) \{\s*)?:root \{[^}]*\}(?:\s*\})?")
@@ -153,7 +154,8 @@ def standalone(svg: str, legend: Sequence[Key] = ()) -> str:
         if x > left + 8 and x + room > left + width:
             x, y = left + 8.0, y + 14
         marks.append(
-            f'<rect x="{x:g}" y="{y - 6:g}" width="12" height="4" fill="{key.variable}"/>'
+            f'<line x1="{x:g}" y1="{y - 4:g}" x2="{x + 12:g}" y2="{y - 4:g}" stroke-width="3" '
+            f'stroke="{key.variable}"{_SWATCH.get(key.line, "")}/>'
             f'<text x="{x + 16:g}" y="{y:g}" font-size="9" fill="var(--ink)" '
             f'font-family="DejaVu Sans, sans-serif">{escape(key.label)}</text>'
         )

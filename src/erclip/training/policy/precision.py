@@ -23,21 +23,21 @@ def autocast_trunk(model: Any, dtype: torch.dtype) -> None:
     """Run everything below the output head under autocast, whoever calls it.
 
     Some models call parts of their trunk and not the trunk itself, so the whole model opens
-    autocast too, and the head closes it again.
+    autocast too, and the head closes it again. `unrounded` lifts it for a while.
     """
     below, head = trunk(model), model.get_output_embeddings()
     forward, whole, project = below.forward, model.forward, head.forward
 
     @wraps(forward)
     def rounded(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(model.device.type, dtype):
+        with torch.autocast(model.device.type, dtype, enabled=autocast_dtype(model) is not None):
             out = forward(*args, **kwargs)
         out.last_hidden_state = out.last_hidden_state.float()
         return out
 
     @wraps(whole)
     def rounded_whole(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(model.device.type, dtype):
+        with torch.autocast(model.device.type, dtype, enabled=autocast_dtype(model) is not None):
             return whole(*args, **kwargs)
 
     @wraps(project)
@@ -52,6 +52,17 @@ def autocast_trunk(model: Any, dtype: torch.dtype) -> None:
 def autocast_dtype(model: Any) -> torch.dtype | None:
     """In which products below the head are rounded; None where they are as fine as the weights."""
     return getattr(model, "erclip_autocast", None)
+
+
+@contextmanager
+def unrounded(model: Any) -> Generator[None]:
+    """Within it, a trunk under autocast calculates in the dtype of its weights."""
+    dtype = autocast_dtype(model)
+    model.erclip_autocast = None
+    try:
+        yield
+    finally:
+        model.erclip_autocast = dtype
 
 
 def kept_casts(device: torch.device) -> torch.autocast:
