@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from erclip.losses import entropy_bonus, kl_estimate, kl_penalty, policy_loss, reinforce
+from erclip.losses import (
+    Term,
+    entropy_bonus,
+    kl_estimate,
+    kl_penalty,
+    policy_loss,
+    ppo_clip,
+    reinforce,
+)
 
 E = math.e
 
@@ -156,3 +165,39 @@ def test_a_correction_of_another_estimator_is_refused():
 def test_bad_settings_are_refused(make):
     with pytest.raises(ValueError, match="must be"):
         make()
+
+
+@dataclass(frozen=True)
+class measured(Term):
+    """The entropy that is measured: without gradient."""
+
+    weight: float = 0.1
+
+    @property
+    def needs(self):
+        return frozenset({"entropies"})
+
+    def __call__(self, inputs):
+        return inputs.entropies
+
+
+def test_a_cost_without_gradient_is_refused():
+    one = torch.ones(2, 3)
+    given = {
+        "logprobs": -one.clone().requires_grad_(),
+        "old_logprobs": -one,
+        "advantages": one,
+        "mask": one.bool(),
+        "entropies": one.clone().requires_grad_(),
+    }
+    with pytest.raises(ValueError, match="measured has a cost without gradient"):
+        policy_loss(ppo_clip(), terms=[measured()])(**given)
+    out = policy_loss(ppo_clip(), terms=[measured(weight=0.0)])(**given)
+    assert out.terms["measured"].eq(1).all()
+    with torch.no_grad():  # nothing is to be taught
+        policy_loss(ppo_clip(), terms=[measured()])(**given)
+
+
+def test_a_cost_without_gradient_is_refused_before_anything_is_sampled():
+    with pytest.raises(ValueError, match="without gradient"):
+        policy_loss(ppo_clip(), terms=[measured()]).reports  # noqa: B018 - calls it on one token

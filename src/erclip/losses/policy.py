@@ -107,12 +107,13 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
     @functools.cached_property
     def reports(self) -> frozenset[str]:
         """The names under which its parts report clipped tokens, from a call on one token."""
-        one = torch.zeros(1, 1)
+        one, live = torch.zeros(1, 1), torch.zeros(1, 1, requires_grad=True)
         optional: dict[str, Any] = dict.fromkeys(self.needs - {"correct", "live_entropies"}, one)
+        optional |= dict.fromkeys(self.needs & {"entropies"}, live)
         optional |= dict.fromkeys(self.needs & TOP, one[..., None])
         with torch.random.fork_rng(devices=[]):
             out = self(
-                logprobs=one,
+                logprobs=live,
                 old_logprobs=one,
                 advantages=one,
                 mask=one == 0,
@@ -227,6 +228,11 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         loss = self.aggregate(objective, mask, num_tokens)
         for term in self.terms:
             cost = torch.where(mask, _of(term, inputs, statistics), 0.0)
+            if weight_of(term) and inputs.logprobs.requires_grad and not cost.requires_grad:
+                raise ValueError(
+                    f"{name_of(term)} has a cost without gradient, which teaches nothing: make it "
+                    "of logprobs or live_entropies, or give it a weight of 0 to measure it."
+                )
             if weight_of(term):
                 loss = loss + weight_of(term) * cost.sum() / num_tokens
             _merge(terms, {name_of(term): cost.detach()}, operator.add)
