@@ -65,6 +65,17 @@ def test_a_training_step_on_real_weights(name, vocabulary, tmp_path):
     assert gap(after, expected) > 1e-2  # and that is another model than before
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+@pytest.mark.parametrize("rounding", [{"autocast": "bfloat16"}, {"dtype": "bfloat16"}])
+def test_real_weights_that_round_are_saved(name, rounding, tmp_path):
+    """The folder is compared with the live model, whose products round by nats on some texts."""
+    policy = load_policy(ModelConfig(path=str(folder_of(name, tmp_path)), **rounding))
+    policy.save_model(tmp_path / "saved")
+    assert (tmp_path / "saved" / "model.safetensors").is_file()
+
+
 def folder_of(name: str, scratch: Path) -> Path:
     """The model's folder, fetched unless it is at hand."""
     at_hand = Path(os.environ.get("ERCLIP_MODELS", scratch)) / name
