@@ -110,7 +110,7 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
         one, live = torch.zeros(1, 1), torch.zeros(1, 1, requires_grad=True)
         optional: dict[str, Any] = dict.fromkeys(self.needs - {"correct", "live_entropies"}, one)
         optional |= dict.fromkeys(self.needs & {"entropies"}, live)
-        optional |= dict.fromkeys(self.needs & TOP, one[..., None])
+        optional |= dict.fromkeys(self.needs & TOP, live[..., None])
         with torch.random.fork_rng(devices=[]):
             out = self(
                 logprobs=live,
@@ -231,7 +231,7 @@ constraints=(entropy_ratio_clip(low=0.05, high=0.05),))
             if weight_of(term) and inputs.logprobs.requires_grad and not cost.requires_grad:
                 raise ValueError(
                     f"{name_of(term)} has a cost without gradient, which teaches nothing: make it "
-                    "of logprobs or live_entropies, or give it a weight of 0 to measure it."
+                    "of logprobs, top_logprobs or live_entropies, or give it a weight of 0."
                 )
             if weight_of(term):
                 loss = loss + weight_of(term) * cost.sum() / num_tokens
