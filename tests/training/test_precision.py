@@ -151,9 +151,12 @@ def off(policy, exact):
     return float((few_logprobs(policy.model) - few_logprobs(exact)).abs().mean())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_folder_with_other_numbers_is_refused(dtype, tmp_path, monkeypatch):
-    policy = load_policy(ModelConfig(dtype=dtype))
+@pytest.mark.parametrize(
+    "more",
+    [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"dtype": "bfloat16", "lora": {"rank": 2}}],
+)
+def test_a_folder_with_other_numbers_is_refused(more, tmp_path, monkeypatch):
+    policy = load_policy(ModelConfig(**more))
     damaged = AutoModelForCausalLM.from_pretrained(embedded_model_dir(), dtype=policy.model.dtype)
     with torch.no_grad():
         damaged.model.layers[0].mlp.up_proj.weight *= 1.5

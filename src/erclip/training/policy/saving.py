@@ -44,7 +44,8 @@ class Saver:
         self.model.save_pretrained(folder, state_dict=tensors)
         shapes = folder_shapes(folder)
         if self._shapes is None:
-            self._read_back(folder, None if whole is None else tensors)
+            asked = whole is None and self.model.dtype in SAME
+            self._read_back(folder, None if asked else tensors or self.tensors())
         elif shapes != self._shapes:
             names = sorted(name for name, _ in shapes.items() ^ self._shapes.items())
             raise UserError(f"{folder} has other tensors than the run's first save: {names[0]}")
@@ -61,8 +62,6 @@ class Saver:
         A sharded model cannot be asked by one process, and a model of 16 bits may round by nats
         where the other one does not: there the `tensors` are compared.
         """
-        if tensors is None and self.model.dtype not in SAME:
-            tensors = self.tensors()
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=self.model.dtype,
