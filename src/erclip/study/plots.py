@@ -34,6 +34,9 @@ BY_SETTING = (
     ("clipped by ERC", "clip_erc_frac", True),
 )
 
+BEFORE = {"final_accuracy": "first_accuracy", "final_greedy": "first_greedy"}
+"""The same before training, of the outcomes that have it."""
+
 
 class Pictures(NamedTuple):
     """File name → picture: those that stand before the tables, and those behind them."""
@@ -62,8 +65,8 @@ def breaking_plot(findings: Findings) -> dict[str, Plot]:
         return {}
     with canvas.figure(len(drawn), wide=len(drawn) > 1, share_y=True) as (fig, axes):
         for ax, (base, runs) in zip(axes, drawn.items(), strict=True):
-            first = lead.replace("final_", "first_")
-            starts = [own.estimate(point, first) for own in runs for point in own.points]
+            before = BEFORE.get(lead, "")
+            starts = [own.estimate(point, before) for own in runs for point in own.points]
             start = next((found.mean for found in starts if found), math.nan)
             if not math.isnan(start):
                 ax.axhline(start, color=canvas.MUTED, linewidth=1.0, linestyle="--")
