@@ -6,8 +6,9 @@ Trains the embedded model as studies/frontier.toml does at one learning rate, wi
 and with coin flips, and watches every token of every update. `mechanism.csv` has a row per run and
 quarter of the tokens, by the sign of the advantage A and of dH = A · ⟨∇ log π(a), ∇H⟩, where the
 token's own update moves its entropy: their share of the tokens, of Σ |A| (1 − π(a)), the size of
-their gradients, and of that what ERC and the directional rule would take. `drift.csv` has a row
-per run and rollout: how far the weights are from the start, how long their way was, and KL.
+their gradients, and of that what ERC and the directional rule would take (`back`: what ERC alone
+would); `predicted` is dH as a share of Σ |dH|. `drift.csv` has a row per run and rollout: how far
+the weights are from the start, how long their way was, and KL.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Watcher:
     def __init__(self, policy) -> None:
         self.policy = policy
         self.sums = {quarter: dict.fromkeys(TOKENS[2:], 0.0) for quarter in QUARTERS}
-        self.start = self.last = self.before = self.weights()
+        self.start = self.last = self.weights()
         self.path, self.step, self.way = 0.0, None, []
 
     def weights(self) -> Tensor:
@@ -66,7 +67,7 @@ class Watcher:
 
     def begin(self, rollout) -> None:
         """A rollout is about to be trained on."""
-        self.before = self.last = self.weights()
+        self.before = self.last
         self.entropy, self.kl, self.count = 0.0, 0.0, 0
 
     @contextmanager
@@ -157,7 +158,7 @@ def shares(watcher: Watcher) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Rules that are no method but a question: for mechanism.toml and sharpening.toml."""
+"""Rules that are no method but a question: mechanism.toml asks it."""
 
 from __future__ import annotations
 

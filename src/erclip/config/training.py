@@ -81,6 +81,11 @@ class EvalConfig(Section):
         "own: its accuracy is not raised by falling entropy alone",
     )
 
+    @property
+    def drawn(self) -> int:
+        """Responses per prompt in all."""
+        return self.responses + self.greedy
+
 
 class CheckpointConfig(Section):
     """When to save what a run needs to go on, and how many of these folders to keep.

@@ -119,8 +119,7 @@ class ProgressDisplay(Work):
             return
         config = self.config
         longest = config.eval.max_tokens or config.sampler.max_tokens
-        responses = config.eval.responses + config.eval.greedy
-        prompts = phase.total // responses
+        prompts, responses = phase.total // config.eval.drawn, config.eval.drawn
         count = 2 + (config.trainer.rollouts - 1) // config.eval.every if config.eval.every else 2
         self.say(
             f"each of {count} evaluations takes at most {duration(whole)}: {prompts:,} prompts × "

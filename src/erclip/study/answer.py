@@ -80,9 +80,11 @@ def _frontier(fronts: Sequence[Frontier]) -> str:
     ranked = sorted(zip(fronts, ps, strict=True), key=lambda pair: -_height(pair[0]).mean)
     won = sum(verdict(own.height, p) == "win" for own, p in ranked)
     (best, p) = ranked[0]
+    several = len({own.outcome for own in fronts}) > 1
+    of = f" in {OUTCOMES[best.outcome].label}" if several else ""
     return (
         f"Above the frontier of no rule lie {won or 'none'} of {len(ranked)} curves: highest is "
-        f"{best.method} on {best.surrogate} under {best.regime}, {signed(best.height)} "
+        f"{best.method} on {best.surrogate} under {best.regime}, {signed(best.height)}{of} "
         f"(Holm's p {p_text(p)})."
     )
 

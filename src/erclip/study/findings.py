@@ -25,12 +25,16 @@ class Findings(NamedTuple):
     def of(cls, study: Study, found: Mapping[str, Runs]) -> Findings:
         """Pool the effects, and draw the frontiers that the study file asks for."""
         regimes, asked = by_regime(found), study.file.frontier
-        fronts = [
-            own
-            for kept in (asked.kept if asked else ())
-            for outcome in (asked.outcomes if asked else ()) or study.file.outcomes[:1]
-            for own in frontiers(regimes, asked.gained if asked else "", kept, outcome)
-        ]
+        fronts = (
+            []
+            if asked is None
+            else [
+                own
+                for kept in asked.kept
+                for outcome in asked.outcomes or study.file.outcomes[:1]
+                for own in frontiers(regimes, asked.gained, kept, outcome)
+            ]
+        )
         return cls(study, regimes, effects(regimes, outcomes_of(study.file)), fronts)
 
     def tables(self) -> dict[str, Table]:

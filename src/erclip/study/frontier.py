@@ -1,7 +1,7 @@
 """The frontier: what a rule keeps in a broken regime for what it gains in a clean one.
 
 A rule that drifts less keeps more, and so does a smaller learning rate; so a method is not a point
-but a curve. Across x, the study's first outcome (the final accuracy, say) in the clean regime; up
+but a curve. Across x, an outcome (the final accuracy, say) in the clean regime; up
 y, that in the broken one, in the same budget; one point per setting of the grid. Settings that
 another one beats in both are left out, and neighbours are joined by straight lines. A method helps
 if its curve lies above that of its surrogate without a rule: the mean of the height between the two

@@ -116,7 +116,7 @@ def evaluate_held_out(
 ) -> dict[str, float]:
     """`evaluate` on those prompts, with the run's seed."""
     seed, prompts = derive_seed(config.trainer.seed, "eval"), held_out(task, config)
-    count = -(-len(prompts) // world.size) * (config.eval.responses + config.eval.greedy)
+    count = -(-len(prompts) // world.size) * config.eval.drawn
     work.begin("evaluating", count, "responses")
     settings = evaluation_settings(config)
     numbers = evaluate(task, prompts, sampler, settings, seed, world)
